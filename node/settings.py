@@ -1,0 +1,122 @@
+"""The configuration as a value: frozen, complete, checked. `config.py` makes it from the YAML file and the environment.
+
+Keys that Quay knows have Quay's names and meanings (noted per field); the rest is this registry's own, in the same style.
+"""
+
+from collections.abc import Mapping
+
+from attrs import Factory, field, frozen
+
+from engines import EngineSpec
+
+MIB = 1 << 20
+
+
+@frozen
+class LocationSettings:
+    """One entry of DISTRIBUTED_STORAGE_CONFIG."""
+
+    name: str
+    engine: EngineSpec
+    redirect: bool = True
+    """Whether pulls may be redirected to this store's presigned URLs (also needs an engine that presigns)."""
+
+
+@frozen
+class RedisSettings:
+    """USER_EVENTS_REDIS, else BUILDLOGS_REDIS."""
+
+    host: str
+    port: int = 6379
+    password: str | None = field(default=None, repr=False)
+    db: int = 0
+    tls: bool = False
+    ca_file: str | None = None
+
+
+@frozen
+class Settings:
+    """Everything a node needs to know before it starts. Durations in seconds, sizes in bytes."""
+
+    server_hostname: str
+    """SERVER_HOSTNAME."""
+    database_uri: str = field(repr=False)
+    """DB_URI."""
+    locations: Mapping[str, LocationSettings]
+    """DISTRIBUTED_STORAGE_CONFIG, in the file's order."""
+    preference: tuple[str, ...]
+    """DISTRIBUTED_STORAGE_PREFERENCE, or the environment's; the first is this node's preferred store."""
+    default_locations: tuple[str, ...]
+    """DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS; where that is absent or empty, every location (start-up says so)."""
+    scheme: str = "https"
+    """PREFERRED_URL_SCHEME."""
+    redis: RedisSettings | None = None
+    replicate: bool = False
+    """FEATURE_STORAGE_REPLICATION."""
+    proxy_storage: bool = False
+    """FEATURE_PROXY_STORAGE: stream every blob, never redirect."""
+    open_registry: bool = False
+    """FEATURE_OPEN_REGISTRY: anyone may do anything; asked for by name until accounts exist."""
+    sparse_index: bool = False
+    """FEATURE_SPARSE_INDEX: accept an index whose children are missing."""
+    allow_local_replication: bool = False
+    """ALLOW_LOCAL_REPLICATION: accept LocalStorage with replication, for one machine that plays several regions."""
+    library_namespace: str = "library"
+    """LIBRARY_NAMESPACE."""
+    page_size: int = 100
+    """V2_PAGINATION_SIZE."""
+    maximum_layer_size: int = 20 << 30
+    """MAXIMUM_LAYER_SIZE."""
+    maximum_manifest_size: int = 4 * MIB
+    """MAXIMUM_MANIFEST_SIZE."""
+    upload_max_age: float = 48 * 3600
+    """UPLOAD_MAX_AGE."""
+    deleted_blob_retention: float = 24 * 3600
+    """DELETED_BLOB_RETENTION."""
+    metadata_staleness: float = 5.0
+    """METADATA_STALENESS."""
+    presign_lifetime: int = 600
+    """PRESIGN_LIFETIME."""
+    part_size: int = 5 * MIB
+    """PART_SIZE."""
+    part_memory: int = 64 * MIB
+    """PART_MEMORY: bound of all part buffers of this node, uploads and copies together."""
+    copy_streams: int = 8
+    """REPLICATION_STREAMS: copies at once, per node."""
+    copy_parts_per_blob: int = 4
+    """REPLICATION_PARTS_PER_BLOB: parts in flight of one blob."""
+    copy_streams_per_location: int = 8
+    """REPLICATION_STREAMS_PER_LOCATION."""
+    bandwidth_per_location: int | None = None
+    """REPLICATION_BYTES_PER_SECOND per location and node; None is unlimited."""
+    lease_seconds: float = 30.0
+    """REPLICATION_LEASE_SECONDS."""
+    probe_interval: float = 2.0
+    """HEALTH_PROBE_INTERVAL."""
+    probe_deadline: float = 2.0
+    """HEALTH_PROBE_DEADLINE. Interval and deadline together bound how long a redirect may name a store that has just died."""
+    recovery_quiet: float = 10.0
+    """HEALTH_RECOVERY_QUIET: how long a store that was down must answer well before it counts as healthy."""
+    health_database_grace: float | None = None
+    """HEALTH_DATABASE_GRACE: None never lets the database's loss turn /health/endtoend to 503."""
+    stall_deadline: float = 30.0
+    """STALL_DEADLINE: longest silence of a client in a body."""
+    source_stall: float = 5.0
+    """SOURCE_STALL_DEADLINE: longest silence of a store in a pull before the next source takes over."""
+    drain_delay: float = 0.0
+    """DRAIN_DELAY: how long /health/endtoend says 503 before the listener closes."""
+    drain_deadline: float = 30.0
+    """DRAIN_DEADLINE: how long requests in flight may go on after the listener closed."""
+    maximum_connections: int = 1000
+    """MAXIMUM_CONNECTIONS."""
+    database_pool: int = 10
+    """DB_CONNECTION_ARGS.max_connections."""
+    debug_secret: str | None = field(default=None, repr=False)
+    """ENABLE_HEALTH_DEBUG_SECRET."""
+    warnings: tuple[str, ...] = Factory(tuple)
+    """Keys that are not supported, and choices that start-up says aloud, one line each."""
+
+    @property
+    def preferred(self) -> str:
+        """The name of this node's preferred location."""
+        return self.preference[0]

