@@ -1,0 +1,146 @@
+"""Blobs of a repository: committed at the end of an upload, mounted from another repository, unlinked. One statement each."""
+
+from collections.abc import Sequence
+from enum import Enum
+from uuid import UUID
+
+from attrs import frozen
+
+from node.names import namespace_of
+from node.records.postgres import Database
+from node.records.uploads import REPOSITORY
+
+OWE = """
+    owed AS (
+        INSERT INTO task (blob_id, location_id, size)
+        SELECT linked.blob_id, r.location_id, linked.size
+        FROM linked JOIN required_location r ON r.namespace_id = linked.namespace_id
+        JOIN location l ON l.id = r.location_id AND l.state IN ('active', 'paused')
+        WHERE {replicate} AND NOT EXISTS (
+            SELECT FROM placement p
+            WHERE p.blob_id = linked.blob_id AND p.location_id = r.location_id AND p.state = 'present'){besides}
+        ON CONFLICT (blob_id, location_id) DO NOTHING RETURNING location_id)
+"""
+"""Schedules the debt of the rows of `linked` (blob_id, size, namespace_id): what their namespace requires and is not present."""
+
+
+@frozen
+class Committed:
+    """A blob is in its repository. `debt` names the locations that now owe a copy."""
+
+    debt: tuple[str, ...]
+
+
+async def commit_blob(
+    database: Database,
+    repository: str,
+    upload: UUID,
+    epoch: int,
+    *,
+    digest: str,
+    size: int,
+    pieces: bytes | None,
+    key: str,
+    leftovers: Sequence[str],
+    replicate: bool,
+) -> Committed | None:
+    """Publish a finished upload: the blob, its link, its first placement and its debt, in one transaction.
+
+    None: the upload is gone, or somebody else owns it. If its location has a good copy already, ours becomes a dead object, like
+    the `leftovers` (keys of tails that are part of the object now). A suspect copy there is replaced by ours.
+    """
+    owe = OWE.format(replicate="$9", besides=" AND r.location_id <> (SELECT location_id FROM gone)")
+    row = await database.fetch_row(
+        f"""
+        WITH gone AS (
+            DELETE FROM upload u USING repository r
+            WHERE u.id = $1 AND u.epoch = $2 AND r.id = u.repository_id AND r.name = $3
+            RETURNING u.repository_id, u.location_id, r.namespace_id),
+        before AS (
+            SELECT p.key FROM blob b JOIN placement p ON p.blob_id = b.id JOIN gone ON gone.location_id = p.location_id
+            WHERE b.digest = $4 AND p.state = 'suspect'),
+        new AS (
+            INSERT INTO blob AS b (digest, size, pieces) SELECT $4, $5, $6 FROM gone
+            ON CONFLICT (digest) DO UPDATE SET pieces = coalesce(b.pieces, excluded.pieces) RETURNING id),
+        linked AS (SELECT new.id AS blob_id, $5::bigint AS size, gone.namespace_id FROM new, gone),
+        link AS (
+            INSERT INTO repository_blob (repository_id, blob_id) SELECT gone.repository_id, new.id FROM gone, new
+            ON CONFLICT DO NOTHING),
+        placed AS (
+            INSERT INTO placement AS p (blob_id, location_id, key) SELECT new.id, gone.location_id, $7 FROM gone, new
+            ON CONFLICT (blob_id, location_id)
+            DO UPDATE SET key = excluded.key, state = 'present', reason = NULL, created_at = now()
+            WHERE p.state = 'suspect' RETURNING blob_id),
+        paid AS (
+            DELETE FROM task t USING new, gone
+            WHERE t.blob_id = new.id AND t.location_id = gone.location_id AND (t.lease_until IS NULL OR t.lease_until < now())
+            RETURNING t.location_id, t.key),
+        dead AS (
+            INSERT INTO dead_object (location_id, key, not_before)
+            SELECT location_id, k, now() + interval '1 minute' FROM (
+                SELECT gone.location_id, unnest($8::text[]) AS k FROM gone
+                UNION SELECT gone.location_id, $7 FROM gone WHERE NOT EXISTS (SELECT FROM placed)
+                UNION SELECT gone.location_id, before.key FROM gone, before WHERE EXISTS (SELECT FROM placed)
+                UNION SELECT paid.location_id, paid.key FROM paid WHERE paid.key IS NOT NULL) keys
+            ON CONFLICT DO NOTHING),
+        {owe}
+        SELECT (SELECT coalesce(array_agg(l.name), '{{}}') FROM owed JOIN location l ON l.id = owed.location_id) AS debt FROM new
+        """,  # noqa: S608  # constants of this module
+        upload,
+        epoch,
+        repository,
+        digest,
+        size,
+        pieces,
+        key,
+        list(leftovers),
+        replicate,
+    )
+    return None if row is None else Committed(tuple(row["debt"]))
+
+
+async def mount_blob(
+    database: Database, repository: str, library: str, source: str, digest: str, *, replicate: bool
+) -> Committed | None:
+    """Link a blob of the repository `source` into `repository`, and schedule what its namespace requires. None: not there.
+
+    A blob without any copy left is not mounted: the client must upload it.
+    """
+    row = await database.fetch_row(
+        f"""
+        WITH {REPOSITORY},
+        wanted AS (
+            SELECT b.id, b.size FROM repository r
+            JOIN repository_blob rb ON rb.repository_id = r.id JOIN blob b ON b.id = rb.blob_id
+            WHERE r.name = $3 AND b.digest = $4 AND EXISTS (SELECT FROM placement p WHERE p.blob_id = b.id AND p.state = 'present')
+            FOR KEY SHARE OF b),
+        linked AS (SELECT wanted.id AS blob_id, wanted.size, repo.namespace_id FROM wanted, repo),
+        link AS (
+            INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, wanted.id FROM repo, wanted
+            ON CONFLICT DO NOTHING),
+        {OWE.format(replicate="$5", besides="")}
+        SELECT (SELECT coalesce(array_agg(l.name), '{{}}') FROM owed JOIN location l ON l.id = owed.location_id) AS debt FROM wanted
+        """,  # noqa: S608
+        repository,
+        namespace_of(repository, library),
+        source,
+        digest,
+        replicate,
+    )
+    return None if row is None else Committed(tuple(row["debt"]))
+
+
+class Unlinking(Enum):
+    """What became of a request to delete a blob from a repository."""
+
+    DONE = "done"
+    UNKNOWN = "unknown"
+    IN_USE = "in use"
+    """A manifest of the repository still names it."""
+
+
+async def unlink_blob(database: Database, repository: str, digest: str) -> Unlinking:
+    """Take a blob out of a repository, unless a manifest of that repository uses it."""
+    row = await database.fetch_row("SELECT unlink_blob($1, $2) AS outcome", repository, digest)
+    assert row is not None
+    return Unlinking(row["outcome"])

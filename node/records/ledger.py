@@ -1,0 +1,220 @@
+"""The `Ledger` of the core over PostgreSQL: claims, placements and debt. One statement per method."""
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from attrs import define, field
+
+from node.records.members import Membership, heartbeat
+from node.records.postgres import Database, Row
+from replication.model import Blob, ClusterView, CopyTask, DeadObject, Placement
+from replication.ports import CopyOutcome
+
+_PLACEMENTS = """
+    LEFT JOIN LATERAL (
+        SELECT array_agg(pl.name ORDER BY pl.id) AS locations, array_agg(p.key ORDER BY pl.id) AS keys,
+            array_agg(p.state = 'suspect' ORDER BY pl.id) AS suspects
+        FROM placement p JOIN location pl ON pl.id = p.location_id WHERE p.blob_id = b.id) held ON true
+"""
+
+
+@define(eq=False)
+class PostgresLedger:
+    """See `replication.ports.Ledger`."""
+
+    _database: Database = field(alias="database")
+    _member: Membership = field(alias="member")
+    _forget_nodes_after: float = field(default=24 * 3600.0, alias="forget_nodes_after")
+    draining: bool = False
+
+    async def claim_copies(self, location: str, key_prefix: str, most: int, lease_seconds: float) -> Sequence[CopyTask]:
+        """Lease due tasks of `location`; a task whose blob has arrived meanwhile is struck off instead."""
+        rows = await self._database.fetch(
+            f"""
+            WITH here AS (SELECT id FROM location WHERE name = $1),
+            due AS (
+                SELECT t.blob_id, t.location_id, t.key, EXISTS (
+                    SELECT FROM placement p WHERE p.blob_id = t.blob_id AND p.location_id = t.location_id AND p.state = 'present'
+                ) AS paid
+                FROM task t JOIN here ON here.id = t.location_id
+                WHERE t.due_at <= now() AND (t.lease_until IS NULL OR t.lease_until < now())
+                ORDER BY t.priority DESC, t.size, t.due_at LIMIT $3 FOR UPDATE OF t SKIP LOCKED),
+            struck AS (
+                DELETE FROM task t USING due WHERE due.paid AND t.blob_id = due.blob_id AND t.location_id = due.location_id
+                RETURNING t.location_id, t.key),
+            dead AS (
+                INSERT INTO dead_object (location_id, key) SELECT location_id, key FROM struck WHERE key IS NOT NULL
+                ON CONFLICT DO NOTHING),
+            leased AS (
+                UPDATE task t SET lease = $5 || ':' || t.blob_id || ':' || t.location_id,
+                    lease_until = now() + $4 * interval '1 second',
+                    key = coalesce(t.key, $2 || split_part(b.digest, ':', 1) || '/' || substr(split_part(b.digest, ':', 2), 1, 2)
+                        || '/' || split_part(b.digest, ':', 2) || '.' || replace(gen_random_uuid()::text, '-', ''))
+                FROM due JOIN blob b ON b.id = due.blob_id
+                WHERE NOT due.paid AND t.blob_id = due.blob_id AND t.location_id = due.location_id
+                RETURNING t.*)
+            SELECT leased.blob_id, leased.key, leased.parts_upload, leased.lease, leased.attempts, b.digest, b.size, b.pieces,
+                extract(epoch FROM now() - leased.created_at)::float8 AS age, held.locations, held.keys, held.suspects
+            FROM leased JOIN blob b ON b.id = leased.blob_id {_PLACEMENTS}
+            ORDER BY leased.priority DESC, leased.size, leased.due_at
+            """,  # noqa: S608  # a constant of this module
+            location,
+            key_prefix,
+            most,
+            lease_seconds,
+            uuid4().hex,
+        )
+        return [_task(row, location) for row in rows]
+
+    async def renew(self, leases: Sequence[str], lease_seconds: float) -> frozenset[str]:
+        """Extend leases; one that ran out but was not taken by anybody is still ours."""
+        rows = await self._database.fetch(
+            "UPDATE task SET lease_until = now() + $2 * interval '1 second' WHERE lease = ANY($1::text[]) RETURNING lease",
+            list(leases),
+            lease_seconds,
+        )
+        return frozenset(row["lease"] for row in rows)
+
+    async def note_parts(self, task: CopyTask, upload: str) -> bool:
+        """Remember the multi-part id of a copy."""
+        rows = await self._database.fetch(
+            "UPDATE task SET parts_upload = $2 WHERE lease = $1 RETURNING blob_id", task.lease, upload
+        )
+        return bool(rows)
+
+    async def finish_copy(self, task: CopyTask, pieces: bytes | None) -> CopyOutcome:
+        """Record the placement, pay the debt; whatever object loses its place becomes a dead object."""
+        row = await self._database.fetch_row(
+            """
+            WITH here AS (SELECT id FROM location WHERE name = $2),
+            known AS (SELECT id FROM blob WHERE id = $1 FOR KEY SHARE),
+            learnt AS (UPDATE blob SET pieces = $4 WHERE id = $1 AND pieces IS NULL AND $4::bytea IS NOT NULL),
+            before AS (
+                SELECT p.key FROM placement p JOIN here ON here.id = p.location_id
+                WHERE p.blob_id = $1 AND p.state = 'suspect' AND p.key <> $3),
+            placed AS (
+                INSERT INTO placement AS p (blob_id, location_id, key) SELECT known.id, here.id, $3 FROM known, here
+                ON CONFLICT (blob_id, location_id) DO UPDATE SET key = $3, state = 'present', reason = NULL, created_at = now()
+                WHERE p.state = 'suspect' OR p.key = $3 RETURNING key),
+            paid AS (
+                DELETE FROM task t USING here WHERE t.blob_id = $1 AND t.location_id = here.id
+                AND (t.lease = $5 OR t.lease_until IS NULL OR t.lease_until < now()) RETURNING t.key),
+            dead AS (
+                INSERT INTO dead_object (location_id, key, not_before)
+                SELECT here.id, k, now() + interval '1 minute' FROM here, (
+                    SELECT $3 AS k WHERE NOT EXISTS (SELECT FROM placed)
+                    UNION SELECT key FROM before WHERE EXISTS (SELECT FROM placed)
+                    UNION SELECT key FROM paid WHERE key <> $3) keys
+                ON CONFLICT DO NOTHING)
+            SELECT EXISTS (SELECT FROM placed) AS placed
+            """,
+            task.blob.id,
+            task.destination,
+            task.key,
+            pieces,
+            task.lease,
+        )
+        assert row is not None
+        return CopyOutcome.PLACED if row["placed"] else CopyOutcome.SUPERSEDED
+
+    async def fail_copy(self, task: CopyTask, error: str, retry_after: float) -> None:
+        """Give the task back with its error."""
+        await self._database.fetch(
+            """
+            UPDATE task SET lease = NULL, lease_until = NULL, attempts = attempts + 1, last_error = $2,
+                failing_since = coalesce(failing_since, now()), due_at = now() + $3 * interval '1 second'
+            WHERE lease = $1
+            """,
+            task.lease,
+            error[:2000],
+            retry_after,
+        )
+
+    async def hand_back(self, leases: Sequence[str]) -> None:
+        """Give tasks back unharmed."""
+        await self._database.fetch(
+            "UPDATE task SET lease = NULL, lease_until = NULL WHERE lease = ANY($1::text[])", list(leases)
+        )
+
+    async def mark_suspect(self, blob_id: int, location: str, key: str, reason: str) -> None:
+        """Distrust one copy and owe its location a good one."""
+        await self._database.fetch(
+            """
+            WITH bad AS (
+                UPDATE placement p SET state = 'suspect', reason = $4 FROM location l
+                WHERE p.blob_id = $1 AND l.id = p.location_id AND l.name = $2 AND p.key = $3 RETURNING p.blob_id, p.location_id)
+            INSERT INTO task (blob_id, location_id, size, priority)
+            SELECT bad.blob_id, bad.location_id, b.size, 1 FROM bad JOIN blob b ON b.id = bad.blob_id
+            ON CONFLICT (blob_id, location_id) DO UPDATE SET due_at = least(task.due_at, now())
+            """,
+            blob_id,
+            location,
+            key,
+            reason[:500],
+        )
+
+    async def next_due(self, locations: Sequence[str]) -> float | None:
+        """Return how long the scheduler may sleep."""
+        row = await self._database.fetch_row(
+            """
+            SELECT extract(epoch FROM min(due) - now())::float8 AS seconds FROM location l, LATERAL (
+                (SELECT greatest(t.due_at, coalesce(t.lease_until, t.due_at)) AS due FROM task t
+                 WHERE t.location_id = l.id ORDER BY greatest(t.due_at, coalesce(t.lease_until, t.due_at)) LIMIT 1)
+                UNION ALL
+                (SELECT not_before FROM dead_object d WHERE d.location_id = l.id ORDER BY not_before LIMIT 1)) earliest
+            WHERE l.name = ANY($1::text[])
+            """,
+            list(locations),
+        )
+        seconds = None if row is None else row["seconds"]
+        return None if seconds is None else max(0.0, seconds)
+
+    async def claim_dead(self, location: str, most: int, lease_seconds: float) -> Sequence[DeadObject]:
+        """Lease dead objects whose time has come by moving that time."""
+        rows = await self._database.fetch(
+            """
+            WITH due AS (
+                SELECT d.id FROM dead_object d JOIN location l ON l.id = d.location_id
+                WHERE l.name = $1 AND d.not_before <= now() ORDER BY d.not_before LIMIT $2 FOR UPDATE OF d SKIP LOCKED)
+            UPDATE dead_object d SET not_before = now() + $3 * interval '1 second' FROM due WHERE d.id = due.id
+            RETURNING d.id, d.key, d.attempts
+            """,
+            location,
+            most,
+            lease_seconds,
+        )
+        return [DeadObject(row["id"], location, row["key"], row["attempts"]) for row in rows]
+
+    async def finish_dead(self, ids: Sequence[int]) -> None:
+        """Strike dead objects off."""
+        await self._database.fetch("DELETE FROM dead_object WHERE id = ANY($1::bigint[])", list(ids))
+
+    async def fail_dead(self, ids: Sequence[int], error: str, retry_after: float) -> None:
+        """Try dead objects again later."""
+        await self._database.fetch(
+            "UPDATE dead_object SET attempts = attempts + 1, last_error = $2, not_before = now() + $3 * interval '1 second' "
+            "WHERE id = ANY($1::bigint[])",
+            list(ids),
+            error[:2000],
+            retry_after,
+        )
+
+    async def heartbeat(self) -> ClusterView:
+        """Say that this node lives."""
+        return await heartbeat(
+            self._database, self._member, draining=self.draining, forget_after=self._forget_nodes_after
+        )
+
+
+def _task(row: Row, location: str) -> CopyTask:
+    placements = zip(row["locations"] or (), row["keys"] or (), row["suspects"] or (), strict=True)
+    return CopyTask(
+        blob=Blob(row["blob_id"], row["digest"], row["size"], row["pieces"]),
+        destination=location,
+        key=row["key"],
+        placements=tuple(Placement(*placement) for placement in placements),
+        lease=row["lease"],
+        upload=row["parts_upload"],
+        attempts=row["attempts"],
+        age=row["age"],
+    )

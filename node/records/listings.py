@@ -1,0 +1,92 @@
+"""Pages of what is there: tags of a repository, referrers of a digest, the catalog. One statement each."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+
+from node.records.postgres import Database
+
+
+@frozen
+class Page:
+    """One page of names in byte order, and whether more follow."""
+
+    names: tuple[str, ...]
+    more: bool
+
+
+def _page(names: Sequence[str], most: int) -> Page:
+    return Page(tuple(names[:most]), len(names) > most)
+
+
+async def list_tags(database: Database, repository: str, after: str, most: int) -> Page | None:
+    """Return up to `most` tags behind `after` ("" for the first page), None for an unknown repository."""
+    row = await database.fetch_row(
+        "SELECT ARRAY(SELECT t.name FROM tag t WHERE t.repository_id = r.id AND t.name > $2 ORDER BY t.name LIMIT $3) AS names "
+        "FROM repository r WHERE r.name = $1",
+        repository,
+        after,
+        most + 1,
+    )
+    return None if row is None else _page(row["names"], most)
+
+
+async def list_repositories(database: Database, after: str, most: int) -> Page:
+    """Return up to `most` names of repositories that hold a manifest, behind `after`."""
+    rows = await database.fetch(
+        "SELECT name FROM repository r WHERE name > $1 "
+        "AND EXISTS (SELECT FROM repository_manifest rm WHERE rm.repository_id = r.id) ORDER BY name LIMIT $2",
+        after,
+        most + 1,
+    )
+    return _page([row["name"] for row in rows], most)
+
+
+@frozen
+class Referrer:
+    """A manifest whose subject is the digest that was asked for."""
+
+    digest: str
+    media_type: str
+    size: int
+    artifact_type: str | None
+    annotations: Mapping[str, str] | None
+
+
+@frozen
+class ReferrersPage:
+    """One page of referrers in the order of their digests, and whether more follow."""
+
+    referrers: tuple[Referrer, ...]
+    more: bool
+
+
+async def list_referrers(
+    database: Database, repository: str, subject: str, artifact_type: str | None, after: str, most: int
+) -> ReferrersPage:
+    """Return manifests of the repository whose subject is this digest, of one artifact type if that is given."""
+    rows = await database.fetch(
+        """
+        SELECT m.digest, rm.media_type, octet_length(m.bytes) AS size, m.artifact_type, m.annotations
+        FROM manifest m JOIN repository_manifest rm ON rm.manifest_id = m.id JOIN repository r ON r.id = rm.repository_id
+        WHERE m.subject = $2 AND r.name = $1 AND ($3::text IS NULL OR m.artifact_type = $3) AND m.digest > $4
+        ORDER BY m.digest LIMIT $5
+        """,
+        repository,
+        subject,
+        artifact_type,
+        after,
+        most + 1,
+    )
+    found = [
+        Referrer(
+            row["digest"],
+            row["media_type"],
+            row["size"],
+            row["artifact_type"],
+            None if row["annotations"] is None else json.loads(row["annotations"]),
+        )
+        for row in rows
+    ]
+    return ReferrersPage(tuple(found[:most]), len(found) > most)

@@ -1,0 +1,168 @@
+"""Manifests and tags of a repository: committed together with what they refer to, deleted, listed. One statement each."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from attrs import field, frozen
+
+from node.names import namespace_of
+from node.records.postgres import Database
+from node.records.uploads import REPOSITORY
+
+
+@frozen
+class ManifestFacts:
+    """What a manifest's bytes say, as far as records need it. Digests as `algorithm:hex`."""
+
+    digest: str
+    media_type: str
+    body: bytes = field(repr=False)
+    blobs: tuple[str, ...] = ()
+    """Config and layers that must be in the repository (foreign layers excepted)."""
+    children: tuple[str, ...] = ()
+    """Manifests of an index."""
+    subject: str | None = None
+    artifact_type: str | None = None
+    annotations: Mapping[str, str] | None = None
+
+
+@frozen
+class ManifestCommit:
+    """What became of a manifest PUT: stored, or these digests are missing in the repository."""
+
+    missing: tuple[str, ...] = ()
+
+
+async def commit_manifest(
+    database: Database, repository: str, library: str, manifest: ManifestFacts, tags: Sequence[str], *, sparse: bool
+) -> ManifestCommit:
+    """Store a manifest, link it and move the tags to it, in one transaction; or nothing, if it names what is not there.
+
+    With `sparse`, missing children of an index are accepted (FEATURE_SPARSE_INDEX). Its blobs' debt was committed when they were
+    linked; it only raises their priority no further.
+    """
+    row = await database.fetch_row(
+        f"""
+        WITH {REPOSITORY},
+        wanted_blob AS (SELECT unnest($4::text[]) AS digest),
+        found_blob AS (
+            SELECT b.id, b.digest FROM wanted_blob w JOIN blob b ON b.digest = w.digest
+            JOIN repository_blob rb ON rb.blob_id = b.id JOIN found f ON f.id = rb.repository_id FOR KEY SHARE OF rb),
+        wanted_child AS (SELECT unnest($5::text[]) AS digest),
+        found_child AS (
+            SELECT m.id, m.digest FROM wanted_child w JOIN manifest m ON m.digest = w.digest
+            JOIN repository_manifest rm ON rm.manifest_id = m.id JOIN found f ON f.id = rm.repository_id FOR KEY SHARE OF rm),
+        missing AS (
+            SELECT digest FROM wanted_blob EXCEPT SELECT digest FROM found_blob
+            UNION ALL (SELECT digest FROM wanted_child WHERE NOT $6 EXCEPT SELECT digest FROM found_child)),
+        ok AS (SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing)),
+        known AS (SELECT id FROM manifest WHERE digest = $3),
+        made AS (
+            INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations)
+            SELECT $3, $7, $8, $9, $10::json FROM ok WHERE NOT EXISTS (SELECT FROM known)
+            ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest RETURNING id),
+        m AS (SELECT known.id FROM known, ok UNION SELECT id FROM made),
+        link AS (
+            INSERT INTO repository_manifest AS rm (repository_id, manifest_id, media_type) SELECT ok.id, m.id, $11 FROM ok, m
+            ON CONFLICT (repository_id, manifest_id) DO UPDATE SET media_type = excluded.media_type
+            WHERE rm.media_type <> excluded.media_type),
+        blobs AS (INSERT INTO manifest_blob (manifest_id, blob_id) SELECT m.id, b.id FROM m, found_blob b ON CONFLICT DO NOTHING),
+        children AS (
+            INSERT INTO manifest_child (manifest_id, child_id) SELECT m.id, c.id FROM m, found_child c ON CONFLICT DO NOTHING),
+        tags AS (
+            INSERT INTO tag (repository_id, name, manifest_id) SELECT ok.id, t, m.id FROM ok, m, unnest($12::text[]) t
+            ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id)
+        SELECT (SELECT array_agg(DISTINCT digest) FROM missing) AS missing, (SELECT count(*) FROM m) AS stored
+        """,  # noqa: S608
+        repository,
+        namespace_of(repository, library),
+        manifest.digest,
+        list(dict.fromkeys(manifest.blobs)),
+        list(dict.fromkeys(manifest.children)),
+        sparse,
+        manifest.body,
+        manifest.subject,
+        manifest.artifact_type,
+        None if manifest.annotations is None else json.dumps(dict(manifest.annotations)),
+        manifest.media_type,
+        sorted(set(tags)),
+    )
+    assert row is not None
+    return ManifestCommit(tuple(sorted(row["missing"] or ())))
+
+
+async def delete_tag(database: Database, repository: str, tag: str) -> str | None:
+    """Delete a tag; return the digest that it pointed to, None if there was none. Its history remembers it."""
+    row = await database.fetch_row(
+        "DELETE FROM tag t USING repository r, manifest m "
+        "WHERE r.name = $1 AND t.repository_id = r.id AND t.name = $2 AND m.id = t.manifest_id RETURNING m.digest",
+        repository,
+        tag,
+    )
+    return None if row is None else str(row["digest"])
+
+
+async def delete_manifest(database: Database, repository: str, digest: str) -> bool:
+    """Take a manifest out of a repository together with every tag that points to it. False: it was not there."""
+    rows = await database.fetch(
+        "DELETE FROM repository_manifest rm USING repository r, manifest m "
+        "WHERE r.name = $1 AND rm.repository_id = r.id AND m.id = rm.manifest_id AND m.digest = $2 RETURNING m.id",
+        repository,
+        digest,
+    )
+    return bool(rows)
+
+
+@frozen
+class FoundManifest:
+    """A manifest as a repository sees it. `body` is None where the caller said that it has the bytes of this digest."""
+
+    digest: str
+    media_type: str
+    body: bytes | None = field(repr=False)
+
+
+@frozen
+class Look:
+    """The answer to a look-up: whether the repository exists, and what it has under that name."""
+
+    repository_exists: bool
+    manifest: FoundManifest | None = None
+
+
+_FOUND = "m.digest, rm.media_type, CASE WHEN m.digest = $3 THEN NULL ELSE m.bytes END AS bytes"
+
+
+async def find_by_tag(database: Database, repository: str, tag: str, have: str | None) -> Look:
+    """Look a tag up. `have` is a digest whose bytes the caller holds, so that they need not travel."""
+    row = await database.fetch_row(
+        f"SELECT {_FOUND} FROM repository r LEFT JOIN tag t ON t.repository_id = r.id AND t.name = $2 "  # noqa: S608
+        "LEFT JOIN manifest m ON m.id = t.manifest_id "
+        "LEFT JOIN repository_manifest rm ON rm.repository_id = r.id AND rm.manifest_id = m.id WHERE r.name = $1",
+        repository,
+        tag,
+        have,
+    )
+    return _look(row)
+
+
+async def find_by_digest(database: Database, repository: str, digest: str, have: str | None) -> Look:
+    """Look a digest up in a repository; `have` as for tags."""
+    row = await database.fetch_row(
+        f"SELECT {_FOUND} FROM repository r LEFT JOIN (repository_manifest rm "  # noqa: S608
+        "JOIN manifest m ON m.id = rm.manifest_id AND m.digest = $2) ON rm.repository_id = r.id WHERE r.name = $1",
+        repository,
+        digest,
+        have,
+    )
+    return _look(row)
+
+
+def _look(row: Mapping[str, object] | None) -> Look:
+    if row is None:
+        return Look(False)
+    if row["digest"] is None:
+        return Look(True)
+    body = row["bytes"]
+    assert body is None or isinstance(body, bytes)
+    return Look(True, FoundManifest(str(row["digest"]), str(row["media_type"]), body))

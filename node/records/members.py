@@ -1,0 +1,121 @@
+"""The nodes and the locations as rows: who lives, what the operators want of each store, which bucket belongs to which name."""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from attrs import frozen
+
+from node.records.postgres import Database
+from replication.model import ClusterView, LocationState, NodeView
+
+
+@frozen
+class Membership:
+    """This node as its row says: its id is new at every start."""
+
+    id: UUID
+    preference: tuple[str, ...]
+    defaults: tuple[str, ...]
+    version: str
+
+
+@frozen
+class LocationRow:
+    """A location: its state, and the text that a marker object in its store must repeat."""
+
+    name: str
+    state: LocationState
+    marker: str
+    empty: bool
+    """Whether no blob was ever placed there (a missing marker may then be written)."""
+
+
+async def enrol_locations(
+    database: Database, names: Sequence[str], defaults: Sequence[str]
+) -> Mapping[str, LocationRow]:
+    """Make sure that every location of the configuration has a row, and return all rows by name.
+
+    Where the database has no default list yet, `defaults` becomes it.
+    """
+    await database.fetch(
+        """
+        WITH new AS (INSERT INTO location (name) SELECT unnest($1::text[]) ON CONFLICT (name) DO NOTHING RETURNING id, name),
+        every AS (SELECT id, name FROM new UNION SELECT id, name FROM location)
+        INSERT INTO default_location (location_id) SELECT id FROM every
+        WHERE name = ANY($2::text[]) AND NOT EXISTS (SELECT FROM default_location) ON CONFLICT DO NOTHING
+        """,
+        list(names),
+        list(defaults),
+    )
+    rows = await database.fetch(
+        "SELECT name, state, marker, NOT EXISTS (SELECT FROM placement p WHERE p.location_id = l.id) AS empty FROM location l"
+    )
+    return {
+        row["name"]: LocationRow(row["name"], LocationState(row["state"]), str(row["marker"]), row["empty"])
+        for row in rows
+    }
+
+
+async def default_locations(database: Database) -> tuple[str, ...]:
+    """Return the database's default list, which counts."""
+    rows = await database.fetch(
+        "SELECT l.name FROM default_location d JOIN location l ON l.id = d.location_id ORDER BY l.id"
+    )
+    return tuple(row["name"] for row in rows)
+
+
+async def heartbeat(database: Database, member: Membership, *, draining: bool, forget_after: float) -> ClusterView:
+    """Say that this node lives; return the other nodes and the locations' states. Nodes silent for long are forgotten.
+
+    When all live nodes agree on another default list than the database's, it becomes the database's.
+    """
+    rows = await database.fetch(
+        """
+        WITH me AS (
+            INSERT INTO node (id, preference, defaults, version, draining) VALUES ($1, $2, $3, $4, $5)
+            ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining),
+        gone AS (DELETE FROM node WHERE id <> $1 AND seen_at < now() - $6 * interval '1 second')
+        SELECT 'node' AS kind, id::text AS name, preference, extract(epoch FROM now() - seen_at)::float8 AS silent, draining,
+            NULL AS state
+        FROM node WHERE id <> $1
+        UNION ALL SELECT 'location', name, NULL, NULL, NULL, state FROM location
+        """,
+        member.id,
+        list(member.preference),
+        sorted(member.defaults),
+        member.version,
+        draining,
+        forget_after,
+    )
+    return ClusterView(
+        tuple(
+            NodeView(row["name"], tuple(row["preference"]), max(0.0, row["silent"]), row["draining"])
+            for row in rows
+            if row["kind"] == "node"
+        ),
+        {row["name"]: LocationState(row["state"]) for row in rows if row["kind"] == "location"},
+    )
+
+
+async def agree_on_defaults(database: Database, live_seconds: float) -> tuple[str, ...] | None:
+    """Make the default list that all live nodes name the database's, if it is another one; return it if it changed."""
+    rows = await database.fetch(
+        """
+        WITH live AS (SELECT DISTINCT defaults FROM node WHERE seen_at > now() - $1 * interval '1 second'),
+        agreed AS (SELECT unnest(defaults) AS name FROM live WHERE (SELECT count(*) FROM live) = 1),
+        gone AS (
+            DELETE FROM default_location d WHERE EXISTS (SELECT FROM agreed)
+            AND d.location_id NOT IN (SELECT l.id FROM location l JOIN agreed USING (name)) RETURNING location_id),
+        new AS (
+            INSERT INTO default_location (location_id) SELECT l.id FROM location l JOIN agreed USING (name)
+            ON CONFLICT DO NOTHING RETURNING location_id)
+        SELECT name FROM agreed WHERE EXISTS (SELECT FROM gone) OR EXISTS (SELECT FROM new)
+        """,
+        live_seconds,
+    )
+    return tuple(sorted(row["name"] for row in rows)) or None
+
+
+async def sign_off(database: Database, member: Membership) -> None:
+    """Take this node's row out: its work is free for others at once."""
+    await database.fetch("DELETE FROM node WHERE id = $1", member.id)

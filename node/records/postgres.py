@@ -1,0 +1,171 @@
+"""PostgreSQL behind trio-native functions: one statement, one crossing, one real deadline. All that knows asyncpg is here.
+
+Every unit of work in this folder is one statement and so one transaction; nothing holds a connection between two crossings.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import asyncpg
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from engines.crossing import cross
+from replication.ports import LedgerUnavailable
+
+_log = structlog.get_logger("antipode.database")
+
+T = TypeVar("T")
+Row = Mapping[str, Any]
+
+_TRIES = 4
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.QueryCanceledError,
+    asyncpg.ReadOnlySQLTransactionError,
+    OSError,
+    TimeoutError,
+)
+_AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+
+class DatabaseUnavailable(LedgerUnavailable):
+    """The database could not be reached or did not answer in time."""
+
+
+class DatabaseMisconfigured(Exception):
+    """The database answered and will refuse again: no such database, wrong password, missing rights."""
+
+
+@frozen
+class DatabaseStatistics:
+    """Round trips and failures since the start. `trips` counts statements sent."""
+
+    trips: int
+    unavailable: int
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
+    """A connection that leaves no session state, so that its pool need not send a reset on every release."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+@define(eq=False)
+class Database:
+    """A pool of connections. Statements are prepared once per connection."""
+
+    _pool: Any = field(alias="pool")
+    _deadline: float = field(alias="deadline")
+    _trips: int = field(default=0, init=False)
+    _unavailable: int = field(default=0, init=False)
+
+    async def fetch(self, sql: str, *args: object, deadline: float | None = None) -> Sequence[Row]:
+        """Run one statement in its own transaction and return its rows.
+
+        Raises DatabaseUnavailable. A deadlock or a serialization failure is tried again a few times: nothing had happened.
+        """
+        limit = deadline or self._deadline
+
+        async def work(connection: Any) -> Sequence[Row]:
+            rows: Sequence[Row] = await connection.fetch(sql, *args, timeout=limit)
+            return rows
+
+        return await self._run(work, limit)
+
+    async def fetch_row(self, sql: str, *args: object, deadline: float | None = None) -> Row | None:
+        """Run one statement and return its first row, None if there is none. Raises DatabaseUnavailable."""
+        rows = await self.fetch(sql, *args, deadline=deadline)
+        return rows[0] if rows else None
+
+    async def script(self, lock: int, steps: Callable[[Any], Awaitable[T]], deadline: float) -> T:
+        """Run asyncpg-flavoured `steps(connection)` in one transaction under an advisory lock. For migrations."""
+
+        async def work(connection: Any) -> T:
+            async with connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", lock)
+                return await steps(connection)
+
+        return await self._run(work, deadline)
+
+    def statistics(self) -> DatabaseStatistics:
+        """Return the counts so far."""
+        return DatabaseStatistics(self._trips, self._unavailable)
+
+    async def _run(self, work: Callable[[Any], Awaitable[T]], limit: float) -> T:
+        async def crossing() -> T:
+            async with self._pool.acquire(timeout=limit) as connection:
+                for attempt in range(_TRIES):
+                    self._trips += 1
+                    try:
+                        return await work(connection)
+                    except _AGAIN:
+                        if attempt == _TRIES - 1:
+                            raise
+                raise AssertionError("unreachable")
+
+        try:
+            return await cross(crossing, deadline=2 * limit + 1, unavailable=DatabaseUnavailable)
+        except DatabaseUnavailable:
+            self._unavailable += 1
+            raise
+        except _AGAIN as error:
+            raise DatabaseUnavailable(f"conflicting transactions: {error}") from error
+        except (
+            asyncpg.InvalidPasswordError,
+            asyncpg.InvalidCatalogNameError,
+            asyncpg.InsufficientPrivilegeError,
+        ) as error:
+            raise DatabaseMisconfigured(str(error)) from error
+        except _LOST as error:
+            self._unavailable += 1
+            raise DatabaseUnavailable(
+                f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            ) from error
+
+
+@asynccontextmanager
+async def open_database(
+    uri: str, *, most: int = 10, deadline: float = 5.0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Database]:
+    """Open a pool of up to `most` connections; connects when first used. `deadline` bounds each statement, in seconds."""
+
+    async def create() -> Any:
+        return await asyncpg.create_pool(
+            uri,
+            min_size=0,
+            max_size=most,
+            connection_class=_Connection,
+            timeout=deadline,
+            command_timeout=deadline,
+            max_inactive_connection_lifetime=0,
+            max_cached_statement_lifetime=0,
+            server_settings={"application_name": "antipode", "jit": "off"},
+            **({"ssl": tls} if tls is not None else {}),
+        )
+
+    async def close(pool: Any) -> None:
+        try:
+            await pool.close()
+        finally:
+            pool.terminate()
+
+    pool = await cross(create, deadline=deadline, unavailable=DatabaseUnavailable)
+    try:
+        yield Database(pool, deadline)
+    finally:
+        with trio.move_on_after(deadline, shield=True):
+            try:
+                await cross(close, pool, deadline=deadline / 2, unavailable=DatabaseUnavailable)
+            except (DatabaseUnavailable, *_LOST) as error:
+                _log.info("the pool was closed the hard way", reason=repr(error))

@@ -1,0 +1,39 @@
+"""What a blob pull needs to know: that the repository has it, and where its copies are. One statement."""
+
+from attrs import frozen
+
+from node.records.postgres import Database
+from replication.model import Blob, Placement
+
+
+@frozen
+class FoundBlob:
+    """A blob as a repository sees it, with all its placements. `blob.pieces` is None unless they were asked for."""
+
+    blob: Blob
+    placements: tuple[Placement, ...]
+
+
+async def find_blob(database: Database, repository: str, digest: str, *, pieces: bool) -> FoundBlob | None:
+    """Look a blob up in a repository, with its piece digests (16 bytes per MiB) if `pieces`. None: not in this repository."""
+    row = await database.fetch_row(
+        """
+        SELECT b.id, b.size, CASE WHEN $3 THEN b.pieces END AS pieces,
+            array_agg(l.name ORDER BY l.id) FILTER (WHERE l.id IS NOT NULL) AS locations,
+            array_agg(p.key ORDER BY l.id) FILTER (WHERE l.id IS NOT NULL) AS keys,
+            array_agg(p.state = 'suspect' ORDER BY l.id) FILTER (WHERE l.id IS NOT NULL) AS suspects
+        FROM repository r JOIN repository_blob rb ON rb.repository_id = r.id JOIN blob b ON b.id = rb.blob_id
+        LEFT JOIN placement p ON p.blob_id = b.id LEFT JOIN location l ON l.id = p.location_id
+        WHERE r.name = $1 AND b.digest = $2 GROUP BY b.id
+        """,
+        repository,
+        digest,
+        pieces,
+    )
+    if row is None:
+        return None
+    placements = zip(row["locations"] or (), row["keys"] or (), row["suspects"] or (), strict=True)
+    return FoundBlob(
+        Blob(row["id"], digest, row["size"], row["pieces"]),
+        tuple(Placement(location, key, suspect) for location, key, suspect in placements),
+    )

@@ -1,0 +1,168 @@
+"""Upload sessions: begun, taken over, recorded, cancelled, expired. One statement each."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from attrs import field, frozen
+
+from engines.contract import Part
+from node.names import namespace_of
+from node.records.postgres import Database, Row
+from replication.uploading import RECORD_EVERY, Tail, UploadState
+
+REPOSITORY = """
+    found AS (SELECT id, namespace_id FROM repository WHERE name = $1),
+    namespace_found AS (SELECT id FROM namespace WHERE name = $2),
+    namespace_new AS (
+        INSERT INTO namespace (name) SELECT $2 WHERE NOT EXISTS (SELECT FROM namespace_found)
+        ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id),
+    repository_new AS (
+        INSERT INTO repository (namespace_id, name)
+        SELECT n.id, $1 FROM (SELECT id FROM namespace_found UNION ALL SELECT id FROM namespace_new) n
+        WHERE NOT EXISTS (SELECT FROM found)
+        ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, namespace_id),
+    repo AS (SELECT id, namespace_id FROM found UNION ALL SELECT id, namespace_id FROM repository_new)
+"""
+"""Finds or makes the repository named $1 in the namespace $2. Looks first, so that a push locks no shared row."""
+
+
+@frozen
+class UploadRow:
+    """An upload as the database has it: whoever holds `epoch` owns it until somebody takes it over."""
+
+    id: UUID
+    location: str
+    epoch: int
+    state: UploadState = field(repr=False)
+
+
+async def begin_upload(
+    database: Database, repository: str, library: str, upload: UUID, location: str, state: UploadState, max_age: float
+) -> None:
+    """Commit a new upload, and its repository if that is new, before a byte of it is written anywhere."""
+    await database.fetch(
+        f"WITH {REPOSITORY} "  # noqa: S608  # a constant of this module
+        "INSERT INTO upload (id, repository_id, location_id, key, reserved_key, algorithm, expires_at) "
+        "SELECT $3, repo.id, l.id, $5, $6, $7, now() + $8 * interval '1 second' FROM repo, location l WHERE l.name = $4",
+        repository,
+        namespace_of(repository, library),
+        upload,
+        location,
+        state.key,
+        state.reserved_key,
+        state.algorithm,
+        max_age,
+    )
+
+
+async def take_over_upload(database: Database, repository: str, upload: UUID, reserved_key: str) -> UploadRow | None:
+    """Become the owner of an upload; None if this repository has no such upload.
+
+    The former owner's reserved key becomes a dead object, because it may have been written without a word; part numbers are
+    skipped for the same reason.
+    """
+    row = await database.fetch_row(
+        f"""
+        WITH old AS (
+            SELECT u.* FROM upload u JOIN repository r ON r.id = u.repository_id
+            WHERE u.id = $1 AND r.name = $2 AND u.expires_at > now() FOR UPDATE OF u),
+        dead AS (
+            INSERT INTO dead_object (location_id, key, not_before)
+            SELECT location_id, reserved_key, expires_at FROM old ON CONFLICT DO NOTHING)
+        UPDATE upload u SET epoch = u.epoch + 1, reserved_key = $3, next_part = old.next_part + {RECORD_EVERY}, updated_at = now()
+        FROM old, location l WHERE u.id = old.id AND l.id = u.location_id
+        RETURNING u.*, l.name AS location
+        """,  # noqa: S608
+        upload,
+        repository,
+        reserved_key,
+    )
+    return None if row is None else _upload(row)
+
+
+async def look_at_upload(database: Database, repository: str, upload: UUID) -> int | None:
+    """Return how many bytes of an upload are recorded, None if there is no such upload."""
+    row = await database.fetch_row(
+        "SELECT u.byte_offset FROM upload u JOIN repository r ON r.id = u.repository_id "
+        "WHERE u.id = $1 AND r.name = $2 AND u.expires_at > now()",
+        upload,
+        repository,
+    )
+    return None if row is None else int(row["byte_offset"])
+
+
+async def record_upload(database: Database, upload: UUID, epoch: int, state: UploadState) -> bool:
+    """Record what the owner of `epoch` has taken in. False: somebody else owns the upload by now, or it is gone.
+
+    A tail object that the new state does not name any more becomes a dead object.
+    """
+    rows = await database.fetch(
+        """
+        WITH old AS (SELECT * FROM upload WHERE id = $1 AND epoch = $2 FOR UPDATE),
+        dead AS (
+            INSERT INTO dead_object (location_id, key, not_before)
+            SELECT location_id, tail_key, now() + interval '1 minute' FROM old WHERE tail_key <> coalesce($8, '')
+            ON CONFLICT DO NOTHING)
+        UPDATE upload u SET byte_offset = $3, parts_upload = $4, parts = $5::jsonb, next_part = $6, reserved_key = $7,
+            tail_key = $8, tail_size = $9, hash_state = $10, updated_at = now()
+        FROM old WHERE u.id = old.id AND u.epoch = old.epoch RETURNING u.id
+        """,
+        upload,
+        epoch,
+        state.offset,
+        state.parts_upload,
+        json.dumps([[part.number, part.size, part.etag] for part in state.parts]),
+        state.next_part,
+        state.reserved_key,
+        state.tail.key if state.tail else None,
+        state.tail.size if state.tail else 0,
+        state.hash_state,
+    )
+    return bool(rows)
+
+
+_BURY = """
+    dead AS (
+        INSERT INTO dead_object (location_id, key)
+        SELECT gone.location_id, k FROM gone, unnest(ARRAY[gone.key, gone.reserved_key, gone.tail_key]) k WHERE k IS NOT NULL
+        ON CONFLICT (location_id, key) DO UPDATE SET not_before = least(dead_object.not_before, excluded.not_before))
+"""
+
+
+async def cancel_upload(database: Database, repository: str, upload: UUID) -> bool:
+    """Forget an upload; what it may have written becomes dead objects. False: there was none."""
+    rows = await database.fetch(
+        "WITH gone AS (DELETE FROM upload u USING repository r WHERE u.id = $1 AND r.id = u.repository_id AND r.name = $2 "  # noqa: S608
+        f"RETURNING u.*), {_BURY} SELECT id FROM gone",
+        upload,
+        repository,
+    )
+    return bool(rows)
+
+
+async def expire_uploads(database: Database, most: int = 100) -> int:
+    """Forget up to `most` uploads that nobody finished in time; return how many."""
+    rows = await database.fetch(
+        "WITH old AS (SELECT id FROM upload WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED), "  # noqa: S608
+        f"gone AS (DELETE FROM upload u USING old WHERE u.id = old.id RETURNING u.*), {_BURY} SELECT id FROM gone",
+        most,
+    )
+    return len(rows)
+
+
+def _upload(row: Row) -> UploadRow:
+    parts: Sequence[Any] = json.loads(row["parts"])
+    state = UploadState(
+        key=row["key"],
+        reserved_key=row["reserved_key"],
+        algorithm=row["algorithm"],
+        offset=row["byte_offset"],
+        parts_upload=row["parts_upload"],
+        parts=tuple(Part(number, size, etag) for number, size, etag in parts),
+        next_part=row["next_part"],
+        tail=Tail(row["tail_key"], row["tail_size"]) if row["tail_key"] else None,
+        hash_state=row["hash_state"],
+    )
+    return UploadRow(row["id"], row["location"], row["epoch"], state)

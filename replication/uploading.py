@@ -1,0 +1,264 @@
+"""The upload writer: a client's bytes become parts of one object while they arrive, and any node can go on from what it left.
+
+Rules, because parts of an open multi-part write can be neither read, left out nor replaced by other bytes:
+
+1. What fits in one part is one plain object; it becomes the blob as it is when the client finishes without more bytes.
+2. Beyond that the writer keeps one part's size back, so that whatever is left when a request ends is a valid part.
+3. Only a request that leaves less than a part stores the rest as a small object of its own, the tail; the next request reads
+   it back and puts it in front. Its key was reserved (committed) before.
+4. `UploadState` is all that another node needs. It is only ever handed out for bytes that the store has acknowledged.
+5. A writer never uses more than `RECORD_EVERY` part numbers beyond the last recorded state, and whoever takes an upload over
+   skips that many: two writers that do not know of each other never write the same part.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+from attrs import evolve, field, frozen
+
+from engines.contract import Engine, Part
+from replication.hashing import BlobHasher
+from replication.parts import PartPool, Share
+
+RECORD_EVERY = 32
+"""Parts between two records of a long request, and the part numbers that a new owner skips."""
+
+_GROW_FROM, _GROW_EVERY = 5000, 1000
+
+
+def part_size_at(number: int, part_size: int) -> int:
+    """Return the size in bytes of the part with this number: constant to part 5000, then doubling every 1000."""
+    if number <= _GROW_FROM:
+        return part_size
+    return part_size << (1 + (number - _GROW_FROM - 1) // _GROW_EVERY)
+
+
+@frozen
+class Tail:
+    """The bytes of an upload behind its last part, kept as an object of their own between two requests."""
+
+    key: str
+    size: int
+
+
+@frozen
+class UploadState:
+    """An upload at rest. `offset` counts all bytes taken in: those of the parts and of the tail."""
+
+    key: str
+    reserved_key: str
+    algorithm: str = "sha256"
+    offset: int = 0
+    parts_upload: str | None = None
+    parts: tuple[Part, ...] = ()
+    next_part: int = 1
+    tail: Tail | None = None
+    hash_state: bytes | None = field(default=None, repr=False)
+
+
+@frozen
+class StoredObject:
+    """A finished upload: where its bytes are, how many, and what they hash to (None: must be read once to know)."""
+
+    key: str
+    size: int
+    digest: str | None
+    pieces: bytes | None = field(repr=False)
+
+
+class UploadWriter:
+    """Writes one request's bytes. Made by `open_writer`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: UploadState,
+        hasher: BlobHasher | None,
+        share: Share,
+        nursery: trio.Nursery,
+        *,
+        part_size: int,
+        in_flight: int,
+        record: Callable[[UploadState], Awaitable[None]],
+    ) -> None:
+        self._engine = engine
+        self._state = state
+        self._hasher = hasher
+        self._share = share
+        self._nursery = nursery
+        self._part_size = part_size
+        self._in_flight = in_flight
+        self._slots = trio.Semaphore(in_flight)
+        self._record = record
+        self._taken = 0
+        self._buffer: deque[bytes] = deque()
+        self._buffered = 0
+        self._hashed_ahead = 0
+        self._tail = state.tail
+        self._in_parts = state.offset - (state.tail.size if state.tail else 0)
+        self._parts = {part.number: part for part in state.parts}
+        self._upload = state.parts_upload
+        self._number = state.next_part
+        self._recorded_number = state.next_part
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the blob taken in so far, the ones still on their way to the store included."""
+        return self._state.offset + self._taken
+
+    @property
+    def hasher(self) -> BlobHasher | None:
+        """The hasher, to be kept beside the state by whoever goes on in this process."""
+        return self._hasher
+
+    async def write(self, data: bytes) -> None:
+        """Take the next bytes in; waits while the store is slower than the client. Raises EngineError."""
+        await self._fetch_tail()
+        await self._share.grow(len(data))
+        self._buffer.append(data)
+        self._buffered += len(data)
+        self._taken += len(data)
+        while self._buffered >= 2 * (size := part_size_at(self._number, self._part_size)):
+            await self._send_part(size)
+
+    async def rest(self) -> UploadState:
+        """End a request that is not the last: everything taken in is in the store when this returns the new state."""
+        if self._buffered >= part_size_at(self._number, self._part_size):
+            await self._send_part(self._buffered)
+        await self._settle()
+        if self._buffered:
+            data = await self._take(self._buffered)
+            await self._engine.put(self._state.reserved_key, data)
+            self._share.shrink(len(data))
+            self._tail = Tail(self._state.reserved_key, len(data))
+        return self._resting()
+
+    async def finish(self) -> StoredObject:
+        """End the upload: return the one object that holds all its bytes."""
+        key = self._state.key
+        if self._upload is None and self._tail is not None:
+            # Not a byte came since the tail was stored: it is the whole blob already.
+            return self._stored(self._tail.key)
+        await self._fetch_tail()
+        if self._upload is None:
+            data = await self._take(self._buffered)
+            await self._engine.put(key, data)
+            self._share.shrink(len(data))
+            return self._stored(key)
+        if self._buffered:
+            await self._send_part(self._buffered)
+        await self._settle()
+        await self._engine.finish_parts(key, self._upload, self._ordered())
+        return self._stored(key)
+
+    def _resting(self) -> UploadState:
+        return evolve(
+            self._state,
+            offset=self._in_parts + (self._tail.size if self._tail else 0),
+            parts_upload=self._upload,
+            parts=self._ordered(),
+            next_part=self._number,
+            tail=self._tail,
+            hash_state=self._hasher.save() if self._hasher else None,
+        )
+
+    def _stored(self, key: str) -> StoredObject:
+        if self._hasher is None:
+            return StoredObject(key, self.offset, None, None)
+        return StoredObject(key, self.offset, self._hasher.digest(), self._hasher.pieces())
+
+    def _ordered(self) -> tuple[Part, ...]:
+        return tuple(self._parts[number] for number in sorted(self._parts))
+
+    async def _fetch_tail(self) -> None:
+        """Put the bytes of the tail, which are hashed already, in front of the buffer."""
+        if self._tail is None:
+            return
+        await self._share.grow(self._tail.size)
+        self._buffer.append(await self._engine.read(self._tail.key, 0, self._tail.size))
+        self._buffered = self._hashed_ahead = self._tail.size
+        self._tail = None
+
+    async def _take(self, size: int) -> bytes:
+        """Cut the oldest `size` bytes off the buffer and hash what of them is new."""
+        chunks, missing = [], size
+        while missing:
+            chunk = self._buffer.popleft()
+            if len(chunk) > missing:
+                self._buffer.appendleft(chunk[missing:])
+                chunk = chunk[:missing]
+            chunks.append(chunk)
+            missing -= len(chunk)
+        self._buffered -= size
+        data = b"".join(chunks)
+        new = data[self._hashed_ahead :] if self._hashed_ahead else data
+        self._hashed_ahead = max(0, self._hashed_ahead - size)
+        if self._hasher is not None and new:
+            # In a thread of its own: nothing else touches the hasher while this task waits here.
+            await trio.to_thread.run_sync(self._hasher.update, new)
+        return data
+
+    async def _send_part(self, size: int) -> None:
+        if self._upload is None:
+            self._upload = await self._engine.begin_parts(self._state.key)
+        if self._number - self._recorded_number >= RECORD_EVERY:
+            await self._settle()
+            await self._record(self._resting())
+            self._recorded_number = self._number
+        data = await self._take(size)
+        await self._slots.acquire()
+        self._nursery.start_soon(self._put_part, self._upload, self._number, data)
+        self._number += 1
+        self._in_parts += size
+
+    async def _put_part(self, upload: str, number: int, data: bytes) -> None:
+        self._parts[number] = await self._engine.put_part(self._state.key, upload, number, data)
+        self._share.shrink(len(data))
+        self._slots.release()
+
+    async def _settle(self) -> None:
+        """Wait until every part that was sent is acknowledged. One that fails cancels this task instead."""
+        for _ in range(self._in_flight):
+            await self._slots.acquire()
+        for _ in range(self._in_flight):
+            self._slots.release()
+
+
+def memory_claim(largest: int, part_size: int, in_flight: int) -> int:
+    """Return the most bytes that a writer of a blob of up to `largest` bytes holds.
+
+    That is its parts in flight, one waiting for its turn, one kept back and one filling, each as big as they get.
+    """
+    last = largest // part_size + 4 * RECORD_EVERY
+    return (in_flight + 3) * part_size_at(last, part_size)
+
+
+@asynccontextmanager
+async def open_writer(
+    engine: Engine,
+    state: UploadState,
+    hasher: BlobHasher | None,
+    pool: PartPool,
+    *,
+    part_size: int,
+    largest: int,
+    in_flight: int = 2,
+    record: Callable[[UploadState], Awaitable[None]],
+) -> AsyncIterator[UploadWriter]:
+    """Open a writer for one request. `record` commits a state in the middle of a long one; `largest` bounds the blob, in bytes.
+
+    A part that fails cancels the request; its EngineError comes out of the context as itself, not in a group.
+    """
+    part_size = max(part_size, engine.part_minimum)
+    async with pool.open(memory_claim(largest, part_size, in_flight)) as share:
+        try:
+            async with trio.open_nursery() as nursery:
+                yield UploadWriter(
+                    engine, state, hasher, share, nursery, part_size=part_size, in_flight=in_flight, record=record
+                )
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
