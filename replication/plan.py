@@ -1,0 +1,109 @@
+"""What to do next: which locations a node serves, how much to claim, who goes first, when to try again, what is stalled. Pure."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from attrs import frozen
+
+from replication.model import ClusterView, LocationHealth, LocationState, Verdict
+
+MIB = 1 << 20
+
+STALLED_AFTER = 8
+"""Tries that failed before a task counts as stalled: about four minutes of back-off. It is still retried."""
+
+BACKOFF_BASE = 1.0
+BACKOFF_CAP = 300.0
+
+PRIORITY_SECONDS = 600.0
+"""One step of priority is worth having arrived so much earlier."""
+SIZE_BYTES_PER_SECOND = 4 * MIB
+MOST_SIZE_SECONDS = 300.0
+
+
+@frozen
+class Duties:
+    """The locations that a node works for, its own preferred one first: where it pays copies, and where it deletes."""
+
+    copies: tuple[str, ...]
+    sweeps: tuple[str, ...]
+
+
+def duties(
+    preference: Sequence[str], known: Collection[str], cluster: ClusterView, silent_after: float, draining: bool = False
+) -> Duties:
+    """Return what this node serves: its own preferred location, and those that no living node prefers.
+
+    `cluster.nodes` are the other nodes; one that has been silent for more than `silent_after` seconds, or is draining, owns
+    nothing. `known` are the locations that this node's file has. Copies go to active locations only; deletes reach all but removed
+    ones. A node that is itself draining takes on nothing new.
+    """
+    if draining:
+        return Duties((), ())
+    owned = {
+        node.preference[0]
+        for node in cluster.nodes
+        if node.preference and not node.draining and node.silent_for <= silent_after
+    }
+    mine = preference[0] if preference else None
+    places = {location: place for place, location in enumerate(preference)}
+    ordered = sorted(known, key=lambda location: (places.get(location, len(places)), location))
+    served = [location for location in ordered if location == mine or location not in owned]
+    return Duties(
+        copies=tuple(location for location in served if cluster.states.get(location) is LocationState.ACTIVE),
+        sweeps=tuple(
+            location
+            for location in served
+            if cluster.states.get(location, LocationState.REMOVED) is not LocationState.REMOVED
+        ),
+    )
+
+
+def copies_to_claim(
+    location: str,
+    served: Sequence[str],
+    running: Mapping[str, int],
+    health: LocationHealth,
+    *,
+    total: int,
+    per_location: int,
+) -> int:
+    """Return how many more copies into `location` may start now.
+
+    `running` counts copies by destination. None start into a location that is down, one at a time where nothing is known, half of
+    `per_location` where it is degraded. Every other served location that runs nothing keeps one of the `total` streams free for
+    itself, and a location that runs nothing may always start one, so that none ever waits for another: the streams of a node are
+    bounded by the greater of `total` and the number of served locations.
+    """
+    if health.verdict is Verdict.DOWN:
+        return 0
+    own = running.get(location, 0)
+    most = {Verdict.HEALTHY: per_location, Verdict.DEGRADED: (per_location + 1) // 2}.get(health.verdict, 1)
+    idle_others = sum(1 for other in served if other != location and not running.get(other))
+    free = total - sum(running.values()) - idle_others
+    if own == 0:
+        free = max(free, 1)
+    return max(0, min(most - own, free))
+
+
+def precedence(created: float, priority: int, size: int) -> float:
+    """Return the place of a task in the queue: the least goes first. A constant of the task, so that a database can index it.
+
+    `created` is when the debt arose (any clock, seconds), `priority` 0 for ordinary work, more for what a client waits for, `size`
+    the blob's bytes. Small before large and urgent before ordinary, but both only as if they had come earlier: a task is never
+    overtaken by one that arose more than `MOST_SIZE_SECONDS + PRIORITY_SECONDS * (difference of priority)` later. So none starves.
+    """
+    return created - PRIORITY_SECONDS * priority + min(size / SIZE_BYTES_PER_SECOND, MOST_SIZE_SECONDS)
+
+
+def backoff(attempts: int, jitter: float, base: float = BACKOFF_BASE, cap: float = BACKOFF_CAP) -> float:
+    """Return the seconds to wait after `attempts` failures (1 is the first): doubling up to `cap`.
+
+    `jitter` in [0, 1) spreads it over the upper half, so that what failed together does not come back together.
+    """
+    full = min(cap, base * 2.0 ** min(max(attempts - 1, 0), 32))
+    return full * (0.5 + jitter / 2)
+
+
+def is_stalled(attempts: int) -> bool:
+    """Return whether a task that failed `attempts` times is to be shown as stalled. It is retried all the same."""
+    return attempts >= STALLED_AFTER

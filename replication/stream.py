@@ -1,0 +1,168 @@
+"""The pump behind a streamed read: takes verified chunks from one source after the other and hands them over."""
+
+import hashlib
+from collections.abc import Callable
+from math import inf
+
+import trio
+
+from engines.contract import EngineError, ObjectReader
+from replication.digests import Digest, piece_bounds, wrong_piece
+from replication.model import PIECE
+from replication.roster import Candidate, NoGoodSource
+from replication.transfer import Transfer
+
+_SMALL_STEP = 64 * 1024
+"""What a slow source is asked for at a time, so that slow is not taken for silent."""
+
+
+class BlobStream:
+    """An async iterator of a blob's chunks, in order, up to 1 MiB each. Raises NoGoodSource when no source is left."""
+
+    def __init__(self, pump: "Pump", chunks: trio.MemoryReceiveChannel[bytes]) -> None:
+        self._pump = pump
+        self._chunks = chunks
+
+    @property
+    def location(self) -> str | None:
+        """The location that is being read, None before the first answer."""
+        return self._pump.location
+
+    def __aiter__(self) -> "BlobStream":
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._chunks.receive()
+        except trio.EndOfChannel:
+            if self._pump.error is not None:
+                raise self._pump.error from None
+            raise StopAsyncIteration from None
+
+
+class Pump:
+    """Reads [start, stop) of a transfer's blob. Runs as one task, in which every source is opened and closed."""
+
+    def __init__(self, transfer: Transfer, start: int, stop: int) -> None:
+        self._transfer = transfer
+        self._blob = transfer.blob
+        self._start, self._stop = start, stop
+        self._whole = (start, stop) == (0, self._blob.size)
+        if self._blob.pieces is None:
+            self._offset, self._limit = start, stop
+        else:
+            self._offset, self._limit = piece_bounds(start, stop, self._blob.size)
+        digest = Digest.parse(self._blob.digest)
+        self._expected = digest.hex
+        self._hash = hashlib.new(digest.algorithm)
+        self._contributors: list[Candidate] = []
+        self.error: NoGoodSource | None = None
+        self.location: str | None = None
+
+    async def run(self, send: trio.MemorySendChannel[bytes]) -> None:
+        """Send all chunks and close; where that fails `error` says why."""
+        async with send:
+            try:
+                await self._run(send)
+            except NoGoodSource as error:
+                self.error = error
+
+    async def _run(self, send: trio.MemorySendChannel[bytes]) -> None:
+        if self._whole and self._blob.pieces is None and 0 < self._blob.size <= PIECE:
+            await send.send(await self._transfer.read_part(0, self._blob.size))
+            return
+        while self._start < self._stop and self._offset < self._limit:
+            if not await self._progress(send):
+                raise self._transfer.no_good_source()
+
+    async def _progress(self, send: trio.MemorySendChannel[bytes]) -> bool:
+        """Read on from the best source. After progress all sources that are left may try again."""
+        before = self._offset
+        for candidate in self._transfer.roster.tries():
+            await self._read_from(candidate, send)
+            if self._offset > before:
+                return True
+        return False
+
+    async def _read_from(self, candidate: Candidate, send: trio.MemorySendChannel[bytes]) -> None:
+        tools, placement = self._transfer.tools, candidate.placement
+        stall = tools.settings.stall
+        began = trio.current_time()
+        try:
+            # One scope around everything, its deadline moved along: a store's context manager may hold scopes of its own.
+            with trio.CancelScope(deadline=began + stall) as scope:
+                async with tools.engines[placement.location].open(
+                    placement.key, self._offset, self._limit - self._offset
+                ) as reader:
+                    self.location = placement.location
+                    tools.report(placement.location, ok=True, latency=trio.current_time() - began)
+                    while self._offset < self._limit:
+                        data = await self._receive(reader, candidate, scope, stall)
+                        scope.deadline = inf
+                        if not await self._accept(candidate, data, send):
+                            return
+        except EngineError as error:
+            if self._offset < self._limit:
+                self._transfer.failed(candidate, error)
+            return
+        if scope.cancelled_caught and self._offset < self._limit:
+            self._transfer.stalled(candidate, f"silent for {stall:g} s at byte {self._offset}")
+
+    async def _receive(
+        self, reader: ObjectReader, candidate: Candidate, scope: trio.CancelScope, stall: float
+    ) -> bytes:
+        """Return the bytes up to the end of the piece, or of the range; fewer where the object ends."""
+        wanted = min(PIECE - self._offset % PIECE, self._limit - self._offset)
+        step = _SMALL_STEP if candidate.patient else wanted
+        got = bytearray()
+        while len(got) < wanted:
+            scope.deadline = trio.current_time() + stall
+            data = await reader.receive(min(step, wanted - len(got)))
+            if not data:
+                break
+            if len(data) == wanted:
+                return data
+            got += data
+        return bytes(got)
+
+    async def _accept(self, candidate: Candidate, data: bytes, send: trio.MemorySendChannel[bytes]) -> bool:
+        """Verify one piece and hand on what was asked for of it. False: this source is of no use any more."""
+        begin, end = self._offset, self._offset + len(data)
+        if end < min((begin // PIECE + 1) * PIECE, self._limit):
+            self._transfer.lied(candidate, f"the object ends at byte {end} of {self._blob.size}")
+            return False
+        wrong = await self._transfer.tools.offload(len(data), self._check(data))
+        if wrong is not None:
+            self._transfer.lied(candidate, wrong)
+            return False
+        if candidate not in self._contributors:
+            self._contributors.append(candidate)
+        if self._blob.pieces is None and self._whole and end == self._limit:
+            self._check_digest()
+        self._offset = end
+        low, high = max(self._start, begin), min(self._stop, end)
+        await send.send(data if (low, high) == (begin, end) else data[low - begin : high - begin])
+        return True
+
+    def _check(self, data: bytes) -> Callable[[], str | None]:
+        """Return a function for a worker thread that returns what is wrong with the next piece, if anything."""
+        pieces, offset = self._blob.pieces, self._offset
+
+        def check() -> str | None:
+            if pieces is None:
+                self._hash.update(data)
+                return None
+            index = wrong_piece(pieces, offset, data)
+            return None if index is None else f"piece {index} is wrong"
+
+        return check
+
+    def _check_digest(self) -> None:
+        """Raise NoGoodSource if the whole blob's digest is wrong. With one source it is clear who lied."""
+        if self._hash.hexdigest() == self._expected:
+            return
+        if len(self._contributors) == 1:
+            self._transfer.lied(self._contributors[0], "its bytes have another digest")
+        for candidate in self._contributors:
+            candidate.reason = candidate.reason or "the bytes of several copies together have another digest"
+        raise self._transfer.no_good_source()
