@@ -1,0 +1,150 @@
+"""One log line per request, with what became of it; never headers, never a query.
+
+Hypercorn's own access log copies every header into every line, and cannot say whether the client got all of an answer.
+"""
+
+import re
+import secrets
+from collections.abc import Callable
+from enum import Enum
+
+import structlog
+import trio
+from attrs import define
+
+from node.web.asgi import BODY, DISCONNECT, START, App, Message, Receive, Scope, Send
+
+log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.access")
+
+KEY = "antipode.exchange"
+SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+QUIET = re.compile(r"/(health|status|_internal_ping|v1/_internal_ping)(/|$)")
+"""Load balancers ask these every second: their good answers are logged at debug level."""
+
+
+class Outcome(Enum):
+    """What became of an answer, as far as this side can know."""
+
+    COMPLETE = "complete"
+    ABORTED = "aborted"
+    """The client left before the end."""
+    TRUNCATED = "truncated"
+    """The node broke it off: a body failed half-way, or the node was stopped."""
+    ERROR = "error"
+    """The node failed: a 500, or no answer at all."""
+
+
+@define
+class Exchange:
+    """What the access log learns about one request while it is answered."""
+
+    id: str
+    method: str
+    path: str
+    client: str
+    status: int = 0
+    sent: int = 0
+    """Bytes of the body handed to the socket."""
+    answered: str = ""
+    """One word about how it was answered (`Answer.outcome`)."""
+    failed: bool = False
+    client_left: bool = False
+    finished: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """Return what became of it, seen from the end."""
+        if self.failed and (self.finished or not self.status):
+            return Outcome.ERROR
+        if self.finished:
+            return Outcome.COMPLETE
+        if self.client_left:
+            return Outcome.ABORTED
+        return Outcome.TRUNCATED
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """Return the record of this request. `AccessLog` must stand outside of whoever asks."""
+    exchange = scope[KEY]
+    assert isinstance(exchange, Exchange)
+    return exchange
+
+
+class AccessLog:
+    """Give every request an id, put it and a draining node's `connection: close` on every answer, and log one line at the end."""
+
+    def __init__(self, app: App, *, draining: Callable[[], bool] = lambda: False) -> None:
+        self._app = app
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application for one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(request_id(scope), scope["method"], _shown(scope["path"]), client_address(scope))
+        scope[KEY] = exchange
+
+        async def receive_noting() -> Message:
+            message = await receive()
+            if message["type"] == DISCONNECT and not exchange.finished:
+                exchange.client_left = True
+            return message
+
+        async def send_noting(message: Message) -> None:
+            if message["type"] == START:
+                exchange.status = message["status"]
+                extra = [(b"x-request-id", exchange.id.encode())]
+                if self._draining():
+                    extra.append((b"connection", b"close"))
+                message = {**message, "headers": [*message.get("headers", ()), *extra]}
+            await send(message)
+            if message["type"] == BODY:
+                if exchange.method != "HEAD":
+                    exchange.sent += len(message.get("body", b""))
+                exchange.finished = not message.get("more_body", False)
+
+        began = trio.current_time()
+        with structlog.contextvars.bound_contextvars(request_id=exchange.id):
+            try:
+                await self._app(scope, receive_noting, send_noting)
+            except Exception:
+                exchange.failed = True
+                raise
+            finally:
+                _write(exchange, trio.current_time() - began)
+
+
+def request_id(scope: Scope) -> str:
+    """Return the client's `X-Request-ID` where it is harmless in logs, headers and JSON, else a new one."""
+    for name, value in scope["headers"]:
+        text: str = value.decode("latin-1")
+        if name == b"x-request-id" and SANE_ID.fullmatch(text):
+            return text
+    return secrets.token_hex(8)
+
+
+def client_address(scope: Scope) -> str:
+    """Return the peer's address; an IPv4 peer of a dual-stack socket in its usual form."""
+    peer = scope.get("client")
+    return str(peer[0]).removeprefix("::ffff:") if peer else ""
+
+
+def _shown(path: str) -> str:
+    return path if path.isprintable() else repr(path)
+
+
+def _write(exchange: Exchange, seconds: float) -> None:
+    quiet = exchange.outcome is Outcome.COMPLETE and exchange.status < 400 and QUIET.match(exchange.path)
+    (log.debug if quiet else log.info)(
+        "request",
+        method=exchange.method,
+        path=exchange.path,
+        status=exchange.status,
+        sent=exchange.sent,
+        duration=round(seconds, 6),
+        outcome=exchange.outcome.value,
+        answered=exchange.answered,
+        request_id=exchange.id,
+        client=exchange.client,
+    )

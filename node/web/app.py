@@ -1,0 +1,58 @@
+"""The one ASGI application of a node: hygiene and access log outside, the registry under /v2, the operators' part beside it."""
+
+from collections.abc import Callable
+from typing import cast
+
+from node.errors import RegistryError
+from node.health import HealthSource
+from node.settings import Settings
+from node.web.access import AccessLog, exchange_of
+from node.web.adapter import Adapter, Handler
+from node.web.asgi import App, Receive, Scope, Send
+from node.web.failures import answer_to
+from node.web.hygiene import LINGER, Hygiene
+from node.web.incoming import origin_form
+from node.web.operator_app import create_operator_app
+from node.web.outgoing import head_of, send_whole
+
+
+def create_app(
+    registry: Handler,
+    health: HealthSource,
+    settings: Settings,
+    *,
+    draining: Callable[[], bool] = lambda: False,
+    linger: float = LINGER,
+) -> App:
+    """Return the application that `listener.serve` serves.
+
+    `registry` answers `/v2` and everything below it; `health` the rest. While `draining()` every answer says `connection: close`,
+    so that clients with a kept connection go elsewhere before the listener closes. `linger`: see `hygiene.py`, seconds.
+    """
+    adapter = Adapter(registry, stall_deadline=settings.stall_deadline)
+    operator = create_operator_app(health, debug_secret=settings.debug_secret)
+    return Hygiene(AccessLog(Router(adapter, cast("App", operator)), draining=draining), linger=linger)
+
+
+class Router:
+    """Sends a request to the registry or to the operators' application, by its path as it came."""
+
+    def __init__(self, registry: App, operator: App) -> None:
+        self._registry = registry
+        self._operator = operator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. WebSockets are refused (403)."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
+        try:
+            path = origin_form(scope["raw_path"])
+        except RegistryError as error:
+            exchange = exchange_of(scope)
+            answer = answer_to(error, exchange.id)
+            exchange.answered = answer.outcome
+            await send_whole(answer, exchange.method, head_of(answer, exchange.method), send)
+            return
+        inner = self._registry if path == b"/v2" or path.startswith(b"/v2/") else self._operator
+        await inner(scope, receive, send)

@@ -1,0 +1,60 @@
+"""One connection: Hypercorn's own, held to HTTP/1.1.
+
+Hypercorn would follow a plain-text client to HTTP/2 (`Upgrade: h2c`, or the HTTP/2 preface); there one stalled upload stalls
+every other request of the connection, and neither the hygiene wrapper nor the drain has been tried.
+"""
+
+from typing import cast
+
+import h11
+import trio
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+TlsStream = trio.SSLStream[trio.SocketStream]
+Stream = trio.SocketStream | TlsStream
+
+
+class Http1(H11Protocol):
+    """HTTP/1.1 and 1.0, nothing else."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Go on with HTTP/1.1 whatever the client would rather upgrade to (RFC 9110, 7.8: an upgrade may be ignored)."""
+
+
+class Connection(TCPServer):
+    """Serves one accepted stream until it closes. Timeouts, limits and the drain signal come from `config` and `context`."""
+
+    async def run(self) -> None:
+        """Shake hands where the stream is TLS, then serve requests until either side closes. The stream is closed at the end."""
+        try:
+            # Hypercorn declares TLS only, and tells plain streams by what they lack.
+            stream = cast("Stream", self.stream)
+            secure = isinstance(stream, trio.SSLStream)
+            if isinstance(stream, trio.SSLStream):
+                with trio.fail_after(self.config.ssl_handshake_timeout):
+                    await stream.do_handshake()
+                socket = stream.transport_stream.socket
+            else:
+                socket = stream.socket
+            client = parse_socket_addr(socket.family, socket.getpeername())
+            server = parse_socket_addr(socket.family, socket.getsockname())
+            async with TaskGroup() as self._task_group:
+                self.protocol = Http1(  # type: ignore[assignment]  # declared as the wrapper that may change to HTTP/2
+                    self.app,
+                    self.config,
+                    self.context,
+                    self._task_group,
+                    ConnectionState(self.state),
+                    secure,
+                    client,
+                    server,
+                    self.protocol_send,
+                )
+                await self.idle_task.restart(self._task_group, self._idle_timeout)
+                await self._read_data()
+        finally:
+            await self._close()

@@ -1,0 +1,32 @@
+"""What a client is told when a request fails: the one place where exceptions become answers."""
+
+import structlog
+
+from node.answers import Answer, BodyStalled
+from node.errors import UNAVAILABLE, Code, RegistryError
+from replication.ports import LedgerUnavailable
+
+log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
+
+INTERNAL = Code("UNKNOWN", 500, "the registry failed; its log has the cause under this request id")
+STALLED = Code("UNKNOWN", 408, "the request body stopped coming")
+BAD_REQUEST = Code("UNSUPPORTED", 400, "malformed request")
+
+RETRY_AFTER_UNAVAILABLE = 2
+"""Seconds. The database's fail-over takes longer, but every client backs off from here by itself."""
+
+
+def answer_to(error: Exception, request_id: str) -> Answer:
+    """Return the answer to a failed request, and log what is not the client's doing, with its traceback.
+
+    `RegistryError` has its own answer; a stalled body is 408; an unreachable database is 503; anything else is a bug: 500.
+    """
+    if isinstance(error, RegistryError):
+        return error.answer(request_id)
+    if isinstance(error, BodyStalled):
+        return RegistryError(STALLED, headers=(("connection", "close"),)).answer(request_id)
+    if isinstance(error, LedgerUnavailable):
+        log.warning("database unavailable", error=str(error))
+        return RegistryError(UNAVAILABLE, retry_after=RETRY_AFTER_UNAVAILABLE).answer(request_id)
+    log.error("request failed", exc_info=error)
+    return RegistryError(INTERNAL).answer(request_id)

@@ -1,0 +1,264 @@
+"""Sockets, the accept loop, and the drain: stop accepting, finish what is in flight, close what idles, cut what stalls."""
+
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import cast
+
+import structlog
+import trio
+from attrs import Factory, define, field, frozen
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, LifespanState
+
+from node.settings import Settings
+from node.web.asgi import App
+from node.web.connection import Connection, Stream, TlsStream
+from node.web.groups import unwrap
+
+log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
+
+KEEP_ALIVE = 75.0
+"""Seconds an idle connection lives. Load balancers keep theirs 60 s as a rule and must not reuse one that we just closed."""
+
+BACKLOG = 1024
+CUT_GRACE = 1.0
+"""Seconds between asking the last connections to end and closing their sockets under them."""
+
+SETTLE = 0.05
+"""Seconds at the start of the drain in which a request that was already on its way is still read from its connection."""
+
+OVERLOAD = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+OVERLOAD_PAUSE = 0.1
+
+KEEPALIVE_IDLE = 60
+KEEPALIVE_INTERVAL = 15
+"""TCP keep-alive, seconds: finds a client that vanished without a word while its request is being worked on."""
+
+
+class CannotListen(Exception):
+    """The address is malformed, taken, or not this host's. The message says which."""
+
+
+@frozen
+class Address:
+    """Where the node listens; prints as `host:port` or `[::1]:port`."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_bind(text: str) -> Address:
+    """Return the address of `host:port` or `[::1]:port`. Raises CannotListen with what was wrong."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise CannotListen(f"cannot listen on {text!r}: an IPv6 address stands in brackets, [::1]:8080")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise CannotListen(f"cannot listen on {text!r}: expected host:port or [::1]:port")
+    return Address(host, int(port))
+
+
+async def open_socket(bind: str, *, send_stall: float) -> socket.socket:
+    """Return a listening socket. `send_stall`: seconds after which the kernel gives up on a peer that takes no bytes.
+
+    That (TCP_USER_TIMEOUT, inherited by accepted sockets) is what ends a stalled reader: Hypercorn shields its sends.
+    Port 0 is any free port; `[::]` takes IPv4 too where the host is set up so. Raises CannotListen.
+    """
+    address = parse_bind(bind)
+    try:
+        found = await trio.socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, where = found[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in (
+                (socket.TCP_NODELAY, 1),
+                (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
+                (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
+                (socket.TCP_USER_TIMEOUT, round(send_stall * 1000)),
+            ):
+                listening.setsockopt(socket.IPPROTO_TCP, option, value)
+            listening.setblocking(False)
+            listening.bind(where)
+            listening.listen(BACKLOG)
+        except BaseException:
+            listening.close()
+            raise
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {bind!r}: {error.strerror or error}") from error
+    return listening
+
+
+async def serve(
+    app: App,
+    settings: Settings,
+    *,
+    bind: str,
+    shutdown: trio.Event,
+    keep_alive: float = KEEP_ALIVE,
+    tls: ssl.SSLContext | None = None,
+    task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve `app` on `bind` until `shutdown`, then drain and return; `task_status` reports the bound address.
+
+    Returns at most `settings.drain_deadline` and a second after `shutdown`. Raises CannotListen.
+    """
+    listening = await open_socket(bind, send_stall=settings.stall_deadline)
+    await serve_sockets(
+        app, settings, sockets=[listening], shutdown=shutdown, keep_alive=keep_alive, tls=tls, task_status=task_status
+    )
+
+
+async def serve_sockets(
+    app: App,
+    settings: Settings,
+    *,
+    sockets: Sequence[socket.socket],
+    shutdown: trio.Event,
+    keep_alive: float = KEEP_ALIVE,
+    tls: ssl.SSLContext | None = None,
+    task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve on sockets that already listen, and close them at the end; otherwise as `serve`. Reports the first one's address."""
+    if tls is not None:
+        tls.set_alpn_protocols(["http/1.1"])
+    host, port = sockets[0].getsockname()[:2]
+    server = _Server(app, hypercorn_config(keep_alive), tls, trio.Semaphore(settings.maximum_connections))
+    listeners = [trio.socket.from_stdlib_socket(listening) for listening in sockets]
+    try:
+        with unwrap():
+            async with trio.open_nursery() as outer:
+                await outer.start(server.cut_when_cancelled)
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        for listener in listeners:
+                            accepting.start_soon(server.accept, listener, connections)
+                        log.info("listening", address=str(Address(host, port)))
+                        task_status.started(Address(host, port))
+                        await shutdown.wait()
+                        accepting.cancel_scope.cancel(reason="the node stops")
+                    for listener in listeners:
+                        server.take_waiting(listener, connections)
+                        listener.close()
+                    log.info("draining", connections=len(server.live), seconds=settings.drain_deadline)
+                    await trio.sleep(SETTLE)
+                    await server.context.terminated.set()
+                    outer.cancel_scope.deadline = trio.current_time() + settings.drain_deadline
+                outer.cancel_scope.cancel(reason="every connection has ended")
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def hypercorn_config(keep_alive: float) -> Config:
+    """Return Hypercorn's configuration: no access log (ours has outcomes), no server header, HTTP/1.1 only, bounded queues."""
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.include_server_header = False
+    config.alpn_protocols = ["http/1.1"]
+    config.keep_alive_timeout = keep_alive
+    config.ssl_handshake_timeout = 10
+    config.h11_max_incomplete_size = 16 * 1024
+    config.max_app_queue_size = 10
+    return config
+
+
+@define
+class _Server:
+    """Accepts connections, knows the live ones, and can close their sockets under them."""
+
+    app: App
+    config: Config
+    tls: ssl.SSLContext | None
+    slots: trio.Semaphore
+    context: WorkerContext = field(factory=lambda: WorkerContext(None))
+    live: set[trio.socket.SocketType] = Factory(set)
+    quiet: trio.Event = Factory(trio.Event)
+    """Set when, after the end was asked for, the last connection has gone."""
+    saturated: bool = False
+
+    async def accept(self, listener: trio.socket.SocketType, connections: trio.Nursery) -> None:
+        """Accept for ever. At the limit of connections new ones wait in the kernel's queue."""
+        while True:
+            if self.slots.value == 0 and not self.saturated:
+                log.warning("all connections are in use; new ones wait", limit=len(self.live))
+            self.saturated = self.slots.value == 0
+            await self.slots.acquire()
+            try:
+                accepted, _ = await listener.accept()
+            except BaseException as error:
+                self.slots.release()
+                if not isinstance(error, OSError):
+                    raise
+                if error.errno in OVERLOAD:
+                    log.warning("cannot accept for now", error=str(error))
+                    await trio.sleep(OVERLOAD_PAUSE)
+                elif error.errno != errno.ECONNABORTED:
+                    raise
+            else:
+                connections.start_soon(self.connection, accepted)
+
+    def take_waiting(self, listener: trio.socket.SocketType, connections: trio.Nursery) -> None:
+        """Accept what the kernel has already accepted for us: closing the listener would reset it."""
+        with socket.socket(fileno=socket.dup(listener.fileno())) as waiting:
+            while self.slots.value:
+                try:
+                    accepted, _ = waiting.accept()
+                except BlockingIOError:
+                    return
+                self.slots.acquire_nowait()
+                connections.start_soon(self.connection, trio.socket.from_stdlib_socket(accepted))
+
+    async def connection(self, accepted: trio.socket.SocketType) -> None:
+        """Serve one connection. Whatever goes wrong in it ends here."""
+        self.live.add(accepted)
+        try:
+            plain = trio.SocketStream(accepted)
+            stream: Stream = plain
+            if self.tls is not None:
+                stream = trio.SSLStream(plain, self.tls, server_side=True, https_compatible=True)
+            with unwrap():
+                app = ASGIWrapper(cast("ASGIFramework", self.app))
+                await Connection(app, self.config, self.context, LifespanState({}), cast("TlsStream", stream)).run()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            log.debug("connection lost", error=repr(error))
+        except Exception:
+            log.exception("connection failed")
+        finally:
+            accepted.close()
+            self.live.discard(accepted)
+            self.slots.release()
+            if not self.live:
+                self.quiet.set()
+
+    async def cut_when_cancelled(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Wait to be cancelled, give the connections a moment to end, then close their sockets: their sends are shielded."""
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._cut()
+
+    async def _cut(self) -> None:
+        self.quiet = trio.Event()
+        if self.live:
+            with trio.move_on_after(CUT_GRACE):
+                await self.quiet.wait()
+        if self.live:
+            log.warning("connections cut", connections=len(self.live))
+        for accepted in tuple(self.live):
+            accepted.close()

@@ -1,0 +1,126 @@
+"""A real listener on a free loopback port, and a log in which an unexpected error fails the test."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import structlog
+import trio
+from attrs import define, evolve, field
+
+from engines import EngineSpec
+from node.answers import Answer, Request
+from node.health import HealthFacts, Reachability
+from node.settings import LocationSettings, Settings
+from node.web.adapter import Handler
+from node.web.app import create_app
+from node.web.listener import Address, serve
+from replication.model import LocationHealth, Verdict
+from tests.edge.wire import PATIENCE, Client, connect
+
+SETTINGS = Settings(
+    server_hostname="registry.test",
+    database_uri="postgresql://nobody@127.0.0.1:1/nothing",
+    locations={"us": LocationSettings("us", EngineSpec("LocalStorage", {"storage_path": "/nowhere"}))},
+    preference=("us", "eu"),
+    default_locations=("us", "eu"),
+    debug_secret="open sesame",
+)
+
+
+def healthy() -> HealthFacts:
+    board = {name: LocationHealth(name, Verdict.HEALTHY, 0.0, "", 0.01, True, float("inf")) for name in ("us", "eu")}
+    return HealthFacts(("us", "eu"), board, 4.0, Reachability(ok=True, since=0.0))
+
+
+@define
+class Logged:
+    """What was logged. A test takes the errors it expects; any that is left at the end fails it."""
+
+    entries: list[MutableMapping[str, Any]]
+
+    def requests(self) -> list[MutableMapping[str, Any]]:
+        return [entry for entry in self.entries if entry["event"] == "request"]
+
+    async def request(self, count: int = 1) -> MutableMapping[str, Any]:
+        """Wait for the `count`-th access line and return it."""
+        with trio.fail_after(PATIENCE):
+            while len(self.requests()) < count:
+                await trio.sleep(0.005)
+        return self.requests()[count - 1]
+
+    def take_errors(self) -> list[MutableMapping[str, Any]]:
+        errors = [entry for entry in self.entries if entry["log_level"] in ("error", "critical")]
+        self.entries[:] = [entry for entry in self.entries if entry not in errors]
+        return errors
+
+
+@pytest.fixture(autouse=True)
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Logged]:
+    with structlog.testing.capture_logs() as entries:
+        log = Logged(entries)
+        yield log
+    assert log.take_errors() == []
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@define
+class Node:
+    """A running edge. `facts` is what its health endpoints tell."""
+
+    nursery: trio.Nursery
+    facts_now: HealthFacts = field(factory=healthy)
+    address: Address = Address("", 0)
+    shutdown: trio.Event = field(factory=trio.Event)
+    stopped: trio.Event = field(factory=trio.Event)
+    draining: bool = False
+
+    def facts(self) -> HealthFacts:
+        return self.facts_now
+
+    async def start(
+        self,
+        handler: Handler,
+        *,
+        bind: str = "127.0.0.1:0",
+        keep_alive: float = 75.0,
+        linger: float = 1.0,
+        **changes: Any,
+    ) -> "Node":
+        """Serve `handler` under /v2; `changes` go into the settings."""
+        settings = evolve(SETTINGS, **changes)
+        app = create_app(handler, self, settings, draining=lambda: self.draining, linger=linger)
+
+        async def run(task_status: trio.TaskStatus[Address]) -> None:
+            await serve(
+                app, settings, bind=bind, shutdown=self.shutdown, keep_alive=keep_alive, task_status=task_status
+            )
+            self.stopped.set()
+
+        self.address = await self.nursery.start(run)
+        return self
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        async with connect(self.address) as client:
+            yield client
+
+    async def stop(self) -> float:
+        """Ask it to stop and return how many seconds it took."""
+        began = trio.current_time()
+        self.shutdown.set()
+        with trio.fail_after(PATIENCE):
+            await self.stopped.wait()
+        return trio.current_time() - began
+
+
+@pytest.fixture
+async def node(nursery: trio.Nursery) -> Node:
+    return Node(nursery)
+
+
+async def hello(request: Request) -> Answer:
+    """Answer with what was asked."""
+    return Answer(200, (("content-type", "text/plain"),), f"{request.method} {request.path}".encode(), outcome="memory")
