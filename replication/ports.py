@@ -32,7 +32,7 @@ class Ledger(Protocol):
     """Claims, placements and debt."""
 
     async def claim_copies(self, location: str, key_prefix: str, most: int, lease_seconds: float) -> Sequence[CopyTask]:
-        """Lease up to `most` due tasks whose destination is `location`, best first: by priority, small before large, old first.
+        """Lease up to `most` due tasks whose destination is `location`, in the order of `plan.precedence`.
 
         A task without a key gets `{key_prefix}{algorithm}/{first two hex}/{hex}.{nonce}`, committed with the claim.
         Tasks whose lease ran out are due again.
@@ -50,7 +50,8 @@ class Ledger(Protocol):
     async def finish_copy(self, task: CopyTask, pieces: bytes | None) -> CopyOutcome:
         """Record that `task.destination` holds verified bytes under `task.key`, and that the debt is paid, in one transaction.
 
-        `pieces` are recorded for a blob that had none. A suspect placement that it replaces becomes a dead object.
+        `pieces` are recorded for a blob that had none. A suspect placement that it replaces becomes a dead object. Repeating it
+        after success, also under a lease that is lost, returns PLACED and never makes a dead object of a key that is placed.
         """
         ...
 
@@ -70,7 +71,10 @@ class Ledger(Protocol):
         ...
 
     async def next_due(self, locations: Sequence[str]) -> float | None:
-        """Seconds until the earliest task or dead object of these locations is due (0 if one is), None if there is none."""
+        """Seconds until the earliest task or dead object of these locations is due (0 if one is), None if there is none.
+
+        What is leased is due when its lease runs out.
+        """
         ...
 
     async def claim_dead(self, location: str, most: int, lease_seconds: float) -> Sequence[DeadObject]:

@@ -1,0 +1,340 @@
+"""Pays one copy task: verified parts out of the best sources, in parallel, into the destination."""
+
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+
+import trio
+from attrs import evolve, frozen
+
+from engines.contract import Engine, EngineError, Part, PartsMissing
+from replication.bandwidth import Bandwidth
+from replication.digests import PartLayout, part_layout, pieces_of
+from replication.model import CopyTask, Placement
+from replication.offload import Offload, in_thread
+from replication.parts import PartPool
+from replication.plan import backoff
+from replication.ports import CopyOutcome, Ledger, LedgerUnavailable
+from replication.reader import NoGoodSource, Reader, Transfer
+
+MIB = 1 << 20
+
+
+class CopyEnd(Enum):
+    """How a try to pay a task ended."""
+
+    PLACED = "placed"
+    SUPERSEDED = "superseded"
+    NO_SOURCE = "no good source"
+    DESTINATION_FAILED = "the destination failed"
+    LEASE_LOST = "lease lost"
+    LEDGER_UNAVAILABLE = "the ledger is unavailable"
+
+
+@frozen
+class CopyReport:
+    """What one try did. `error` is empty when the debt is paid. Bytes, seconds."""
+
+    end: CopyEnd
+    error: str = ""
+    fetched: int = 0
+    kept: int = 0
+    """Bytes that an earlier try had brought to the destination already."""
+    seconds: float = 0.0
+
+
+@frozen
+class CopierSettings:
+    """Sizes in bytes, durations in seconds."""
+
+    part_size: int = 5 * MIB
+    parts_per_blob: int = 4
+    write_deadline: float = 60.0
+    """Longest time for one call to the destination, whatever its engine does."""
+    ledger_tries: int = 4
+    """How often a finished copy is told to a ledger that does not answer, before the lease is left to run out."""
+
+
+@frozen
+class _Job:
+    """One task being paid."""
+
+    task: CopyTask
+    transfer: Transfer
+    layout: PartLayout
+    source: str
+
+
+class _LeaseLost(Exception):
+    """Somebody else has the task by now."""
+
+
+class _WriteFailed(Exception):
+    """The destination did not take the bytes; the text says why."""
+
+
+class Copier:
+    """Copies blobs into locations. Safe for any number of tasks at once; they share the memory of `pool`.
+
+    `choose` orders a task's placements, best first (`choose_sources` over this node's preference and the current board).
+    `bandwidth` is by location; where one is missing there is no limit.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        reader: Reader,
+        ledger: Ledger,
+        pool: PartPool,
+        choose: Callable[[Iterable[Placement]], tuple[Placement, ...]],
+        settings: CopierSettings,
+        bandwidth: Mapping[str, Bandwidth] | None = None,
+        offload: Offload = in_thread,
+    ) -> None:
+        self._engines = engines
+        self._reader = reader
+        self._ledger = ledger
+        self._pool = pool
+        self._choose = choose
+        self._settings = settings
+        self._bandwidth = bandwidth or {}
+        self._offload = offload
+
+    async def pay(self, task: CopyTask) -> CopyReport:
+        """Try to pay a task whose lease is ours, and record the placement when every byte was verified.
+
+        Returns how it ended; it is the caller who gives a failed task back. Cancelling it is safe at any point: what the
+        destination has by then is found again by the next try.
+        """
+        began = trio.current_time()
+        sources = self._choose(task.placements)
+        job = _Job(
+            task,
+            self._reader.begin(task.blob, sources),
+            part_layout(task.blob.size, self._settings.part_size),
+            sources[0].location if sources else "",
+        )
+        try:
+            report = await self._pay(job)
+        except NoGoodSource as error:
+            report = CopyReport(CopyEnd.NO_SOURCE, str(error))
+        except _WriteFailed as error:
+            report = CopyReport(CopyEnd.DESTINATION_FAILED, f"{task.destination}: {error}")
+        except _LeaseLost:
+            report = CopyReport(CopyEnd.LEASE_LOST, "another node has the task")
+        except LedgerUnavailable as error:
+            report = CopyReport(CopyEnd.LEDGER_UNAVAILABLE, str(error))
+        return evolve(report, seconds=trio.current_time() - began)
+
+    async def _pay(self, job: _Job) -> CopyReport:
+        size, pieces = job.task.blob.size, job.task.blob.pieces
+        if job.layout.count == 1:
+            pieces = await self._copy_small(job)
+            fetched = size
+        elif pieces is None:
+            pieces = await self._copy_serially(job, sources=[c.placement for c in job.transfer.roster.candidates])
+            fetched = size
+        else:
+            fetched = await self._copy_in_parallel(job)
+        outcome = await self._finish(job.task, pieces)
+        end = CopyEnd.PLACED if outcome is CopyOutcome.PLACED else CopyEnd.SUPERSEDED
+        return CopyReport(end, fetched=fetched, kept=size - fetched)
+
+    async def _finish(self, task: CopyTask, pieces: bytes | None) -> CopyOutcome:
+        """Record the copy. The ledger takes the same report twice, so one whose answer was lost is repeated."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self._ledger.finish_copy(task, pieces)
+            except LedgerUnavailable:
+                if tries >= self._settings.ledger_tries:
+                    raise
+                await trio.sleep(backoff(tries, 0.5, base=0.2, cap=5.0))
+
+    async def _copy_small(self, job: _Job) -> bytes:
+        """Copy a blob of one part with one plain write; return its pieces."""
+        blob = job.task.blob
+        await self._wait_for_bandwidth(job, blob.size)
+        async with self._pool.hold(blob.size):
+            data = await job.transfer.read_part(0, blob.size) if blob.size else b""
+            pieces = blob.pieces
+            if pieces is None:
+                pieces = await self._offload(blob.size, lambda: pieces_of(data))
+            await self._put(job.task, data)
+        return pieces
+
+    async def _copy_in_parallel(self, job: _Job) -> int:
+        """Copy the parts that the destination does not have; return the bytes fetched."""
+        upload, done = await self._resume(job)
+        if upload is None:
+            return 0
+        fetched = 0
+        missing = iter([number for number in range(1, job.layout.count + 1) if number not in done])
+        failures: list[Exception] = []
+
+        async def worker(scope: trio.CancelScope) -> None:
+            nonlocal fetched
+            for number in missing:
+                try:
+                    done[number] = await self._copy_part(job, upload, number)
+                except (NoGoodSource, _WriteFailed) as error:
+                    failures.append(error)
+                    scope.cancel()
+                    return
+                fetched += done[number].size
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(self._settings.parts_per_blob, job.layout.count)):
+                nursery.start_soon(worker, nursery.cancel_scope)
+        if failures:
+            raise failures[0]
+        await self._finish_parts(job, upload, done)
+        return fetched
+
+    async def _copy_part(self, job: _Job, upload: str, number: int) -> Part:
+        start, length = job.layout.span(number)
+        await self._wait_for_bandwidth(job, length)
+        # The memory is free again when the part was both verified and acknowledged, not before.
+        async with self._pool.hold(length):
+            data = await job.transfer.read_part(start, length)
+            return await self._put_part(job.task, upload, number, data)
+
+    async def _copy_serially(self, job: _Job, sources: Iterable[Placement]) -> bytes:
+        """Copy a blob that has no pieces: parts go out unverified, the last one only when the digest was right.
+
+        Nothing of an earlier try can be trusted, so it begins anew. Returns the pieces.
+        """
+        task, layout = job.task, job.layout
+        if task.upload is not None:
+            await self._abandon(task, task.upload)
+        upload = await self._begin(task)
+        done: dict[int, Part] = {}
+        pieces = bytearray()
+        async with (
+            self._pool.hold(layout.part),
+            self._reader.open_blob(task.blob, sources) as stream,
+        ):
+            part = bytearray()
+            async for chunk in stream:
+                await self._wait_for_bandwidth(job, len(chunk))
+                pieces += await self._offload(len(chunk), lambda chunk=chunk: pieces_of(chunk))  # type: ignore[misc] # bound early
+                part += chunk
+                if len(part) == layout.part:
+                    done[len(done) + 1] = await self._put_part(task, upload, len(done) + 1, bytes(part))
+                    part.clear()
+            if part:
+                done[len(done) + 1] = await self._put_part(task, upload, len(done) + 1, bytes(part))
+        await self._finish_parts(job, upload, done)
+        return bytes(pieces)
+
+    async def _resume(self, job: _Job) -> tuple[str | None, dict[int, Part]]:
+        """Return the open multi-part write and the parts it has; None for the write when the whole object is there already.
+
+        Whatever is under the task's key was written from verified parts, because the blob has pieces and keys are never shared.
+        """
+        task, layout = job.task, job.layout
+        if task.upload is None:
+            return await self._begin(task), {}
+        try:
+            with self._deadline("list the parts"):
+                listed = await self._engines[task.destination].list_parts(task.key, task.upload)
+        except PartsMissing:
+            if await self._is_complete(task):
+                return None, {}
+            return await self._begin(task), {}
+        except EngineError as error:
+            raise _WriteFailed(f"{type(error).__name__}: {error}") from error
+        if all(1 <= part.number <= layout.count and part.size == layout.span(part.number)[1] for part in listed):
+            return task.upload, {part.number: part for part in listed}
+        # Cut differently: another part size was configured then.
+        await self._abandon(task, task.upload)
+        return await self._begin(task), {}
+
+    async def _is_complete(self, task: CopyTask) -> bool:
+        try:
+            with self._deadline("look at the object"):
+                facts = await self._engines[task.destination].head(task.key)
+        except EngineError:
+            return False
+        return facts.size == task.blob.size
+
+    async def _begin(self, task: CopyTask) -> str:
+        try:
+            with self._deadline("begin a multi-part write"):
+                upload = await self._engines[task.destination].begin_parts(task.key)
+        except EngineError as error:
+            raise _WriteFailed(f"{type(error).__name__}: {error}") from error
+        if not await self._ledger.note_parts(task, upload):
+            # Nobody else will ever know of it.
+            await self._abandon(task, upload)
+            raise _LeaseLost
+        return upload
+
+    async def _put(self, task: CopyTask, data: bytes) -> None:
+        try:
+            with self._deadline("write the object"):
+                facts = await self._engines[task.destination].put(task.key, data)
+        except EngineError as error:
+            raise _WriteFailed(f"{type(error).__name__}: {error}") from error
+        if facts.size != len(data):
+            raise _WriteFailed(f"it says it took {facts.size} of {len(data)} bytes")
+
+    async def _put_part(self, task: CopyTask, upload: str, number: int, data: bytes) -> Part:
+        try:
+            with self._deadline(f"write part {number}"):
+                part = await self._engines[task.destination].put_part(task.key, upload, number, data)
+        except EngineError as error:
+            raise _WriteFailed(f"part {number}: {type(error).__name__}: {error}") from error
+        if part.size != len(data):
+            raise _WriteFailed(f"it says it took {part.size} of {len(data)} bytes of part {number}")
+        return part
+
+    async def _finish_parts(self, job: _Job, upload: str, done: Mapping[int, Part]) -> None:
+        task = job.task
+        try:
+            with self._deadline("finish the multi-part write"):
+                facts = await self._engines[task.destination].finish_parts(
+                    task.key, upload, [done[number] for number in sorted(done)]
+                )
+        except PartsMissing as error:
+            # Going on with it would fail for ever; the next try begins anew.
+            await self._abandon(task, upload)
+            raise _WriteFailed(f"finishing: {error}") from error
+        except EngineError as error:
+            raise _WriteFailed(f"finishing: {type(error).__name__}: {error}") from error
+        if facts.size != task.blob.size:
+            raise _WriteFailed(f"it says the object has {facts.size} of {task.blob.size} bytes")
+
+    async def _abandon(self, task: CopyTask, upload: str) -> None:
+        try:
+            with self._deadline("abandon a multi-part write"):
+                await self._engines[task.destination].abandon_parts(task.key, upload)
+        except EngineError as error:
+            raise _WriteFailed(f"{type(error).__name__}: {error}") from error
+
+    async def _wait_for_bandwidth(self, job: _Job, nbytes: int) -> None:
+        for location in {job.source, job.task.destination}:
+            if location in self._bandwidth:
+                await self._bandwidth[location].take(nbytes)
+
+    def _deadline(self, what: str) -> "_Deadline":
+        return _Deadline(self._settings.write_deadline, what)
+
+
+class _Deadline:
+    """A deadline for one call to the destination that ends as `_WriteFailed`."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self._seconds = seconds
+        self._what = what
+        self._scope = trio.CancelScope()
+
+    def __enter__(self) -> None:
+        self._scope.deadline = trio.current_time() + self._seconds
+        self._scope.__enter__()
+
+    def __exit__(self, *raised: object) -> bool:
+        swallowed = self._scope.__exit__(*raised)  # type: ignore[arg-type] # the same three values
+        if self._scope.cancelled_caught:
+            raise _WriteFailed(f"it did not {self._what} within {self._seconds:g} s")
+        return bool(swallowed)
