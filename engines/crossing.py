@@ -1,0 +1,171 @@
+"""The one crossing from Trio to asyncio: how trio-native modules call an asyncio-only library. Knows no library.
+
+A Trio deadline is only advice on the other side: what it cancels there may go on for as long as it likes. So a crossing has
+a real timeout inside asyncio, and on this side it waits a bounded time more for the other side to unwind, then leaves it
+behind (it stays a task of the loop, is counted, and ends with it).
+
+One crossing per unit of work: acquire, use and release a resource inside one asyncio-flavoured function.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar, TypeVarTuple
+
+import trio
+import trio_asyncio
+from attrs import define, field, frozen
+
+logger = logging.getLogger(__name__)
+
+UNWIND_SECONDS = 1.0
+"""How long the other side may take to unwind after a deadline or a cancellation before it is left behind."""
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+@frozen
+class Trouble:
+    """Something that asyncio reported to its loop because no caller was there to hear it."""
+
+    message: str
+    error: BaseException | None = None
+
+
+@frozen
+class BridgeStatistics:
+    """Counters since the bridge was opened: reports to the loop, and crossings that did not unwind in time."""
+
+    troubles: int
+    left_behind: int
+
+
+@define(eq=False)
+class Bridge:
+    """An open asyncio loop on top of this Trio program. Made by `open_bridge`."""
+
+    _loop: asyncio.AbstractEventLoop
+    _on_trouble: Callable[[Trouble], None] | None = None
+    _troubles: int = field(default=0, init=False)
+    _left_behind: int = field(default=0, init=False)
+
+    def statistics(self) -> BridgeStatistics:
+        """Return the counters as they are now."""
+        return BridgeStatistics(self._troubles, self._left_behind)
+
+    def start(self, fn: Callable[[*Arguments], Awaitable[Result]], *args: *Arguments) -> "asyncio.Task[Result]":
+        """Start an asyncio-flavoured function as a task of the loop. For `cross`, which waits for it."""
+
+        async def run() -> Result:
+            return await fn(*args)
+
+        return self._loop.create_task(run())
+
+    def leave_behind(self, task: "asyncio.Task[Any]", name: str) -> None:
+        """Count and log a task that nobody waits for any more, and take its outcome when it ends after all."""
+        self._left_behind += 1
+        logger.warning("%s did not end within %s s of being cancelled: left behind", name, UNWIND_SECONDS)
+
+        def take(ended: "asyncio.Task[Any]") -> None:
+            if not ended.cancelled() and (error := ended.exception()) is not None:
+                logger.warning("%s, left behind, ended with %r", name, error)
+
+        task.add_done_callback(take)
+
+    def report(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take what asyncio reports to its loop: count it, log it, and go on. The default would end the whole program."""
+        trouble = Trouble(str(context.get("message", "unhandled error in the loop")), context.get("exception"))
+        self._troubles += 1
+        logger.error("asyncio: %s", trouble.message, exc_info=trouble.error)
+        if self._on_trouble is not None:
+            self._on_trouble(trouble)
+
+
+_bridge: ContextVar[Bridge] = ContextVar("bridge")
+
+
+@asynccontextmanager
+async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> AsyncIterator[Bridge]:
+    """Open the loop that every `cross` in this task and its descendants uses; close it on exit.
+
+    `on_trouble` is called, after the log line, with everything that asyncio reports to its loop (tests let it fail them). It
+    must not raise. Open it before everything that crosses: a task started outside cannot cross.
+    """
+    failure: Exception | None = None
+    async with trio_asyncio.open_loop() as loop:
+        bridge = Bridge(loop, on_trouble)
+        loop.set_exception_handler(bridge.report)
+        token = _bridge.set(bridge)
+        try:
+            yield bridge
+        except Exception as error:  # noqa: BLE001 -- raised again below, outside the loop's nurseries
+            failure = error
+        finally:
+            _bridge.reset(token)
+    if failure is not None:
+        # Not from within: the loop's two nurseries would wrap it in two exception groups.
+        raise failure
+
+
+async def cross(
+    fn: Callable[[*Arguments], Awaitable[Result]],
+    *args: *Arguments,
+    deadline: float,
+    unavailable: Callable[[str], Exception],
+) -> Result:
+    """Run an asyncio-flavoured function in one crossing and return what it returns.
+
+    `deadline` is in seconds and real: `fn` is cancelled on its own side, and this call returns at most UNWIND_SECONDS later
+    whatever `fn` does. The same bound holds when the caller's Trio scope is cancelled. When `fn` has returned although it
+    was cancelled, its result is returned, so that nothing it opened is lost; the scope's cancellation comes at the next
+    checkpoint.
+
+    Raises what `fn` raises; `unavailable(reason)` for a TimeoutError (this deadline or one inside `fn`) and for an asyncio
+    cancellation that did not come from here; RuntimeError where no bridge is open. A cancelled Trio scope goes before these.
+    """
+    bridge = _bridge.get(None)
+    if bridge is None:
+        raise RuntimeError("no bridge is open in this task: it must descend from the one that entered open_bridge()")
+    await trio.lowlevel.checkpoint_if_cancelled()
+    name = getattr(fn, "__qualname__", repr(fn))
+    task = bridge.start(_within, deadline, fn, args)
+    ended = trio.Event()
+    task.add_done_callback(lambda _: ended.set())
+    try:
+        with trio.move_on_after(deadline + UNWIND_SECONDS):
+            await ended.wait()
+    except trio.Cancelled:
+        if not await _unwound(task, ended):
+            bridge.leave_behind(task, name)
+            raise
+        if task.cancelled() or task.exception() is not None:
+            raise
+        return task.result()
+    if not task.done():
+        task.cancel()
+        bridge.leave_behind(task, name)
+        raise unavailable(f"no answer within {deadline:g} s")
+    try:
+        return task.result()
+    except TimeoutError as error:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise unavailable(str(error) or f"no answer within {deadline:g} s") from error
+    except asyncio.CancelledError as error:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise unavailable("the call cancelled itself") from error
+
+
+async def _within(deadline: float, fn: Callable[[*Arguments], Awaitable[Result]], args: tuple[*Arguments]) -> Result:
+    async with asyncio.timeout(deadline):
+        return await fn(*args)
+
+
+async def _unwound(task: "asyncio.Task[Any]", ended: trio.Event) -> bool:
+    """Cancel the task and wait a bounded time for its end; say whether it ended."""
+    task.cancel()
+    with trio.move_on_after(UNWIND_SECONDS, shield=True):
+        await ended.wait()
+    return task.done()
