@@ -58,7 +58,7 @@ class Postgres:
         home = folder / "postgres"
         if uid is not None and not enterable(folder, uid):
             # A $TMPDIR inside root's home: the other user needs a folder that it can enter.
-            home = self.elsewhere = Path(tempfile.mkdtemp(prefix="antipode-postgres-", dir="/tmp"))  # noqa: S108 - mkdtemp
+            home = self.elsewhere = Path(tempfile.mkdtemp(prefix="antipode-postgres-", dir="/tmp"))
         home.mkdir(mode=0o700, exist_ok=True)
         if uid is not None:
             os.chown(home, uid, uid)
@@ -90,8 +90,7 @@ class Postgres:
             stop_signal=signal.SIGINT,  # fast shutdown: does not wait for clients
         )
         try:
-            self.daemon.wait_ready(lambda: accepts_connections(self.port))
-            self.daemon.wait_ready(lambda: "ready" in (data / "postmaster.pid").read_text())
+            self.daemon.wait_ready(lambda: _says_ready(data / "postmaster.pid") and accepts_connections(self.port))
         except BaseException:
             self.stop()
             raise
@@ -106,6 +105,14 @@ class Postgres:
         self.daemon.stop()
         if self.elsewhere is not None:
             shutil.rmtree(self.elsewhere, ignore_errors=True)
+
+
+def _says_ready(pid_file: Path) -> bool:
+    """Say whether the server's own status line, the last of its pid file, is `ready`."""
+    try:
+        return pid_file.read_text().split()[-1:] == ["ready"]
+    except FileNotFoundError:
+        return False
 
 
 def _readable(binaries: Path, home: Path, uid: int) -> Path:

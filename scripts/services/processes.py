@@ -15,6 +15,7 @@ from pathlib import Path
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 # Below Linux's range for outgoing connections, so that none of those takes a port between our look and its use.
 _PORTS = range(20000, 32000)
 
@@ -26,12 +27,11 @@ class ServiceError(Exception):
 def free_ports(count: int) -> list[int]:
     """Return `count` different TCP ports that nothing listens on at 127.0.0.1 just now."""
     found: list[int] = []
-    # Not security: only a spread, so that two starts at once rarely meet.
+    # In random order, so that two starts at once rarely meet.
     for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe:
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                found.append(port)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
         if len(found) == count:
             return found
     raise ServiceError(f"fewer than {count} free ports between {_PORTS.start} and {_PORTS.stop}")
@@ -73,6 +73,31 @@ def die_with_parent(stop_signal: int) -> None:
     """Ask the kernel to send this process `stop_signal` when the thread that started it ends (Linux; elsewhere nothing)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, stop_signal)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of grandchildren whose parent ends, so that `end_orphans` finds them (Linux; elsewhere nothing)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_orphans(known: set[int], seconds: float = STOP_SECONDS) -> None:
+    """Stop every child process of ours that is not in `known`: in order within `seconds`, after that by force."""
+    deadline = time.monotonic() + seconds
+    while orphans := children() - known:
+        number = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    os.kill(pid, number)
+        time.sleep(0.1)
+
+
+def children() -> set[int]:
+    """Return the process ids of our children."""
+    with contextlib.suppress(FileNotFoundError):
+        return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+    return set()
 
 
 def call(argv: Sequence[str | Path], *, timeout: float = START_SECONDS, uid: int | None = None, cwd: Path) -> str:
@@ -143,7 +168,7 @@ class Daemon:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=last_words,  # noqa: PLW1509 - no threads run here
+                preexec_fn=last_words,
             )
 
     def wait_ready(self, ready: Callable[[], bool], seconds: float = START_SECONDS) -> None:
