@@ -58,6 +58,14 @@ class UploadState:
     hash_state: bytes | None = field(default=None, repr=False)
 
 
+class DigestMismatch(Exception):
+    """The bytes of a finished upload have another digest than the client said. `found` is theirs; nothing was published."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"the content's digest is {found}")
+        self.found = found
+
+
 @frozen
 class StoredObject:
     """A finished upload: where its bytes are, how many, and what they hash to (None: must be read once to know)."""
@@ -135,23 +143,33 @@ class UploadWriter:
             self._tail = Tail(self._state.reserved_key, len(data))
         return self._resting()
 
-    async def finish(self) -> StoredObject:
-        """End the upload: return the one object that holds all its bytes."""
+    async def finish(self, expected: str) -> StoredObject:
+        """End the upload: return the one object that holds all its bytes.
+
+        Raises DigestMismatch before the object exists if the hasher knows that its digest is not `expected`.
+        """
         key = self._state.key
         if self._upload is None and self._tail is not None:
             # Not a byte came since the tail was stored: it is the whole blob already.
+            self._check(expected)
             return self._stored(self._tail.key)
         await self._fetch_tail()
         if self._upload is None:
             data = await self._take(self._buffered)
+            self._check(expected)
             await self._engine.put(key, data)
             self._share.shrink(len(data))
             return self._stored(key)
         if self._buffered:
             await self._send_part(self._buffered)
         await self._settle()
+        self._check(expected)
         await self._engine.finish_parts(key, self._upload, self._ordered())
         return self._stored(key)
+
+    def _check(self, expected: str) -> None:
+        if self._hasher is not None and expected.startswith(f"{self._hasher.algorithm}:") and self._hasher.digest() != expected:
+            raise DigestMismatch(self._hasher.digest())
 
     def _resting(self) -> UploadState:
         return evolve(

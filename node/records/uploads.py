@@ -57,11 +57,11 @@ async def begin_upload(
     )
 
 
-async def take_over_upload(database: Database, repository: str, upload: UUID, reserved_key: str) -> UploadRow | None:
+async def take_over_upload(database: Database, repository: str, upload: UUID, nonce: str) -> UploadRow | None:
     """Become the owner of an upload; None if this repository has no such upload.
 
-    The former owner's reserved key becomes a dead object, because it may have been written without a word; part numbers are
-    skipped for the same reason.
+    The former owner's reserved key becomes a dead object, because it may have been written without a word, and a new one that
+    ends in `nonce` is reserved; part numbers are skipped for the same reason.
     """
     row = await database.fetch_row(
         f"""
@@ -71,13 +71,14 @@ async def take_over_upload(database: Database, repository: str, upload: UUID, re
         dead AS (
             INSERT INTO dead_object (location_id, key, not_before)
             SELECT location_id, reserved_key, expires_at FROM old ON CONFLICT DO NOTHING)
-        UPDATE upload u SET epoch = u.epoch + 1, reserved_key = $3, next_part = old.next_part + {RECORD_EVERY}, updated_at = now()
+        UPDATE upload u SET epoch = u.epoch + 1, reserved_key = regexp_replace(old.key, '[^.]*$', '') || $3,
+            next_part = old.next_part + {RECORD_EVERY}, updated_at = now()
         FROM old, location l WHERE u.id = old.id AND l.id = u.location_id
         RETURNING u.*, l.name AS location
         """,  # noqa: S608
         upload,
         repository,
-        reserved_key,
+        nonce,
     )
     return None if row is None else _upload(row)
 

@@ -2,6 +2,7 @@
 
 import structlog
 
+from engines.contract import EngineError
 from node.answers import Answer, BodyStalled
 from node.errors import UNAVAILABLE, Code, RegistryError
 from replication.ports import LedgerUnavailable
@@ -19,7 +20,7 @@ RETRY_AFTER_UNAVAILABLE = 2
 def answer_to(error: Exception, request_id: str) -> Answer:
     """Return the answer to a failed request, and log what is not the client's doing, with its traceback.
 
-    `RegistryError` has its own answer; a stalled body is 408; an unreachable database is 503; anything else is a bug: 500.
+    `RegistryError` has its own answer; a stalled body is 408; an unreachable database or store is 503; anything else is a bug: 500.
     """
     if isinstance(error, RegistryError):
         return error.answer(request_id)
@@ -28,5 +29,8 @@ def answer_to(error: Exception, request_id: str) -> Answer:
     if isinstance(error, LedgerUnavailable):
         log.warning("database unavailable", error=str(error))
         return RegistryError(UNAVAILABLE, retry_after=RETRY_AFTER_UNAVAILABLE).answer(request_id)
+    if isinstance(error, EngineError):
+        log.warning("store failed a request", error=repr(error))
+        return RegistryError(UNAVAILABLE, {"store": type(error).__name__}, retry_after=RETRY_AFTER_UNAVAILABLE).answer(request_id)
     log.error("request failed", exc_info=error)
     return RegistryError(INTERNAL).answer(request_id)

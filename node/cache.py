@@ -1,0 +1,95 @@
+"""A bounded cache whose entries remember when they were asked for, and the rule that says how old an answer may be."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from math import inf
+from typing import Generic, TypeVar
+
+from attrs import frozen
+
+from replication.ports import Forget, Placed
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@frozen
+class CacheStatistics:
+    """Counts since the start; `weight` in the cache's own unit (entries, or bytes)."""
+
+    hits: int
+    misses: int
+    weight: int
+
+
+class Cache(Generic[K, V]):
+    """Least recently used goes first when `most` is exceeded; `weigh` says what a value counts (1 by default)."""
+
+    def __init__(self, most: int, weigh: Callable[[V], int] | None = None) -> None:
+        self._most = most
+        self._weigh = weigh
+        self._entries: OrderedDict[K, tuple[V, float]] = OrderedDict()
+        self._weight = 0
+        self._hits = 0
+        self._misses = 0
+
+    def get(self, key: K, oldest: float = -inf) -> V | None:
+        """Return the value if it was asked for after `oldest`, on the clock of `keep`."""
+        entry = self._entries.get(key)
+        if entry is None or entry[1] <= oldest:
+            self._misses += 1
+            return None
+        self._entries.move_to_end(key)
+        self._hits += 1
+        return entry[0]
+
+    def keep(self, key: K, value: V, asked_at: float) -> None:
+        """Keep a value that was asked for at `asked_at`; one that was asked for later stays."""
+        old = self._entries.get(key)
+        if old is not None and old[1] > asked_at:
+            return
+        self._forget(key)
+        self._entries[key] = (value, asked_at)
+        self._weight += self._weight_of(value)
+        while self._weight > self._most:
+            self._forget(next(iter(self._entries)))
+
+    def statistics(self) -> CacheStatistics:
+        """Return the counts so far."""
+        return CacheStatistics(self._hits, self._misses, self._weight)
+
+    def _forget(self, key: K) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._weight -= self._weight_of(entry[0])
+
+    def _weight_of(self, value: V) -> int:
+        return 1 if self._weigh is None else self._weigh(value)
+
+
+class Freshness:
+    """Decides how old an answer about a digest in a repository may be: `staleness` seconds, and not older than any hint about it.
+
+    An answer counts from when it was asked for, so a hint that comes while it is on its way makes it out of date too. Hints are
+    remembered for `staleness` seconds: what is older than that is out of date anyway.
+    """
+
+    def __init__(self, staleness: float) -> None:
+        self._staleness = staleness
+        self._hints: OrderedDict[tuple[str | None, str | None], float] = OrderedDict()
+
+    def note(self, hint: Forget | Placed, now: float) -> None:
+        """Take a hint in."""
+        key = (None, hint.digest) if isinstance(hint, Placed) else (hint.repository, hint.digest)
+        self._hints.pop(key, None)
+        self._hints[key] = now
+        while self._hints and next(iter(self._hints.values())) < now - self._staleness:
+            self._hints.popitem(last=False)
+
+    def oldest(self, repository: str, digest: str, now: float) -> float:
+        """Return the time before which no answer about this digest in this repository may have been asked for."""
+        hints = self._hints
+        if not hints:
+            return now - self._staleness
+        keys = ((None, None), (repository, None), (None, digest), (repository, digest))
+        return max(now - self._staleness, *(hints.get(key, -inf) for key in keys))

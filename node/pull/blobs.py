@@ -1,0 +1,121 @@
+"""GET and HEAD of a blob: a redirect to the best store, or a verified stream that fails over in the middle."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from node.answers import Answer, Headers, Request, Stream
+from node.errors import BLOB_UNKNOWN, UNAVAILABLE, Code, RegistryError
+from node.names import check_digest
+from node.pull.ranges import ByteRange, RangeNotSatisfiable, parse_range
+from node.records.pulls import FoundBlob, find_blob
+from node.registry import Registry
+from replication.model import Placement
+from replication.reader import NoGoodSource
+from replication.sources import choose_sources, may_redirect
+
+_RANGE_UNSATISFIABLE = Code("SIZE_INVALID", 416, "the requested range is not inside the blob")
+
+
+async def answer_blob(registry: Registry, request: Request, repository: str, digest_text: str) -> Answer:
+    """Answer a blob (spec: end-2): 307 where the client may go to the best store, else its bytes, whole or one range.
+
+    Raises RegistryError: BLOB_UNKNOWN also when no copy is left, so that a client which pushes uploads it again.
+    """
+    digest = str(check_digest(digest_text))
+    found = await look_up_blob(registry, repository, digest, pieces=False)
+    if found is None or not found.placements:
+        raise RegistryError(BLOB_UNKNOWN, {"name": repository, "digest": digest})
+    size = found.blob.size
+    try:
+        wanted = parse_range(request.headers.get("range"), size)
+    except RangeNotSatisfiable as error:
+        raise RegistryError(
+            _RANGE_UNSATISFIABLE, {"range": str(error)}, headers=(("content-range", f"bytes */{size}"),)
+        ) from error
+    headers: Headers = (
+        ("docker-content-digest", digest),
+        ("etag", f'"{digest}"'),
+        ("accept-ranges", "bytes"),
+        ("docker-distribution-api-version", "registry/2.0"),
+    )
+    if request.method == "HEAD":
+        return Answer(200, (("content-type", "application/octet-stream"), *headers), length=size)
+    board = registry.watcher.board
+    sources = choose_sources(found.placements, registry.settings.preference, board)
+    best = sources[0]
+    if _may_send_away(registry, best) and may_redirect(best, board, trio.current_time()):
+        return _redirect(registry, best, headers)
+    return await _stream(registry, repository, found, sources, wanted, headers)
+
+
+async def look_up_blob(registry: Registry, repository: str, digest: str, *, pieces: bool) -> FoundBlob | None:
+    """Return what the repository knows of a blob, from memory where it is fresh enough."""
+    cache = registry.memory.blobs
+    asked_at = trio.current_time()
+    warm = cache.get((repository, digest), registry.memory.freshness.oldest(repository, digest, asked_at))
+    if warm is not None and (not pieces or warm.blob.pieces is not None):
+        return warm
+    found = await find_blob(registry.database, repository, digest, pieces=pieces)
+    if found is not None:
+        cache.keep((repository, digest), found, asked_at)
+    return found
+
+
+def _may_send_away(registry: Registry, placement: Placement) -> bool:
+    settings, engine = registry.settings, registry.engines.get(placement.location)
+    return (
+        engine is not None
+        and engine.presigns
+        and not settings.proxy_storage
+        and settings.locations[placement.location].redirect
+    )
+
+
+def _redirect(registry: Registry, best: Placement, headers: Headers) -> Answer:
+    url = registry.engines[best.location].presign(
+        best.key, now=registry.clock(), expires=registry.settings.presign_lifetime
+    )
+    return Answer(
+        307,
+        (
+            ("location", url),
+            *headers,
+            # The URL outlives neither its signature nor a store that falls ill: nobody may keep it.
+            ("cache-control", "no-store"),
+            ("antipode-location", best.location),
+        ),
+        outcome="redirect",
+    )
+
+
+async def _stream(
+    registry: Registry,
+    repository: str,
+    found: FoundBlob,
+    sources: tuple[Placement, ...],
+    wanted: ByteRange | None,
+    headers: Headers,
+) -> Answer:
+    """Open the stream before the head is sent, so that what cannot be read is an error answer and not a torn body."""
+    whole = await look_up_blob(registry, repository, found.blob.digest, pieces=True)
+    blob = found.blob if whole is None else whole.blob
+    part = wanted or ByteRange(0, blob.size)
+    first = sources[0].location
+
+    @asynccontextmanager
+    async def opener() -> AsyncIterator[AsyncIterator[bytes]]:
+        try:
+            async with registry.reader.open_blob(blob, sources, part.start, part.stop) as stream:
+                yield stream
+        except NoGoodSource as error:
+            raise RegistryError(
+                UNAVAILABLE, {"digest": blob.digest, "sources": dict(error.reasons)}, retry_after=5
+            ) from error
+
+    # The first source is named although another may take over: the head goes out first.
+    more: Headers = (("content-type", "application/octet-stream"), ("antipode-location", first))
+    if wanted is not None:
+        more = (*more, ("content-range", wanted.content_range(blob.size)))
+    return Answer(206 if wanted else 200, (*headers, *more), Stream(part.stop - part.start, opener), outcome="streamed")

@@ -1,0 +1,86 @@
+"""GET and HEAD of a manifest: from memory for a warm digest, else one look-up."""
+
+import trio
+from attrs import evolve
+
+from node.answers import Answer, Request
+from node.errors import MANIFEST_UNKNOWN, NAME_UNKNOWN, RegistryError
+from node.names import check_digest, is_tag
+from node.pull.accept import INDEX_TYPES, accepts, default_child
+from node.records.manifests import FoundManifest, Look, find_by_digest, find_by_tag
+from node.registry import Registry
+
+
+async def answer_manifest(registry: Registry, request: Request, repository: str, reference: str) -> Answer:
+    """Answer a manifest by tag or digest (spec: end-3). Raises RegistryError."""
+    if ":" in reference:
+        found, outcome = await _by_digest(registry, repository, str(check_digest(reference)))
+        return _answer(found, request, outcome)
+    if not is_tag(reference):
+        raise RegistryError(MANIFEST_UNKNOWN, {"reference": reference[:200], "reason": "neither a tag nor a digest"})
+    found = await _by_tag(registry, repository, reference)
+    accept = request.headers.get("accept")
+    if not accepts(accept, found.media_type):
+        child = default_child(found.body or b"", accept) if found.media_type in INDEX_TYPES else None
+        if child is None:
+            raise RegistryError(
+                MANIFEST_UNKNOWN, {"tag": reference, "reason": f"it is {found.media_type}, not accepted: {accept}"}
+            )
+        found, _ = await _by_digest(registry, repository, child)
+    return _answer(found, request, "database")
+
+
+async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifest:
+    memory = registry.memory
+    last = memory.last_digest.get((repository, tag))
+    have = last if last is not None and memory.bytes.get(last) is not None else None
+    asked_at = trio.current_time()
+    look = await find_by_tag(registry.database, repository, tag, have)
+    found = _found(look, repository, tag)
+    memory.last_digest.keep((repository, tag), found.digest, asked_at)
+    return await _remember(registry, repository, found, asked_at)
+
+
+async def _by_digest(registry: Registry, repository: str, digest: str) -> tuple[FoundManifest, str]:
+    memory = registry.memory
+    asked_at = trio.current_time()
+    body = memory.bytes.get(digest)
+    warm = memory.manifests.get((repository, digest), memory.freshness.oldest(repository, digest, asked_at))
+    if warm is not None and body is not None:
+        return evolve(warm, body=body), "memory"
+    look = await find_by_digest(registry.database, repository, digest, digest if body is not None else None)
+    return await _remember(registry, repository, _found(look, repository, digest), asked_at), "database"
+
+
+def _found(look: Look, repository: str, reference: str) -> FoundManifest:
+    if not look.repository_exists:
+        raise RegistryError(NAME_UNKNOWN, {"name": repository})
+    if look.manifest is None:
+        raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference})
+    return look.manifest
+
+
+async def _remember(registry: Registry, repository: str, found: FoundManifest, asked_at: float) -> FoundManifest:
+    """Keep what was found and return it with its bytes, which were in memory if they did not come along."""
+    memory = registry.memory
+    body = found.body if found.body is not None else memory.bytes.get(found.digest)
+    if body is None:
+        # They were in memory when the look-up began and have been pushed out since.
+        look = await find_by_digest(registry.database, repository, found.digest, None)
+        body = _found(look, repository, found.digest).body or b""
+    memory.bytes.keep(found.digest, body, asked_at)
+    memory.manifests.keep((repository, found.digest), evolve(found, body=None), asked_at)
+    return evolve(found, body=body)
+
+
+def _answer(found: FoundManifest, request: Request, outcome: str) -> Answer:
+    etag = f'"{found.digest}"'
+    headers = (
+        ("content-type", found.media_type),
+        ("docker-content-digest", found.digest),
+        ("etag", etag),
+        ("docker-distribution-api-version", "registry/2.0"),
+    )
+    if etag in (request.headers.get("if-none-match") or ""):
+        return Answer(304, headers[1:], outcome=outcome)
+    return Answer(200, headers, found.body or b"", outcome=outcome)

@@ -1,0 +1,109 @@
+"""PUT of a manifest: read, checked, and committed together with its tags; and the deletes of manifests, tags and blobs."""
+
+import hashlib
+
+from node.answers import Answer, Headers, Request
+from node.errors import (
+    BLOB_UNKNOWN,
+    DIGEST_INVALID,
+    MANIFEST_BLOB_UNKNOWN,
+    MANIFEST_TOO_LARGE,
+    MANIFEST_UNKNOWN,
+    TAG_INVALID,
+    UNSUPPORTED,
+    RegistryError,
+)
+from node.names import check_digest, is_tag
+from node.push.reading import read_manifest
+from node.records.blobs import Unlinking, unlink_blob
+from node.records.manifests import commit_manifest, delete_manifest, delete_tag
+from node.registry import Registry
+from replication.digests import Digest
+from replication.ports import Forget
+
+_MOST_TAGS = 50
+_LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
+
+
+async def put_manifest(registry: Registry, request: Request, repository: str, reference: str) -> Answer:
+    """Store a manifest by tag or digest, with any number of further tags (spec: end-7a, end-7b). Raises RegistryError."""
+    named = check_digest(reference) if ":" in reference else None
+    tags = request.query.get("tag", ()) if named is not None else (reference,)
+    for tag in tags:
+        if not is_tag(tag):
+            detail = {
+                "tag": tag[:160],
+                "reason": "letters, digits and '_', then also '.' and '-', at most 128 characters",
+            }
+            raise RegistryError(TAG_INVALID, detail)
+    if len(tags) > _MOST_TAGS:
+        raise RegistryError(TAG_INVALID, {"tags": len(tags), "reason": f"at most {_MOST_TAGS} at once"})
+    body = await _read_body(request, registry.settings.maximum_manifest_size)
+    digest = _digest_of(body, named)
+    facts = read_manifest(body, request.headers.get("content-type"), digest)
+    committed = await commit_manifest(
+        registry.database,
+        repository,
+        registry.settings.library_namespace,
+        facts,
+        tags,
+        sparse=registry.settings.sparse_index,
+    )
+    if committed.missing:
+        raise RegistryError(MANIFEST_BLOB_UNKNOWN, {"name": repository, "missing": list(committed.missing)})
+    registry.hints.publish(Forget(repository, digest))
+    headers: Headers = (
+        ("location", f"/v2/{repository}/manifests/{reference}"),
+        ("docker-content-digest", digest),
+        *_LEGACY,
+    )
+    if facts.subject is not None:
+        headers = (*headers, ("oci-subject", facts.subject))
+    if named is not None and tags:
+        headers = (*headers, ("oci-tag", ", ".join(tags)))
+    return Answer(201, headers, outcome="database")
+
+
+async def delete_reference(registry: Registry, repository: str, reference: str) -> Answer:
+    """Delete a tag, or a manifest with all its tags (spec: end-9). Raises RegistryError."""
+    if ":" in reference:
+        digest = str(check_digest(reference))
+        if not await delete_manifest(registry.database, repository, digest):
+            raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference})
+        registry.hints.publish(Forget(repository, digest))
+    elif await delete_tag(registry.database, repository, reference) is None:
+        raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference[:160]})
+    return Answer(202, _LEGACY, outcome="database")
+
+
+async def delete_blob(registry: Registry, repository: str, digest_text: str) -> Answer:
+    """Take a blob out of the repository (spec: end-10); 405 while a manifest there uses it. Raises RegistryError."""
+    digest = str(check_digest(digest_text))
+    outcome = await unlink_blob(registry.database, repository, digest)
+    if outcome is Unlinking.UNKNOWN:
+        raise RegistryError(BLOB_UNKNOWN, {"name": repository, "digest": digest})
+    if outcome is Unlinking.IN_USE:
+        raise RegistryError(UNSUPPORTED, {"digest": digest, "reason": "a manifest of this repository uses the blob"})
+    registry.hints.publish(Forget(repository, digest))
+    return Answer(202, _LEGACY, outcome="database")
+
+
+async def _read_body(request: Request, most: int) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > most:
+        raise RegistryError(MANIFEST_TOO_LARGE, {"limit": most, "found": int(announced)})
+    chunks, size = [], 0
+    while data := await request.body.receive():
+        size += len(data)
+        if size > most:
+            raise RegistryError(MANIFEST_TOO_LARGE, {"limit": most, "reason": "longer than the limit"})
+        chunks.append(data)
+    return b"".join(chunks)
+
+
+def _digest_of(body: bytes, named: Digest | None) -> str:
+    algorithm = "sha256" if named is None else named.algorithm
+    found = f"{algorithm}:{hashlib.new(algorithm, body).hexdigest()}"
+    if named is not None and found != str(named):
+        raise RegistryError(DIGEST_INVALID, {"digest": str(named), "found": found})
+    return found

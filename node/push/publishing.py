@@ -1,0 +1,58 @@
+"""The end of an upload: its bytes verified by the digest that the client named, committed, and everybody told."""
+
+from engines.contract import Engine
+from node.errors import BLOB_UPLOAD_UNKNOWN, RegistryError
+from node.push.sessions import Session
+from node.records.blobs import Committed, commit_blob
+from node.registry import Registry
+from replication.digests import Digest
+from replication.hashing import BlobHasher
+from replication.ports import Forget, Wake
+from replication.uploading import DigestMismatch, StoredObject
+
+_READ = 1 << 20
+
+
+async def verified(stored: StoredObject, digest: Digest, engine: Engine) -> StoredObject:
+    """Return the finished object with the digest that the client named. Raises DigestMismatch, EngineError.
+
+    Where the digest was named only at the end, or a saved hash could not be restored, the object is read once before it counts.
+    """
+    if stored.digest is None or not stored.digest.startswith(f"{digest.algorithm}:"):
+        stored = await _rehash(engine, stored, digest.algorithm)
+    if stored.digest != str(digest):
+        raise DigestMismatch(str(stored.digest))
+    return stored
+
+
+async def publish(registry: Registry, session: Session, digest: Digest, stored: StoredObject) -> None:
+    """Commit a verified object as the blob `digest`. Raises RegistryError if the upload is no longer this session's."""
+    tail = session.row.state.tail
+    committed = await commit_blob(
+        registry.database,
+        session.repository,
+        session.row.id,
+        session.row.epoch,
+        digest=str(digest),
+        size=stored.size,
+        pieces=stored.pieces,
+        key=stored.key,
+        leftovers=[tail.key] if tail is not None and tail.key != stored.key else [],
+        replicate=registry.settings.replicate,
+    )
+    if committed is None:
+        raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": str(session.row.id), "reason": "taken over, or cancelled"})
+    announce(registry, session.repository, str(digest), committed)
+
+
+def announce(registry: Registry, repository: str, digest: str, committed: Committed) -> None:
+    """Tell every node what has just been committed."""
+    registry.hints.publish(Forget(repository, digest), *([Wake(committed.debt)] if committed.debt else []))
+
+
+async def _rehash(engine: Engine, stored: StoredObject, algorithm: str) -> StoredObject:
+    hasher = BlobHasher(algorithm)
+    async with engine.open(stored.key) as reader:
+        while data := await reader.receive(_READ):
+            hasher.update(data)
+    return StoredObject(stored.key, stored.size, hasher.digest(), hasher.pieces())

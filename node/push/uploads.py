@@ -1,0 +1,297 @@
+"""Blob uploads: begun, written in any number of requests on any nodes, asked for, cancelled, finished.
+
+Source: distribution-spec, end-4 to 6, 11, 13 and 14.
+"""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import trio
+from attrs import evolve
+
+from engines.contract import Engine, EngineError, PartsMissing
+from node.answers import Answer, BodyStalled, ClientGone, Headers, Request
+from node.errors import (
+    BLOB_TOO_LARGE,
+    BLOB_UPLOAD_INVALID,
+    BLOB_UPLOAD_UNKNOWN,
+    DIGEST_INVALID,
+    RANGE_INVALID,
+    SIZE_INVALID,
+    UNAVAILABLE,
+    RegistryError,
+)
+from node.names import check_digest, is_name
+from node.pull.blobs import look_up_blob
+from node.push.publishing import announce, publish, verified
+from node.push.sessions import Session, Sessions, next_reserved
+from node.records.blobs import mount_blob
+from node.records.uploads import UploadRow, begin_upload, cancel_upload, look_at_upload, record_upload
+from node.registry import Registry
+from replication.digests import Digest, blob_key, upload_key
+from replication.hashing import BlobHasher
+from replication.targets import choose_targets
+from replication.uploading import DigestMismatch, UploadState, UploadWriter, open_writer
+
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d{1,19}|\*))?")
+_COMMIT_SECONDS = 15.0
+_SALVAGE_SECONDS = 5.0
+_LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
+
+
+class Uploads:
+    """The push plane of blobs. One per process."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._sessions = Sessions(registry)
+
+    async def post(self, request: Request, repository: str) -> Answer:
+        """Mount a blob, take one whole in a single request, or begin an upload."""
+        mount, source = request.one("mount"), request.one("from")
+        if (
+            mount is not None
+            and source is not None
+            and (answer := await self._mount(repository, str(check_digest(mount)), source))
+        ):
+            return answer
+        digest = request.one("digest")
+        if digest is not None:
+            return await self._post_whole(request, repository, check_digest(digest))
+        session = await self._begin(repository, request.one("digest-algorithm") or "sha256", None)
+        self._sessions.open(session)
+        return self._accepted(session)
+
+    async def patch(self, request: Request, repository: str, upload: str) -> Answer:
+        """Take the next bytes of an upload in, in any amount. 202 means that any node can go on from here."""
+        start, length = _content_range(request)
+        async with self._sessions.writing(repository, _upload_id(upload), request.one("_state"), start) as session:
+            gone: Exception | None = None
+            async with self._writer(session) as writer:
+                try:
+                    await self._pour(request, writer, length)
+                except (ClientGone, BodyStalled, RegistryError) as error:
+                    # What has come is kept, so that the client can go on after it.
+                    gone = error
+                with trio.move_on_after(_SALVAGE_SECONDS if gone else float("inf"), shield=gone is not None):
+                    state = await writer.rest()
+                    await self._record(session, state)
+                    self._sessions.open(session)
+            if gone is not None:
+                raise gone
+            return self._accepted(session)
+
+    async def put(self, request: Request, repository: str, upload: str) -> Answer:
+        """Take the last bytes in, if any, verify the whole and publish it."""
+        text = request.one("digest")
+        if text is None:
+            raise RegistryError(DIGEST_INVALID, {"digest": None, "reason": "the query parameter digest is needed"})
+        digest = check_digest(text)
+        start, length = _content_range(request)
+        try:
+            writing = self._sessions.writing(repository, _upload_id(upload), request.one("_state"), start)
+            async with writing as session:
+                return await self._finish(request, session, digest, length)
+        except RegistryError as error:
+            # A client that repeats a PUT whose answer was lost finds its upload gone and its blob there.
+            if error.code is BLOB_UPLOAD_UNKNOWN and await look_up_blob(self._registry, repository, text, pieces=False):
+                return _created(repository, digest)
+            raise
+
+    async def get(self, request: Request, repository: str, upload: str) -> Answer:
+        """Say how far an upload is."""
+        upload_id = _upload_id(upload)
+        session = self._sessions.peek(repository, upload_id)
+        if session is not None and request.one("_state") == f"{self._registry.instance}.{session.token}":
+            return self._progress(204, self._sessions.location(session), upload_id, session.row.state.offset)
+        offset = await look_at_upload(self._registry.database, repository, upload_id)
+        if offset is None:
+            raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": upload, "name": repository})
+        return self._progress(204, f"/v2/{repository}/blobs/uploads/{upload_id}", upload_id, offset)
+
+    async def delete(self, repository: str, upload: str) -> Answer:
+        """Cancel an upload: its session, its parts and its bytes."""
+        upload_id = _upload_id(upload)
+        if not await cancel_upload(self._registry.database, repository, upload_id):
+            raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": upload, "name": repository})
+        self._sessions.forget(upload_id)
+        return Answer(204, _LEGACY, outcome="database")
+
+    async def _mount(self, repository: str, digest: str, source: str) -> Answer | None:
+        if not is_name(source):
+            return None
+        registry = self._registry
+        committed = await mount_blob(
+            registry.database,
+            repository,
+            registry.settings.library_namespace,
+            source,
+            digest,
+            replicate=registry.settings.replicate,
+        )
+        if committed is None:
+            return None
+        announce(registry, repository, digest, committed)
+        return _created(repository, Digest.parse(digest))
+
+    async def _post_whole(self, request: Request, repository: str, digest: Digest) -> Answer:
+        session = await self._begin(repository, digest.algorithm, digest)
+        try:
+            return await self._finish(request, session, digest, None)
+        except (ClientGone, BodyStalled, RegistryError, EngineError):
+            await self._drop(session)
+            raise
+
+    async def _begin(self, repository: str, algorithm: str, digest: Digest | None) -> Session:
+        """Commit a new upload in the best store that may take it."""
+        registry = self._registry
+        if algorithm not in ("sha256", "sha512"):
+            raise RegistryError(
+                DIGEST_INVALID, {"digest-algorithm": algorithm[:40], "reason": "sha256 or sha512 is needed"}
+            )
+        usable = [name for name in registry.settings.preference if name in registry.engines]
+        targets = choose_targets(usable, registry.states(), registry.watcher.board)
+        if not targets:
+            raise RegistryError(UNAVAILABLE, {"reason": "no store of this node takes uploads now"}, retry_after=10)
+        upload, nonce = uuid4(), uuid4().hex
+        prefix = registry.engines[targets[0]].prefix
+        key = blob_key(prefix, digest, nonce) if digest else upload_key(prefix, str(upload), nonce)
+        state = UploadState(key, next_reserved(key), algorithm)
+        await begin_upload(
+            registry.database,
+            repository,
+            registry.settings.library_namespace,
+            upload,
+            targets[0],
+            state,
+            registry.settings.upload_max_age,
+        )
+        return Session(repository, UploadRow(upload, targets[0], 1, state), BlobHasher(algorithm))
+
+    async def _finish(self, request: Request, session: Session, digest: Digest, length: int | None) -> Answer:
+        try:
+            async with self._writer(session) as writer:
+                await self._pour(request, writer, length)
+                stored = await writer.finish(str(digest))
+            stored = await verified(stored, digest, self._engine(session))
+        except DigestMismatch as error:
+            await self._drop(session)
+            raise RegistryError(DIGEST_INVALID, {"digest": str(digest), "found": error.found}) from error
+        with trio.fail_after(_COMMIT_SECONDS, shield=True):
+            await publish(self._registry, session, digest, stored)
+        return _created(session.repository, digest)
+
+    async def _pour(self, request: Request, writer: UploadWriter, length: int | None) -> None:
+        """Move the request's body into the writer, at the pace of the slower side."""
+        most = self._registry.settings.maximum_layer_size
+        begin = writer.offset
+        while data := await request.body.receive():
+            if writer.offset + len(data) > most:
+                raise RegistryError(BLOB_TOO_LARGE, {"limit": most, "reason": "MAXIMUM_LAYER_SIZE"})
+            if length is not None and writer.offset - begin + len(data) > length:
+                raise RegistryError(
+                    SIZE_INVALID, {"content-range": length, "reason": "the body is longer than its Content-Range"}
+                )
+            await writer.write(data)
+        if length is not None and writer.offset - begin < length:
+            raise RegistryError(
+                SIZE_INVALID,
+                {
+                    "content-range": length,
+                    "found": writer.offset - begin,
+                    "reason": "the body is shorter than its Content-Range",
+                },
+            )
+
+    @asynccontextmanager
+    async def _writer(self, session: Session) -> AsyncIterator[UploadWriter]:
+        settings = self._registry.settings
+        try:
+            async with open_writer(
+                self._engine(session),
+                session.row.state,
+                session.hasher,
+                self._registry.pool,
+                part_size=settings.part_size,
+                largest=settings.maximum_layer_size,
+                record=self._recorder(session),
+            ) as writer:
+                yield writer
+        except PartsMissing as error:
+            # The store has finished or forgotten what we were writing: nobody can go on here, but the client can begin again.
+            await self._drop(session)
+            detail = {"upload": str(session.row.id), "reason": "the store no longer knows this upload: begin again"}
+            raise RegistryError(BLOB_UPLOAD_UNKNOWN, detail) from error
+
+    def _recorder(self, session: Session) -> Callable[[UploadState], Awaitable[None]]:
+        async def record(state: UploadState) -> None:
+            await self._record(session, state)
+
+        return record
+
+    async def _record(self, session: Session, state: UploadState) -> None:
+        used = state.tail is not None and state.tail.key == state.reserved_key
+        state = evolve(state, reserved_key=next_reserved(state.key)) if used else state
+        if not await record_upload(self._registry.database, session.row.id, session.row.epoch, state):
+            raise RegistryError(
+                RANGE_INVALID,
+                {"upload": str(session.row.id), "reason": "another request took this upload over, or cancelled it"},
+            )
+        session.advance(state)
+
+    async def _drop(self, session: Session) -> None:
+        with trio.move_on_after(_SALVAGE_SECONDS, shield=True):
+            await cancel_upload(self._registry.database, session.repository, session.row.id)
+        self._sessions.forget(session.row.id)
+
+    def _engine(self, session: Session) -> Engine:
+        engine = self._registry.engines.get(session.row.location)
+        if engine is None:
+            detail = {
+                "upload": str(session.row.id),
+                "reason": f"this node does not reach the store {session.row.location!r}",
+            }
+            raise RegistryError(UNAVAILABLE, detail, retry_after=2)
+        return engine
+
+    def _accepted(self, session: Session) -> Answer:
+        return self._progress(202, self._sessions.location(session), session.row.id, session.row.state.offset)
+
+    def _progress(self, status: int, location: str, upload: UUID, offset: int) -> Answer:
+        return Answer(
+            status,
+            (
+                ("location", location),
+                ("range", f"0-{max(0, offset - 1)}"),
+                ("docker-upload-uuid", str(upload)),
+                *_LEGACY,
+            ),
+            outcome="database",
+        )
+
+
+def _created(repository: str, digest: Digest) -> Answer:
+    location = f"/v2/{repository}/blobs/{digest}"
+    return Answer(201, (("location", location), ("docker-content-digest", str(digest)), *_LEGACY), outcome="database")
+
+
+def _upload_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": text[:80], "reason": "not an upload's id"}) from None
+
+
+def _content_range(request: Request) -> tuple[int | None, int | None]:
+    """Return where the body goes on and how long it is, by its Content-Range (spec: `<start>-<end>`, inclusive), or None twice."""
+    header = request.headers.get("content-range")
+    if header is None:
+        return None, None
+    match = _CONTENT_RANGE.fullmatch(header.strip())
+    if match is None or int(match[2]) < int(match[1]):
+        raise RegistryError(
+            BLOB_UPLOAD_INVALID, {"content-range": header[:80], "reason": "expected <first byte>-<last byte>"}
+        )
+    return int(match[1]), int(match[2]) - int(match[1]) + 1

@@ -1,0 +1,55 @@
+"""What a registry request needs, in one value: the node's parts as the pull and push planes see them."""
+
+from collections.abc import Callable, Mapping
+
+from attrs import define, field
+
+from engines.contract import Engine
+from node.cache import Cache, Freshness
+from node.records.manifests import FoundManifest
+from node.records.postgres import Database
+from node.records.pulls import FoundBlob
+from node.settings import Settings
+from replication.model import LocationState
+from replication.parts import PartPool
+from replication.ports import Hints
+from replication.reader import Reader
+from replication.watcher import Watcher
+
+MIB = 1 << 20
+_MANIFEST_BYTES = 32 * MIB
+_LINKS = 50_000
+
+
+@define(eq=False)
+class Memory:
+    """What the pull plane remembers. Manifest bytes are immutable; links and placements live for `METADATA_STALENESS` at most."""
+
+    freshness: Freshness
+    bytes: Cache[str, bytes] = field(factory=lambda: Cache(_MANIFEST_BYTES, weigh=len))
+    manifests: Cache[tuple[str, str], FoundManifest] = field(factory=lambda: Cache(_LINKS))
+    """(repository, digest) -> what it has, without the bytes."""
+    blobs: Cache[tuple[str, str], FoundBlob] = field(factory=lambda: Cache(_LINKS))
+    """(repository, digest) -> the blob and its placements."""
+    last_digest: Cache[tuple[str, str], str] = field(factory=lambda: Cache(_LINKS))
+    """(repository, tag) -> where it pointed last, only to spare the bytes a journey."""
+
+
+@define(eq=False)
+class Registry:
+    """The parts that answers are made of. Everything in it may be used by any number of requests at once."""
+
+    settings: Settings
+    database: Database
+    engines: Mapping[str, Engine]
+    watcher: Watcher
+    reader: Reader
+    hints: Hints
+    pool: PartPool
+    states: Callable[[], Mapping[str, LocationState]]
+    """The locations' states as the last heartbeat brought them."""
+    instance: str
+    """This process's id, new at every start."""
+    clock: Callable[[], float]
+    """POSIX seconds, for presigned URLs."""
+    memory: Memory
