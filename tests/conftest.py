@@ -1,0 +1,108 @@
+"""Fixtures for tests against real services; `tests/services.py` says how they are used."""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.cluster import Cluster, StartCluster, configuration
+from tests.faults import FaultyStore, MakeFaulty
+from tests.services import Store, all_stores, fresh_database, fresh_storage_path, required
+
+_REGIONS = ("us", "eu")
+
+
+@pytest.fixture
+def database_uri() -> Iterator[str]:
+    """A fresh, empty database, dropped after the test."""
+    with fresh_database(required("ANTIPODE_TEST_POSTGRES")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def redis_uri() -> str:
+    """The Redis that all tests share."""
+    return required("ANTIPODE_TEST_REDIS")
+
+
+@pytest.fixture(scope="session")
+def s3_stores() -> dict[str, Store]:
+    """The object stores, by name: us, eu, us-tls."""
+    return all_stores()
+
+
+@pytest.fixture
+def storage_path(s3_stores: dict[str, Store]) -> Iterator[str]:
+    """A fresh prefix, emptied in every store after the test."""
+    path = fresh_storage_path()
+    yield path
+    _empty(s3_stores, path)
+
+
+@pytest.fixture
+def repository() -> str:
+    """A repository name that no other test uses."""
+    return f"test-{secrets.token_hex(4)}/image"
+
+
+@pytest.fixture(scope="session")
+def cluster(redis_uri: str, s3_stores: dict[str, Store], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two running nodes, `us` and `eu`, that all tests of the session share."""
+    path = fresh_storage_path()
+    regions = {name: s3_stores[name] for name in _REGIONS}
+    with ExitStack() as stack:
+        stack.callback(_empty, s3_stores, path)
+        uri = stack.enter_context(fresh_database(required("ANTIPODE_TEST_POSTGRES")))
+        file = configuration(uri, redis_uri, regions, path)
+        nodes = Cluster(tmp_path_factory.mktemp("cluster"), file, ["us eu", "eu us"])
+        stack.callback(nodes.end)
+        nodes.start_now()
+        yield nodes
+
+
+@pytest.fixture
+async def start_cluster(
+    database_uri: str, redis_uri: str, s3_stores: dict[str, Store], storage_path: str, tmp_path: Path
+) -> AsyncIterator[StartCluster]:
+    """A function that starts nodes for this test alone."""
+    started: list[Cluster] = []
+
+    async def start(
+        *preferences: str, stores: Mapping[str, Store] | None = None, launch: bool = True, **settings: Any
+    ) -> Cluster:
+        regions = {**{name: s3_stores[name] for name in _REGIONS}, **(stores or {})}
+        file = configuration(database_uri, redis_uri, regions, storage_path, **settings)
+        folder = tmp_path / f"cluster-{len(started)}"
+        folder.mkdir()
+        started.append(Cluster(folder, file, preferences))
+        if launch:
+            await trio.to_thread.run_sync(started[-1].start_now)
+        return started[-1]
+
+    yield start
+    for nodes in started:
+        await trio.to_thread.run_sync(nodes.end)
+
+
+@pytest.fixture
+async def faulty_store(s3_stores: dict[str, Store]) -> AsyncIterator[MakeFaulty]:
+    """A function that puts a proxy which breaks on command in front of a store."""
+    async with trio.open_nursery() as nursery:
+
+        async def make(name: str) -> FaultyStore:
+            proxy = FaultyStore(s3_stores[name])
+            await nursery.start(partial(proxy.serve))
+            return proxy
+
+        yield make
+        nursery.cancel_scope.cancel()
+
+
+def _empty(stores: Mapping[str, Store], path: str) -> None:
+    for name in _REGIONS:
+        stores[name].empty(path)

@@ -1,0 +1,120 @@
+"""A TCP proxy in front of a real service that breaks on command: faults placed where a test wants them.
+
+S3 signatures cover the Host header, which passes unchanged, so a client that is given the proxy's port signs for it.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Literal
+
+import trio
+from attrs import evolve
+
+from tests.services import Store
+
+Fault = Literal["refuse", "reset", "hang", "silent"]
+_CHUNK = 64 * 1024
+_LINGER_OFF = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 seconds}: close() sends RST
+
+
+class FaultyStore:
+    """A proxy on 127.0.0.1 before `upstream`.
+
+    Faults: `refuse` closes connections and accepts none; `reset` answers every connection with RST, also open ones;
+    `hang` accepts new connections, and nothing flows on any; `silent` lets requests through and holds all answers back.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Describe the proxy; `serve` runs it."""
+        self.upstream = store
+        self.store = store
+        self.bytes_per_second: float | None = None
+        self.fault: Fault | None = None
+        self.connections = 0
+        self._changed = trio.Event()
+        self._listener: trio.SocketListener | None = None
+        self._port = 0
+
+    def break_(self, fault: Fault) -> None:
+        """Break from now on, open connections included."""
+        self.fault = fault
+        self._notify()
+
+    def mend(self) -> None:
+        """Work again; connections that only hung go on."""
+        self.fault = None
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def serve(self, task_status: trio.TaskStatus["FaultyStore"]) -> None:
+        """Run until cancelled."""
+        listener = await self._listen()
+        self._port = listener.socket.getsockname()[1]
+        scheme = "https" if self.upstream.is_secure else "http"
+        self.store = evolve(self.upstream, endpoint=f"{scheme}://127.0.0.1:{self._port}")
+        task_status.started(self)
+        while True:
+            await self._serve_until_fault_changes(listener)
+            while self.fault == "refuse":
+                await self._changed.wait()
+            listener = await self._listen()
+
+    async def _listen(self) -> trio.SocketListener:
+        (listener,) = await trio.open_tcp_listeners(self._port, host="127.0.0.1")
+        return listener
+
+    async def _serve_until_fault_changes(self, listener: trio.SocketListener) -> None:
+        """Serve until connections are to be refused, then close the listener and every connection."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(trio.serve_listeners, self._connection, [listener]))
+            while self.fault != "refuse":
+                await self._changed.wait()
+            nursery.cancel_scope.cancel()
+        await listener.aclose()
+
+    async def _connection(self, client: trio.SocketStream) -> None:
+        self.connections += 1
+        if self.fault == "reset":
+            self._arm_reset(client)
+            return
+        try:
+            server = await trio.open_tcp_stream(self.upstream.hostname, self.upstream.port)
+        except OSError:
+            self._arm_reset(client)
+            return
+        async with server, trio.open_nursery() as watch:
+            watch.start_soon(self._reset_when_told, client, watch.cancel_scope)
+            async with trio.open_nursery() as copies:
+                copies.start_soon(self._copy, client, server, ("hang",), copies.cancel_scope)
+                copies.start_soon(self._copy, server, client, ("hang", "silent"), copies.cancel_scope)
+            watch.cancel_scope.cancel()
+
+    async def _reset_when_told(self, client: trio.SocketStream, scope: trio.CancelScope) -> None:
+        while self.fault != "reset":
+            await self._changed.wait()
+        self._arm_reset(client)
+        scope.cancel()
+
+    def _arm_reset(self, client: trio.SocketStream) -> None:
+        client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, _LINGER_OFF)
+
+    async def _copy(
+        self, source: trio.SocketStream, sink: trio.SocketStream, holding: tuple[Fault, ...], scope: trio.CancelScope
+    ) -> None:
+        try:
+            async for chunk in source:
+                while self.fault in holding:
+                    await self._changed.wait()
+                await sink.send_all(chunk)
+                if self.bytes_per_second is not None:
+                    await trio.sleep(len(chunk) / self.bytes_per_second)
+            await sink.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # One side has gone: so goes the other.
+            scope.cancel()
+
+
+MakeFaulty = Callable[[str], Awaitable[FaultyStore]]

@@ -1,0 +1,76 @@
+"""The proxy that breaks on command, in front of the real gateway: every fault is what it says, and mending ends it."""
+
+import httpx
+import pytest
+import trio
+
+from tests.faults import Fault, FaultyStore, MakeFaulty
+from tests.services import Store
+
+
+async def put(store: Store, key: str, body: bytes) -> None:
+    """Write an object by way of a presigned URL, so that the client here is Trio's own."""
+    url = store.client().generate_presigned_url("put_object", Params={"Bucket": store.bucket, "Key": key})
+    async with httpx.AsyncClient(trust_env=False, timeout=1) as client:
+        answer = await client.put(url, content=body)
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_whole_proxy_changes_nothing(faulty_store: MakeFaulty, storage_path: str) -> None:
+    """What is written through the proxy is in the store behind it."""
+    proxy = await faulty_store("us")
+    key = f"{storage_path}/object"[1:]
+    await put(proxy.store, key, b"bytes")
+    assert proxy.upstream.keys(storage_path) == [key]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("refuse", httpx.ConnectError),
+        # The second when the reset arrives between the client's write and its read.
+        ("reset", (httpx.NetworkError, httpx.RemoteProtocolError)),
+        ("hang", httpx.TimeoutException),
+        ("silent", httpx.ReadTimeout),
+    ],
+)
+async def test_a_fault_is_what_it_says(
+    faulty_store: MakeFaulty, storage_path: str, fault: Fault, error: type[Exception] | tuple[type[Exception], ...]
+) -> None:
+    """A broken store fails in the way that was asked for, and serves again once it is mended."""
+    proxy = await faulty_store("us")
+    proxy.break_(fault)
+    key = f"{storage_path}/object"[1:]
+    with pytest.raises(error):
+        await put(proxy.store, key, b"bytes")
+    proxy.mend()
+    await put_when_open(proxy, key)
+    assert proxy.upstream.keys(storage_path) == [key]
+
+
+async def test_a_reset_reaches_open_connections(faulty_store: MakeFaulty) -> None:
+    """A connection that was idle when the fault began is reset, too."""
+    proxy = await faulty_store("us")
+    async with await trio.open_tcp_stream(proxy.store.hostname, proxy.store.port) as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        with trio.fail_after(10):
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1")
+            proxy.break_("reset")
+            with pytest.raises(trio.BrokenResourceError):
+                await read_to_the_end(stream)
+
+
+async def read_to_the_end(stream: trio.SocketStream) -> None:
+    while await stream.receive_some():
+        pass
+
+
+async def put_when_open(proxy: FaultyStore, key: str) -> None:
+    with trio.fail_after(10):
+        while True:
+            try:
+                await put(proxy.store, key, b"bytes")
+            except httpx.ConnectError:
+                await trio.lowlevel.checkpoint()
+            else:
+                return
