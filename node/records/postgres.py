@@ -69,6 +69,7 @@ class Database:
     _deadline: float = field(alias="deadline")
     _trips: int = field(default=0, init=False)
     _unavailable: int = field(default=0, init=False)
+    _reach: tuple[bool, float, str] = field(factory=lambda: (True, trio.current_time(), ""), init=False)
 
     async def fetch(self, sql: str, *args: object, deadline: float | None = None) -> Sequence[Row]:
         """Run one statement in its own transaction and return its rows.
@@ -102,6 +103,16 @@ class Database:
         """Return the counts so far."""
         return DatabaseStatistics(self._trips, self._unavailable)
 
+    def reachability(self) -> tuple[bool, float, str]:
+        """Return whether the latest statement was answered, since when that is so (Trio's clock), and why not."""
+        return self._reach
+
+    def _note(self, ok: bool, reason: str = "") -> None:
+        if not ok:
+            self._unavailable += 1
+        if ok != self._reach[0]:
+            self._reach = (ok, trio.current_time(), reason)
+
     async def _run(self, work: Callable[[Any], Awaitable[T]], limit: float) -> T:
         async def crossing() -> T:
             async with self._pool.acquire(timeout=limit) as connection:
@@ -115,9 +126,9 @@ class Database:
                 raise AssertionError("unreachable")
 
         try:
-            return await cross(crossing, deadline=2 * limit + 1, unavailable=DatabaseUnavailable)
-        except DatabaseUnavailable:
-            self._unavailable += 1
+            result = await cross(crossing, deadline=2 * limit + 1, unavailable=DatabaseUnavailable)
+        except DatabaseUnavailable as error:
+            self._note(False, str(error))
             raise
         except _AGAIN as error:
             raise DatabaseUnavailable(f"conflicting transactions: {error}") from error
@@ -128,10 +139,11 @@ class Database:
         ) as error:
             raise DatabaseMisconfigured(str(error)) from error
         except _LOST as error:
-            self._unavailable += 1
-            raise DatabaseUnavailable(
-                f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            ) from error
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            self._note(False, reason)
+            raise DatabaseUnavailable(reason) from error
+        self._note(True)
+        return result
 
 
 @asynccontextmanager

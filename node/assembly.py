@@ -1,0 +1,173 @@
+"""How a node's parts fit together: every part is made here, once, and given what it needs. Starts nothing."""
+
+import random
+import time
+from collections.abc import Iterable, Mapping
+
+import structlog
+from attrs import define, field
+
+from engines.contract import Engine
+from node.cache import Freshness
+from node.health import DiskSpace, HealthFacts, Reachability
+from node.hint_hub import Hub
+from node.records.ledger import PostgresLedger
+from node.records.members import LocationRow, Membership
+from node.records.postgres import Database
+from node.registry import Memory, Registry
+from node.services import ServiceBoard
+from node.settings import Settings
+from replication.bandwidth import Bandwidth
+from replication.copier import Copier, CopierSettings
+from replication.health import HealthRules
+from replication.model import LocationHealth, LocationState, Placement, Verdict
+from replication.parts import PartPool
+from replication.reader import Reader, ReaderSettings
+from replication.scheduler import Scheduler, SchedulerSettings
+from replication.sources import choose_sources
+from replication.suspects import Suspects
+from replication.sweeper import Sweeper
+from replication.watcher import ProbeKeys, Watcher, probe_keys
+
+_log = structlog.get_logger("antipode.locations")
+
+
+@define(eq=False)
+class Node:
+    """A running node: its parts, and the facts that the health endpoints ask for."""
+
+    settings: Settings
+    database: Database
+    hints: Hub
+    engines: Mapping[str, Engine]
+    rows: Mapping[str, LocationRow]
+    keys: Mapping[str, ProbeKeys]
+    watcher: Watcher
+    scheduler: Scheduler
+    suspects: Suspects
+    ledger: PostgresLedger
+    reader: Reader
+    pool: PartPool
+    name: str
+    """This process's id, new at every start."""
+    board: ServiceBoard = field(factory=ServiceBoard)
+    draining: bool = False
+    disk: DiskSpace | None = None
+
+    def states(self) -> Mapping[str, LocationState]:
+        """Return what the operators want of each location, as of the last heartbeat."""
+        if self.scheduler.cluster is not None:
+            return self.scheduler.cluster.states
+        return {name: row.state for name, row in self.rows.items()}
+
+    def facts(self) -> HealthFacts:
+        """Return what the health endpoints show. From memory, at once."""
+        hints = self.hints.statistics()
+        redis = Reachability(hints.connected, hints.since, hints.last_error or "") if self.settings.redis else None
+        return HealthFacts(
+            preference=self.settings.preference,
+            board=self.watcher.board,
+            probe_period=self.settings.probe_interval + self.settings.probe_deadline,
+            database=Reachability(*self.database.reachability()),
+            database_grace=self.settings.health_database_grace,
+            redis=redis,
+            services=self.board.facts(),
+            disk=self.disk,
+            draining=self.draining,
+            node=self.name,
+        )
+
+    def start_draining(self) -> None:
+        """Take on nothing new, and say so."""
+        self.draining = self.scheduler.draining = self.ledger.draining = True
+
+    def registry(self, freshness: Freshness) -> Registry:
+        """Return what registry requests are answered from."""
+        return Registry(
+            settings=self.settings,
+            database=self.database,
+            engines=self.engines,
+            watcher=self.watcher,
+            reader=self.reader,
+            hints=self.hints,
+            pool=self.pool,
+            states=self.states,
+            instance=self.name,
+            clock=time.time,
+            memory=Memory(freshness),
+        )
+
+
+def assemble(
+    settings: Settings,
+    database: Database,
+    hints: Hub,
+    engines: Mapping[str, Engine],
+    rows: Mapping[str, LocationRow],
+    member: Membership,
+) -> Node:
+    """Return a node of these parts, ready to be started."""
+    name = str(member.id)[:8]
+    keys = {at: probe_keys(engine.prefix, name, rows[at].marker.encode()) for at, engine in engines.items()}
+    ledger = PostgresLedger(database=database, member=member)
+    pool = PartPool(settings.part_memory)
+    suspects = Suspects(ledger, hints)
+
+    def changed(before: LocationHealth, after: LocationHealth) -> None:
+        tell = _log.error if after.verdict is Verdict.DOWN else _log.warning
+        tell(
+            f"location is {after.verdict.value}",
+            location=after.location,
+            before=before.verdict.value,
+            reason=after.reason,
+        )
+        scheduler.nudge(after.location)
+
+    rules = HealthRules(
+        interval=settings.probe_interval, deadline=settings.probe_deadline, recovery_quiet=settings.recovery_quiet
+    )
+    watcher = Watcher(engines, keys, rules, lambda location: location in settings.preference, changed)
+    reader = Reader(engines, watcher.report, suspects.note, ReaderSettings(stall=settings.source_stall))
+
+    def choose(placements: Iterable[Placement]) -> tuple[Placement, ...]:
+        return choose_sources(placements, settings.preference, watcher.board)
+
+    copier = Copier(
+        engines,
+        reader,
+        ledger,
+        pool,
+        choose,
+        CopierSettings(part_size=settings.part_size, parts_per_blob=settings.copy_parts_per_blob),
+        {location: Bandwidth(settings.bandwidth_per_location) for location in engines},
+    )
+    scheduler = Scheduler(
+        ledger,
+        hints,
+        copier,
+        Sweeper(engines, ledger, random.random),
+        lambda: watcher.board,
+        settings.preference,
+        {location: engine.prefix for location, engine in engines.items()},
+        SchedulerSettings(
+            streams=settings.copy_streams,
+            streams_per_location=settings.copy_streams_per_location,
+            lease_seconds=settings.lease_seconds,
+        ),
+        random.random,
+    )
+    return Node(
+        settings=settings,
+        database=database,
+        hints=hints,
+        engines=engines,
+        rows=rows,
+        keys=keys,
+        watcher=watcher,
+        scheduler=scheduler,
+        suspects=suspects,
+        ledger=ledger,
+        reader=reader,
+        pool=pool,
+        name=name,
+    )

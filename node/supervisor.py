@@ -1,0 +1,171 @@
+"""One nursery per node: opens the parts in the order in which they need each other, runs the services, and drains.
+
+    bridge -> database -> hints -> engines -> [ markers, watcher, suspects, scheduler, events, janitor, disk ] -> HTTP server
+
+On SIGTERM or SIGINT: health says 503, then after DRAIN_DELAY the listener closes, requests in flight end (bounded), the
+services end by cancellation and give back what they had leased, and the node takes its row out of the table.
+"""
+
+import signal
+import tempfile
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib.metadata import version
+from shutil import disk_usage
+from uuid import uuid4
+
+import structlog
+import trio
+
+from engines.crossing import open_bridge
+from node.assembly import Node, assemble
+from node.cache import Freshness
+from node.health import DiskSpace
+from node.hints import open_hints
+from node.janitor import run_janitor
+from node.markers import keep_markers
+from node.records.members import LocationRow, Membership, default_locations, enrol_locations, sign_off
+from node.records.migrate import migrate
+from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, open_database
+from node.routes import Routes
+from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
+from node.settings import Settings
+from node.web.app import create_app
+from node.web.asgi import App
+from node.web.listener import Address, CannotListen, serve
+from replication.ports import Forget, Hints, Placed
+
+_log = structlog.get_logger("antipode.node")
+
+_SIGN_OFF_SECONDS = 3.0
+_DISK_EVERY = 15.0
+_UNTIL_DONE = RestartPolicy(may_end=True)
+_SERVER = RestartPolicy(restart=False, may_end=True)
+
+
+async def run_node(settings: Settings, bind: tuple[str, int]) -> None:
+    """Run a node until SIGTERM or SIGINT. Raises NodeFailure when it cannot start or go on, with one line for the operator."""
+    for line in settings.warnings:
+        _log.warning(line)
+    member = Membership(uuid4(), settings.preference, settings.default_locations, version("antipode"))
+    try:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(open_bridge())
+            database = await stack.enter_async_context(
+                open_database(settings.database_uri, most=settings.database_pool)
+            )
+            rows = await _prepare(database, settings)
+            hints = await stack.enter_async_context(open_hints(settings.redis, settings.database_uri, str(member.id)))
+            engines = {
+                name: await stack.enter_async_context(location.engine.open())
+                for name, location in settings.locations.items()
+            }
+            node = assemble(settings, database, hints, engines, rows, member)
+            structlog.contextvars.bind_contextvars(node=node.name)
+            await _run(node, str(Address(*bind)))
+            await _sign_off(database, member)
+    except (DatabaseUnavailable, DatabaseMisconfigured) as error:
+        raise NodeFailure(f"DB_URI: the database cannot be used: {error}") from error
+    _log.info("node is down")
+
+
+async def _prepare(database: Database, settings: Settings) -> Mapping[str, LocationRow]:
+    applied = await migrate(database)
+    if applied:
+        _log.info("database brought up to date", migrations=list(applied))
+    rows = await enrol_locations(database, list(settings.locations), settings.default_locations)
+    counted = await default_locations(database)
+    if set(counted) != set(settings.default_locations):
+        _log.warning(
+            "the database's default locations differ from this file's, and count until all live nodes agree",
+            database=sorted(counted),
+            file=sorted(settings.default_locations),
+        )
+    return rows
+
+
+async def _run(node: Node, address: str) -> None:
+    freshness = Freshness(node.settings.metadata_staleness)
+    app = create_app(Routes(node.registry(freshness)).answer, node, node.settings, draining=lambda: node.draining)
+
+    marked = trio.Event()
+
+    async def markers(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await keep_markers(node.engines, node.rows, node.keys)
+        marked.set()
+
+    async def suspects(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await node.suspects.run()
+
+    async with trio.open_nursery() as services:
+
+        async def start(name: str, service: Service, restart: RestartPolicy = ALWAYS_RESTART) -> None:
+            await services.start(partial(supervise, name, service, board=node.board, restart=restart))
+
+        await start("markers", markers, _UNTIL_DONE)
+        # A store that is new and well has its marker before it is first probed for it; one that is away is not waited for.
+        with trio.move_on_after(node.settings.probe_deadline):
+            await marked.wait()
+        await start("watcher", node.watcher.run)
+        await start("suspects", suspects)
+        await start("scheduler", node.scheduler.run)
+        await start("events", partial(_listen, node.hints, freshness))
+        await start("janitor", partial(run_janitor, node.database, node.hints))
+        await start("disk", partial(_look_at_disk, node))
+        await node.watcher.first_round()
+        shutdown = trio.Event()
+        async with trio.open_nursery() as serving:
+            server = partial(_serve, app, node.settings, address, shutdown)
+            bound = await serving.start(partial(supervise, "http", server, board=node.board, restart=_SERVER))
+            _log.info("node is up", address=str(bound), preference=list(node.settings.preference))
+            await _wait_for_stop(node)
+            shutdown.set()
+        services.cancel_scope.cancel(reason="the node stops")
+
+
+async def _serve(
+    app: App, settings: Settings, address: str, shutdown: trio.Event, *, task_status: trio.TaskStatus[Address]
+) -> None:
+    try:
+        await serve(app, settings, bind=address, shutdown=shutdown, task_status=task_status)
+    except CannotListen as error:
+        raise NodeFailure(str(error)) from error
+
+
+async def _wait_for_stop(node: Node) -> None:
+    """Return when the node shall close its listener: DRAIN_DELAY after the first signal, or at the second."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        received = await anext(aiter(signals))
+        node.start_draining()
+        _log.info("node stops", signal=signal.Signals(received).name, drain_delay=node.settings.drain_delay)
+        with trio.move_on_after(node.settings.drain_delay):
+            await anext(aiter(signals))
+
+
+async def _listen(hints: Hints, freshness: Freshness, *, task_status: trio.TaskStatus[None]) -> None:
+    """Drop from memory what other nodes say has changed."""
+    async with hints.subscribe() as subscription:
+        task_status.started()
+        async for hint in subscription:
+            if isinstance(hint, Forget | Placed):
+                freshness.note(hint, trio.current_time())
+
+
+async def _look_at_disk(node: Node, *, task_status: trio.TaskStatus[None]) -> None:
+    folder = tempfile.gettempdir()
+    task_status.started()
+    while True:
+        usage = await trio.to_thread.run_sync(disk_usage, folder)
+        node.disk = DiskSpace(usage.free, usage.total)
+        await trio.sleep(_DISK_EVERY)
+
+
+async def _sign_off(database: Database, member: Membership) -> None:
+    with trio.move_on_after(_SIGN_OFF_SECONDS, shield=True):
+        try:
+            await sign_off(database, member)
+        except DatabaseUnavailable as error:
+            _log.info("could not sign off; the others will notice by the silence", reason=str(error))
