@@ -75,7 +75,7 @@ async def _stream(stream: Stream, outlet: Outlet, exchange: Exchange, send: Send
         elif isinstance(error, EXPECTED):
             log.warning("answer broken off", path=exchange.path, sent=exchange.sent, error=repr(error))
         else:
-            log.exception("answer broken off", path=exchange.path, sent=exchange.sent)
+            log.exception("answer broken off", path=exchange.path, sent=exchange.sent, exc_info=error)
 
 
 def _failure(error: Exception, exchange: Exchange) -> tuple[Answer, Message]:

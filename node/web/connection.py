@@ -56,5 +56,7 @@ class Connection(TCPServer):
                 )
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
                 await self._read_data()
+                # Hypercorn leaves the timer running, and with it the connection of a client that closed while idle.
+                await self.idle_task.stop()
         finally:
             await self._close()

@@ -31,6 +31,8 @@ def answer_to(error: Exception, request_id: str) -> Answer:
         return RegistryError(UNAVAILABLE, retry_after=RETRY_AFTER_UNAVAILABLE).answer(request_id)
     if isinstance(error, EngineError):
         log.warning("store failed a request", error=repr(error))
-        return RegistryError(UNAVAILABLE, {"store": type(error).__name__}, retry_after=RETRY_AFTER_UNAVAILABLE).answer(request_id)
+        return RegistryError(UNAVAILABLE, {"store": type(error).__name__}, retry_after=RETRY_AFTER_UNAVAILABLE).answer(
+            request_id
+        )
     log.error("request failed", exc_info=error)
     return RegistryError(INTERNAL).answer(request_id)

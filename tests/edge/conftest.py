@@ -1,19 +1,21 @@
 """A real listener on a free loopback port, and a log in which an unexpected error fails the test."""
 
 import logging
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+import ssl
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import structlog
 import trio
 from attrs import define, evolve, field
+from structlog.typing import EventDict, WrappedLogger
 
-from engines import EngineSpec
 from node.answers import Answer, Request
 from node.health import HealthFacts, Reachability
-from node.settings import LocationSettings, Settings
+from node.settings import Settings
 from node.web.adapter import Handler
 from node.web.app import create_app
 from node.web.listener import Address, serve
@@ -23,7 +25,7 @@ from tests.edge.wire import PATIENCE, Client, connect
 SETTINGS = Settings(
     server_hostname="registry.test",
     database_uri="postgresql://nobody@127.0.0.1:1/nothing",
-    locations={"us": LocationSettings("us", EngineSpec("LocalStorage", {"storage_path": "/nowhere"}))},
+    locations={},
     preference=("us", "eu"),
     default_locations=("us", "eu"),
     debug_secret="open sesame",
@@ -35,33 +37,43 @@ def healthy() -> HealthFacts:
     return HealthFacts(("us", "eu"), board, 4.0, Reachability(ok=True, since=0.0))
 
 
-@define
 class Logged:
     """What was logged. A test takes the errors it expects; any that is left at the end fails it."""
 
-    entries: list[MutableMapping[str, Any]]
+    def __init__(self) -> None:
+        self.entries: list[EventDict] = []
+        self._changed = trio.Event()
 
-    def requests(self) -> list[MutableMapping[str, Any]]:
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Be the only structlog processor."""
+        self.entries.append({**event, "log_level": method})
+        self._changed.set()
+        self._changed = trio.Event()
+        raise structlog.DropEvent
+
+    def requests(self) -> list[EventDict]:
         return [entry for entry in self.entries if entry["event"] == "request"]
 
-    async def request(self, count: int = 1) -> MutableMapping[str, Any]:
+    async def request(self, count: int = 1) -> EventDict:
         """Wait for the `count`-th access line and return it."""
         with trio.fail_after(PATIENCE):
             while len(self.requests()) < count:
-                await trio.sleep(0.005)
+                await self._changed.wait()
         return self.requests()[count - 1]
 
-    def take_errors(self) -> list[MutableMapping[str, Any]]:
-        errors = [entry for entry in self.entries if entry["log_level"] in ("error", "critical")]
-        self.entries[:] = [entry for entry in self.entries if entry not in errors]
+    def take_errors(self) -> list[EventDict]:
+        errors = [entry for entry in self.entries if entry["log_level"] in ("error", "exception", "critical")]
+        self.entries = [entry for entry in self.entries if entry not in errors]
         return errors
 
 
 @pytest.fixture(autouse=True)
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Logged]:
-    with structlog.testing.capture_logs() as entries:
-        log = Logged(entries)
-        yield log
+    log = Logged()
+    before = structlog.get_config()
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, log])
+    yield log
+    structlog.configure(**before)
     assert log.take_errors() == []
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
@@ -72,7 +84,7 @@ class Node:
 
     nursery: trio.Nursery
     facts_now: HealthFacts = field(factory=healthy)
-    address: Address = Address("", 0)
+    address: Address = field(factory=partial(Address, "", 0))
     shutdown: trio.Event = field(factory=trio.Event)
     stopped: trio.Event = field(factory=trio.Event)
     draining: bool = False
@@ -87,6 +99,7 @@ class Node:
         bind: str = "127.0.0.1:0",
         keep_alive: float = 75.0,
         linger: float = 1.0,
+        tls: ssl.SSLContext | None = None,
         **changes: Any,
     ) -> "Node":
         """Serve `handler` under /v2; `changes` go into the settings."""
@@ -95,7 +108,13 @@ class Node:
 
         async def run(task_status: trio.TaskStatus[Address]) -> None:
             await serve(
-                app, settings, bind=bind, shutdown=self.shutdown, keep_alive=keep_alive, task_status=task_status
+                app,
+                settings,
+                bind=bind,
+                shutdown=self.shutdown,
+                keep_alive=keep_alive,
+                tls=tls,
+                task_status=task_status,
             )
             self.stopped.set()
 

@@ -1,0 +1,1 @@
+"""What a user or a peer would check."""
