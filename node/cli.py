@@ -1,0 +1,189 @@
+"""The command line: `antipode serve`, `antipode config check`. Its help is the manual; errors are lines, not tracebacks."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import structlog
+import trio
+
+from node import logs
+from node.config import ConfigurationErrors, load_settings
+from node.config_report import report
+from node.config_values import Unfit, parse_bind
+from node.services import NodeFailure
+from node.settings import Settings
+
+EXIT_CLEAN = 0
+EXIT_FAILED = 1
+EXIT_CONFIGURATION = 2
+
+_MANUAL = """A geo-replicated container registry.
+
+Every region runs a node, and all nodes together are one registry: what is pushed in one region can be pulled in every
+other at once. A node keeps bytes in object stores, one or more per region, and everything else in one PostgreSQL database
+that all nodes share. Redis, if there is one, carries hints between the nodes and may be lost at any time. One
+configuration file, with Quay's key names, serves all regions; what differs is the order in which a node prefers the
+stores.
+
+\b
+  antipode config check config.yaml
+      say what a node would do with this file, or everything that is wrong with it
+  QUAY_DISTRIBUTED_STORAGE_PREFERENCE="eu us" antipode serve --config config.yaml --bind 0.0.0.0:8080
+      run the node of the region whose own store is eu
+
+\b
+Environment:
+  ANTIPODE_CONFIG                      the configuration file, instead of --config
+  ANTIPODE_BIND                        host:port to listen on, instead of --bind
+  QUAY_DISTRIBUTED_STORAGE_PREFERENCE  this region's order of stores, e.g. "eu us";
+                                       replaces DISTRIBUTED_STORAGE_PREFERENCE of the file
+  QUAY_OVERRIDE_CONFIG                 a JSON object whose keys replace the file's
+
+\b
+Exit codes:
+  0  stopped in order (SIGTERM, SIGINT), or nothing is wrong
+  1  the node could not start, or failed
+  2  the configuration or the command line is wrong; nothing was started
+"""
+
+
+class _WrongConfiguration(click.ClickException):
+    """A configuration that cannot be used: its lines go to standard error as they are."""
+
+    exit_code = EXIT_CONFIGURATION
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message."""
+        click.echo(self.format_message(), file=file, err=file is None)
+
+
+def _load(path: str | None) -> Settings:
+    if path is None:
+        raise _WrongConfiguration("no configuration: give --config FILE, or set ANTIPODE_CONFIG")
+    try:
+        return load_settings(path, os.environ)
+    except ConfigurationErrors as errors:
+        count = len(errors.problems)
+        lines = [f"{path}: {count} error{'s' if count > 1 else ''}"]
+        lines += [f"  - {problem}" for problem in errors.problems]
+        if errors.warnings:
+            lines += ["warnings:", *(f"  - {line}" for line in errors.warnings)]
+        raise _WrongConfiguration("\n".join(lines)) from None
+
+
+def _bind_option(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
+    try:
+        return parse_bind(value)
+    except Unfit as error:
+        raise click.BadParameter(f"found {value!r}; {error}") from None
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        try:
+            said = version("antipode")
+        except PackageNotFoundError:
+            said = "(not installed)"
+        click.echo(f"antipode {said}")
+        context.exit()
+
+
+_config_option = click.option(
+    "--config",
+    "config",
+    metavar="FILE",
+    envvar="ANTIPODE_CONFIG",
+    help="The configuration, the same file in every region. Default: $ANTIPODE_CONFIG.",
+)
+
+
+@click.group(help=_MANUAL, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version and exit."
+)
+def main() -> None:
+    """Run the program."""
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _leaves(member)
+    else:
+        yield error
+
+
+def run(node: Callable[[], Awaitable[None]]) -> int:
+    """Run a node under Trio and return the exit code.
+
+    An expected failure (`NodeFailure`) is one line of the log, a bug is logged with its traceback. Ctrl-C before the node
+    has its own handler is a clean stop.
+    """
+    log = structlog.get_logger("antipode")
+    try:
+        trio.run(node, strict_exception_groups=True)
+    except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:
+        leaves = list(_leaves(error))
+        failures = [leaf for leaf in leaves if isinstance(leaf, NodeFailure)]
+        bugs = [leaf for leaf in leaves if not isinstance(leaf, NodeFailure | KeyboardInterrupt)]
+        for failure in failures:
+            log.error("the node failed", reason=str(failure))  # noqa: TRY400 - one line for the operator
+        if bugs:
+            log.critical("the node failed by a bug", exc_info=error)
+        return EXIT_FAILED if failures or bugs else EXIT_CLEAN
+    return EXIT_CLEAN
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--bind",
+    metavar="HOST:PORT",
+    envvar="ANTIPODE_BIND",
+    default="127.0.0.1:8080",
+    show_default=True,
+    callback=_bind_option,
+    help="Where to listen; :8080 is every address of this machine. Default: $ANTIPODE_BIND, else the loopback interface.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="How much to log. Lines for people on a terminal, JSON otherwise.",
+)
+def serve(config: str | None, bind: tuple[str, int], log_level: str) -> None:
+    """Run a node in the foreground until SIGTERM or SIGINT.
+
+    Brings the database's schema up to date first; several nodes may start at once. On SIGTERM it tells the load balancer to
+    go elsewhere, ends the requests in flight, and stops.
+    """
+    settings = _load(config)
+    logs.set_up(log_level)
+    # Here, so that the other commands answer without loading the whole node.
+    from node.supervisor import run_node
+
+    sys.exit(run(lambda: run_node(settings, bind)))
+
+
+@main.group("config")
+def config_group() -> None:
+    """Look at a configuration without starting anything."""
+
+
+@config_group.command()
+@click.argument("file", required=False, metavar="[FILE]")
+@_config_option
+def check(file: str | None, config: str | None) -> None:
+    """Say what a node would do with FILE (default: --config), or everything that is wrong with it.
+
+    Reads the environment as `serve` would, and connects to nothing. Exit code 2 if there are errors.
+    """
+    chosen = file if file is not None else config
+    settings = _load(chosen)
+    click.echo(f"{Path(chosen or '')}: good\n\n{report(settings)}")

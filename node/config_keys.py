@@ -1,0 +1,101 @@
+"""The table of configuration keys: each key's name, the field of `Settings` that it fills, and how its value is read.
+
+Keys whose value has a structure of its own (the database, the stores, Redis) are named here and read in rooms of their own.
+Defaults stand in `Settings`; `docs/configuration.md` has every key for people.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+
+from attrs import frozen
+
+from node.config_values import (
+    GIB,
+    KIB,
+    MIB,
+    parse_duration,
+    read_choice,
+    read_duration,
+    read_flag,
+    read_hostname,
+    read_number,
+    read_size,
+    read_text,
+    read_whole_duration,
+)
+
+DAY = 86400
+WEEK = 7 * DAY
+
+
+@frozen
+class Key:
+    """A key with one plain value."""
+
+    name: str
+    field: str
+    read: Callable[[object], object]
+    secret: bool = False
+
+
+# Bounds are where the value stops making sense, not where it stops being wise.
+KEYS = (
+    Key("SERVER_HOSTNAME", "server_hostname", read_hostname),
+    Key("PREFERRED_URL_SCHEME", "scheme", read_choice("http", "https")),
+    Key("FEATURE_STORAGE_REPLICATION", "replicate", read_flag),
+    Key("FEATURE_PROXY_STORAGE", "proxy_storage", read_flag),
+    Key("FEATURE_OPEN_REGISTRY", "open_registry", read_flag),
+    Key("FEATURE_SPARSE_INDEX", "sparse_index", read_flag),
+    Key("ALLOW_LOCAL_REPLICATION", "allow_local_replication", read_flag),
+    Key("LIBRARY_NAMESPACE", "library_namespace", read_text),
+    Key("V2_PAGINATION_SIZE", "page_size", read_number(1, 10_000)),
+    Key("MAXIMUM_LAYER_SIZE", "maximum_layer_size", read_size(MIB)),
+    # The spec asks registries to take manifests of 4 MiB; beyond 64 they would not fit a database row well.
+    Key("MAXIMUM_MANIFEST_SIZE", "maximum_manifest_size", read_size(64 * KIB, 64 * MIB)),
+    Key("UPLOAD_MAX_AGE", "upload_max_age", read_duration(1)),
+    Key("DELETED_BLOB_RETENTION", "deleted_blob_retention", parse_duration),
+    Key("METADATA_STALENESS", "metadata_staleness", read_duration(0, 3600)),
+    # Signature version 4 allows a week at most.
+    Key("PRESIGN_LIFETIME", "presign_lifetime", read_whole_duration(1, WEEK)),
+    # S3: every part but the last has at least 5 MiB, none more than 5 GiB.
+    Key("PART_SIZE", "part_size", read_size(5 * MIB, 5 * GIB)),
+    Key("PART_MEMORY", "part_memory", read_size(10 * MIB)),
+    Key("REPLICATION_STREAMS", "copy_streams", read_number(1, 1000)),
+    Key("REPLICATION_PARTS_PER_BLOB", "copy_parts_per_blob", read_number(1, 100)),
+    Key("REPLICATION_STREAMS_PER_LOCATION", "copy_streams_per_location", read_number(1, 1000)),
+    Key("REPLICATION_BYTES_PER_SECOND", "bandwidth_per_location", read_size(64 * KIB)),
+    Key("REPLICATION_LEASE_SECONDS", "lease_seconds", read_duration(1, 3600)),
+    Key("HEALTH_PROBE_INTERVAL", "probe_interval", read_duration(0.05, 3600)),
+    Key("HEALTH_PROBE_DEADLINE", "probe_deadline", read_duration(0.05, 60)),
+    Key("HEALTH_RECOVERY_QUIET", "recovery_quiet", read_duration(0, DAY)),
+    Key("HEALTH_DATABASE_GRACE", "health_database_grace", parse_duration),
+    Key("STALL_DEADLINE", "stall_deadline", read_duration(0.1)),
+    Key("SOURCE_STALL_DEADLINE", "source_stall", read_duration(0.1)),
+    Key("DRAIN_DELAY", "drain_delay", read_duration(0, 3600)),
+    Key("DRAIN_DEADLINE", "drain_deadline", read_duration(0, DAY)),
+    Key("MAXIMUM_CONNECTIONS", "maximum_connections", read_number(1, 1_000_000)),
+    Key("ENABLE_HEALTH_DEBUG_SECRET", "debug_secret", read_text, secret=True),
+)
+
+STRUCTURED = (
+    "DB_URI",
+    "DB_CONNECTION_ARGS",
+    "DISTRIBUTED_STORAGE_CONFIG",
+    "DISTRIBUTED_STORAGE_PREFERENCE",
+    "DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS",
+    "USER_EVENTS_REDIS",
+    "BUILDLOGS_REDIS",
+)
+"""Keys that `config_database`, `config_storage` and `config_redis` read."""
+
+SUPPORTED = frozenset((*(key.name for key in KEYS), *STRUCTURED))
+
+ENVIRONMENT = ("ANTIPODE_CONFIG", "ANTIPODE_BIND", "QUAY_DISTRIBUTED_STORAGE_PREFERENCE", "QUAY_OVERRIDE_CONFIG")
+"""The environment variables that a node reads."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the name in `known` that `name` is most likely a slip of, None if it resembles none of them."""
+    # 0.85: one or two wrong letters, or a missing plural, in names of this length; another word is less alike.
+    close = difflib.get_close_matches(name.upper().replace("-", "_"), list(known), n=1, cutoff=0.85)
+    return close[0] if close else None

@@ -1,0 +1,91 @@
+"""Says what a node would do with its settings, for `antipode config check`: everything but the secrets."""
+
+from collections.abc import Iterator
+
+from node.config_database import describe_database
+from node.config_values import say_duration, say_size
+from node.settings import LocationSettings, Settings
+
+
+def _redirects(settings: Settings, location: LocationSettings) -> str:
+    if settings.proxy_storage:
+        return "pulls streamed by the node (FEATURE_PROXY_STORAGE)"
+    # Only stores that other hosts reach have URLs to redirect to.
+    redirects = location.redirect and location.engine.shared
+    return "pulls redirected to the store" if redirects else "pulls streamed by the node"
+
+
+def _redis(settings: Settings) -> str:
+    redis = settings.redis
+    if redis is None:
+        return "none; hints go through the database (LISTEN and NOTIFY)"
+    host = f"[{redis.host}]" if ":" in redis.host else redis.host
+    said = f"{host}:{redis.port}, database {redis.db}, {'with' if redis.password else 'without'} password"
+    return f"{said}, over TLS" if redis.tls else said
+
+
+def _replication(settings: Settings) -> str:
+    if not settings.replicate:
+        return "off: one copy of a blob is enough"
+    return f"on: every blob is owed a copy in {', '.join(settings.default_locations)}"
+
+
+def _picture(settings: Settings) -> Iterator[tuple[str, str]]:
+    yield "address", f"{settings.scheme}://{settings.server_hostname}"
+    yield "database", f"{describe_database(settings.database_uri)}; at most {settings.database_pool} connections"
+    yield "redis", _redis(settings)
+    yield "replication", _replication(settings)
+    yield "open to anybody", "yes" if settings.open_registry else "no"
+    yield "bare names", f"belong to the namespace {settings.library_namespace}"
+
+
+def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
+    yield "blob", f"at most {say_size(settings.maximum_layer_size)}"
+    yield "manifest", f"at most {say_size(settings.maximum_manifest_size)}"
+    yield "page of a list", f"{settings.page_size} entries"
+    yield "upload", f"given up after {say_duration(settings.upload_max_age)}"
+    yield "deleted blob", f"its bytes stay for {say_duration(settings.deleted_blob_retention)}"
+    yield "part buffers", f"{say_size(settings.part_memory)} in parts of {say_size(settings.part_size)}"
+    yield "connections", f"at most {settings.maximum_connections}"
+    if settings.replicate:
+        bandwidth = settings.bandwidth_per_location
+        rate = "unlimited bandwidth" if bandwidth is None else f"{say_size(bandwidth)} a second"
+        streams = f"{settings.copy_streams} at once, {settings.copy_streams_per_location} per location"
+        yield "copies", f"{streams}, {settings.copy_parts_per_blob} parts of a blob in flight; {rate} per location"
+    interval, deadline = say_duration(settings.probe_interval), say_duration(settings.probe_deadline)
+    yield "health", f"every store probed every {interval}, given {deadline} to answer"
+    delay, drain = say_duration(settings.drain_delay), say_duration(settings.drain_deadline)
+    yield "stopping", f"503 to the load balancer for {delay}, then {drain} for requests to end"
+
+
+def _locations(settings: Settings) -> Iterator[tuple[str, str]]:
+    others = [name for name in settings.locations if name not in settings.preference]
+    for place, name in enumerate((*settings.preference, *others), 1):
+        location = settings.locations[name]
+        rank = f"{place}." if name in settings.preference else "-"
+        facts = [location.engine.describe()]
+        if place == 1:
+            facts.append("preferred")
+        if name not in settings.preference:
+            facts.append("not in the preference: read only when nothing else has the blob")
+        if settings.replicate and name in settings.default_locations:
+            facts.append("required")
+        facts.append(_redirects(settings, location))
+        yield f"{rank} {name}", "; ".join(facts)
+
+
+def _table(rows: Iterator[tuple[str, str]]) -> Iterator[str]:
+    cells = list(rows)
+    width = max(len(name) for name, _ in cells)
+    for name, text in cells:
+        yield f"  {name:<{width}}  {text}"
+
+
+def report(settings: Settings) -> str:
+    """Return what a node would do with these settings, as a few tables for people."""
+    lines = ["The node:", *_table(_picture(settings))]
+    lines += ["", "Locations, in this node's order of preference:", *_table(_locations(settings))]
+    lines += ["", "Limits:", *_table(_limits(settings))]
+    lines += ["", "Warnings:" if settings.warnings else "No warnings."]
+    lines += [f"  - {line}" for line in settings.warnings]
+    return "\n".join(lines)
