@@ -9,7 +9,7 @@
 A test that asks for a service which no variable gives is skipped; with CI=true it fails. For a series of quick runs keep
 the services up in another terminal: `python3 -m scripts.services up` prints the exports.
 
-Fixtures (all in `tests/conftest.py`, usable in property_tests/ too):
+Fixtures (all in `tests/conftest.py`):
 
     database_uri: str                   DSN of a fresh, empty database, dropped after the test
     redis_uri: str                      the Redis; shared by all tests, so use names of your own
