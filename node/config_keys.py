@@ -96,6 +96,9 @@ ENVIRONMENT = ("ANTIPODE_CONFIG", "ANTIPODE_BIND", "QUAY_DISTRIBUTED_STORAGE_PRE
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the name in `known` that `name` is most likely a slip of, None if it resembles none of them."""
+    upper, names = name.upper().replace("-", "_"), sorted(known)
+    # Swapped letters weigh much in a short name.
+    swapped = [other for other in names if sorted(other) == sorted(upper)]
     # 0.85: one or two wrong letters, or a missing plural, in names of this length; another word is less alike.
-    close = difflib.get_close_matches(name.upper().replace("-", "_"), list(known), n=1, cutoff=0.85)
+    close = swapped or difflib.get_close_matches(upper, names, n=1, cutoff=0.85)
     return close[0] if close else None

@@ -1,66 +1,15 @@
 """The configuration: what a file and the environment mean, and that every error is named, all at once, without secrets."""
 
-import copy
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from node.config import ConfigurationErrors, describe_database, load_settings, read_settings
+from node.config import ConfigurationErrors, load_settings
 from node.config_report import report
-from node.settings import MIB, RedisSettings, Settings
+from node.settings import MIB, RedisSettings
 
-EXAMPLE = """
-SERVER_HOSTNAME: 127.0.0.1:8100
-PREFERRED_URL_SCHEME: http
-DB_URI: postgresql://antipode@127.0.0.1:5544/antipode
-USER_EVENTS_REDIS: {host: 127.0.0.1, port: 6380}
-DISTRIBUTED_STORAGE_CONFIG:
-  us: [RadosGWStorage, {hostname: 127.0.0.1, port: 7480, is_secure: false, access_key: A, secret_key: B,
-                        bucket_name: us-blobs, storage_path: /registry}]
-  eu: [RadosGWStorage, {hostname: 127.0.0.1, port: 7481, is_secure: false, access_key: C, secret_key: D,
-                        bucket_name: eu-blobs, storage_path: /registry}]
-DISTRIBUTED_STORAGE_PREFERENCE: [us, eu]
-DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS: [us, eu]
-FEATURE_STORAGE_REPLICATION: true
-FEATURE_OPEN_REGISTRY: true
-"""
-ABSENT = object()
-SECRETS = ("hunter2", "s3cr3t")
-
-
-def document(**changes: Any) -> dict[object, Any]:
-    """Return the example with keys replaced, or left out where the value is ABSENT."""
-    merged = {**yaml.safe_load(EXAMPLE), **changes}
-    return {key: value for key, value in merged.items() if value is not ABSENT}
-
-
-def settings(environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:
-    return read_settings(document(**changes), environ or {})
-
-
-def errors(environ: Mapping[str, str] | None = None, **changes: Any) -> list[str]:
-    """Return the errors' lines; whatever they are, they tell no secret."""
-    with pytest.raises(ConfigurationErrors) as caught:
-        settings(environ, **changes)
-    lines = [str(problem) for problem in caught.value.problems]
-    assert not [line for line in (*lines, *caught.value.warnings) for secret in SECRETS if secret in line]
-    return lines
-
-
-def only_error(environ: Mapping[str, str] | None = None, **changes: Any) -> str:
-    (line,) = errors(environ, **changes)
-    return line
-
-
-def stores(**arguments: Any) -> dict[str, Any]:
-    """Return the example's stores, with arguments of `us` replaced."""
-    config = copy.deepcopy(document()["DISTRIBUTED_STORAGE_CONFIG"])
-    config["us"][1].update(arguments)
-    return dict(config)
+from .configurations import ABSENT, EXAMPLE, errors, only_error, settings, stores
 
 
 class TestFile:
@@ -121,7 +70,7 @@ class TestFile:
         with pytest.raises(ConfigurationErrors) as caught:
             load_settings(tmp_path / "c.yaml", {})
         assert {problem.key for problem in caught.value.problems} == {"host", "SERVER_HOSTNAME"}
-        assert "lines 2 and 16" in str(caught.value)
+        assert "lines 2 and 15" in str(caught.value)
 
     def test_all_errors_come_at_once(self) -> None:
         """One run names every error, in every part of the file."""
@@ -210,222 +159,6 @@ class TestEnvironment:
             "QUAY_DISTRIBUTED_STORAGE_PREFERENCE: found \"ap\" in 'ap, us'; "
             "the ids in DISTRIBUTED_STORAGE_CONFIG are: us, eu"
         )
-
-
-class TestStores:
-    def test_every_argument_error_is_named_by_its_location(self) -> None:
-        """The engine's own errors come with the location's id."""
-        found = errors(DISTRIBUTED_STORAGE_CONFIG=stores(port="x", is_secure="maybe", secret_key=5))
-        assert len(found) == 3
-        assert all(line.startswith("DISTRIBUTED_STORAGE_CONFIG.us: ") for line in found)
-
-    def test_an_unknown_class_names_the_known_ones(self) -> None:
-        """Quay would take a fake for it."""
-        config = {**stores(), "us": ["S4Storage", {}]}
-        assert "RadosGWStorage" in only_error(DISTRIBUTED_STORAGE_CONFIG=config)
-
-    @pytest.mark.parametrize(
-        "entry", [None, "LocalStorage", [], ["LocalStorage"], ["LocalStorage", None], [{}, {}], {}]
-    )
-    def test_an_entry_of_another_shape_is_an_error(self, entry: object) -> None:
-        """An entry is a class name and a mapping."""
-        line = only_error(DISTRIBUTED_STORAGE_CONFIG={**stores(), "us": entry})
-        assert line.endswith("write [EngineName, {arguments}]")
-
-    @pytest.mark.parametrize("name", [False, 12, None, "a b", "a,b", "", "a\x00"])
-    def test_an_id_that_no_list_could_hold_is_an_error(self, name: object) -> None:
-        """Ids are text without white space and commas; YAML reads `no` as false."""
-        config = {**stores(), name: stores()["us"]}
-        assert only_error(DISTRIBUTED_STORAGE_CONFIG=config).startswith("DISTRIBUTED_STORAGE_CONFIG.")
-
-    @pytest.mark.parametrize("config", [ABSENT, {}, [], "us"])
-    def test_without_stores_there_is_no_node(self, config: object) -> None:
-        """No stores is one error, not one for every list that names them."""
-        assert only_error(DISTRIBUTED_STORAGE_CONFIG=config).startswith("DISTRIBUTED_STORAGE_CONFIG: found")
-
-    def test_redirect_and_public_endpoint_are_per_location(self) -> None:
-        """One store can be kept from redirects, and presigned under another name."""
-        made = settings(DISTRIBUTED_STORAGE_CONFIG=stores(redirect=False, public_endpoint="https://blobs.example.com"))
-        assert not made.locations["us"].redirect
-        assert made.locations["eu"].redirect
-        assert "presigned as https://blobs.example.com" in report(made)
-
-    @pytest.mark.parametrize("given", [ABSENT, [], None])
-    def test_absent_default_locations_mean_every_location_and_it_is_said(self, given: object) -> None:
-        """Quay would replicate nothing; here everything is owed everywhere, in one line at start."""
-        made = settings(DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS=given)
-        assert made.default_locations == ("us", "eu")
-        (line,) = [line for line in made.warnings if line.startswith("DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS")]
-        assert line.endswith("every location will hold every blob")
-
-    def test_replication_without_a_preference_is_an_error(self) -> None:
-        """Every node must know its own store; the message says how to say it."""
-        for given in (ABSENT, []):
-            line = only_error(DISTRIBUTED_STORAGE_PREFERENCE=given)
-            assert 'set QUAY_DISTRIBUTED_STORAGE_PREFERENCE="us eu"' in line
-        environ = {"QUAY_DISTRIBUTED_STORAGE_PREFERENCE": "eu"}
-        assert settings(environ, DISTRIBUTED_STORAGE_PREFERENCE=ABSENT).preference == ("eu",)
-
-    def test_without_replication_the_file_s_order_is_the_preference(self) -> None:
-        """As in Quay: all ids, in the order of the file."""
-        made = settings(DISTRIBUTED_STORAGE_PREFERENCE=ABSENT, FEATURE_STORAGE_REPLICATION=ABSENT)
-        assert made.preference == ("us", "eu")
-
-    def test_local_stores_are_refused_for_replication(self) -> None:
-        """Other hosts cannot reach a directory, so replication into it is an error unless it was asked for by name."""
-        config = {"us": ["LocalStorage", {"storage_path": "/var/us"}], "eu": stores()["eu"]}
-        line = only_error(DISTRIBUTED_STORAGE_CONFIG=config)
-        assert line.startswith("DISTRIBUTED_STORAGE_CONFIG.us: found LocalStorage with FEATURE_STORAGE_REPLICATION;")
-        assert "ALLOW_LOCAL_REPLICATION: true" in line
-        made = settings(DISTRIBUTED_STORAGE_CONFIG=config, ALLOW_LOCAL_REPLICATION=True)
-        assert [line for line in made.warnings if line.startswith("ALLOW_LOCAL_REPLICATION: us ")]
-        alone = settings(DISTRIBUTED_STORAGE_CONFIG=config, FEATURE_STORAGE_REPLICATION=False)
-        assert not alone.replicate
-
-    @pytest.mark.parametrize("given", ["us eu", ["us", "eu", "us"]])
-    def test_lists_are_forgiving_where_the_meaning_is_plain(self, given: object) -> None:
-        """A text is split as in the environment, and an id that stands twice counts once."""
-        assert settings(DISTRIBUTED_STORAGE_PREFERENCE=given).preference == ("us", "eu")
-
-    @pytest.mark.parametrize("given", [["us", False], {"us": 1}, 5, " , "])
-    def test_lists_of_something_else_are_errors(self, given: object) -> None:
-        """A preference is a list of ids."""
-        assert only_error(DISTRIBUTED_STORAGE_PREFERENCE=given).startswith("DISTRIBUTED_STORAGE_PREFERENCE: found")
-
-
-class TestDatabase:
-    @pytest.mark.parametrize(
-        ("given", "uri", "said"),
-        [
-            ("postgres://u@h/db", "postgresql://u@h/db", "h, database db, as u"),
-            ("postgresql+psycopg2://u:hunter2@h:1/db", "postgresql://u:hunter2@h:1/db", "h:1, database db, as u"),
-            (
-                "postgresql://u:hunter2@a:1,b:2/db?sslmode=verify-full",
-                "postgresql://u:hunter2@a:1,b:2/db?sslmode=verify-full",
-                "a:1 or b:2, database db, as u, sslmode verify-full",
-            ),
-            ("postgresql://[::1]:5432/db", "postgresql://[::1]:5432/db", "[::1]:5432, database db"),
-            (
-                "postgresql:///db?host=/run/postgresql",
-                "postgresql:///db?host=%2Frun%2Fpostgresql",
-                "/run/postgresql, database db",
-            ),
-            ("postgresql://u:p%40hunter2@h/db", "postgresql://u:p%40hunter2@h/db", "h, database db, as u"),
-        ],
-    )
-    def test_the_forms_of_a_uri(self, given: str, uri: str, said: str) -> None:
-        """Quay's and SQLAlchemy's forms become one that asyncpg takes; its description has no password."""
-        made = settings(DB_URI=given)
-        assert made.database_uri == uri
-        assert describe_database(uri) == said
-        assert "hunter2" not in report(made)
-        assert "hunter2" not in repr(made)
-
-    @pytest.mark.parametrize(
-        "given",
-        [
-            ABSENT,
-            5,
-            "",
-            "localhost/db",
-            "mysql+pymysql://u:hunter2@h/db",
-            "sqlite:///hunter2",
-            "postgresql://u:hunter2@h",
-            "postgresql://u:hunter2@h/",
-            "postgresql://u:hunter2@h:port/db",
-            "postgresql://u:hunter2@h:99999/db",
-            "postgresql://u:hunter2@[::1/db",
-            "postgresql://u:hun@ter2hunter2@h/db",
-            "postgresql://u:#hunter2@h/db",
-            "postgresql://u:hunter2@h/db?sslmode=maybe",
-            "postgresql://u:hunter2@h/db?sslmode",
-        ],
-    )
-    def test_a_uri_that_cannot_work_is_an_error_without_its_password(self, given: object) -> None:
-        """What is not a PostgreSQL URI is refused before anything connects."""
-        assert only_error(DB_URI=given).startswith("DB_URI: found")
-
-    def test_connection_arguments(self, tmp_path: Path) -> None:
-        """TLS arguments go into the URI, max_connections bounds the pool, and what is peewee's own is named."""
-        (tmp_path / "ca.pem").touch()
-        made = settings(
-            DB_CONNECTION_ARGS={
-                "sslmode": "verify-full",
-                "sslrootcert": str(tmp_path / "ca.pem"),
-                "max_connections": 20,
-                "threadlocals": True,
-                "autorollback": True,
-            }
-        )
-        assert "sslmode=verify-full" in made.database_uri
-        assert made.database_pool == 20
-        assert "DB_CONNECTION_ARGS: not supported and ignored: threadlocals, autorollback" in made.warnings
-
-    @pytest.mark.parametrize(
-        ("arguments", "key"),
-        [
-            (["sslmode"], "DB_CONNECTION_ARGS"),
-            ({"sslmode": "yes"}, "DB_CONNECTION_ARGS.sslmode"),
-            ({"max_connections": 1}, "DB_CONNECTION_ARGS.max_connections"),
-            ({"max_connections": "20"}, "DB_CONNECTION_ARGS.max_connections"),
-            ({"sslrootcert": "/nowhere/ca.pem"}, "DB_CONNECTION_ARGS.sslrootcert"),
-        ],
-    )
-    def test_connection_arguments_that_cannot_work(self, arguments: object, key: str) -> None:
-        """Each wrong argument is named by its place."""
-        assert only_error(DB_CONNECTION_ARGS=arguments).startswith(f"{key}: found")
-
-    def test_contradictions_are_errors(self) -> None:
-        """The same argument in the URI and beside it, with two values, is refused."""
-        uri = "postgresql://u@h/db?sslmode=require"
-        assert only_error(DB_URI=uri, DB_CONNECTION_ARGS={"sslmode": "disable"}).endswith(
-            'DB_URI says "require": say it in one place'
-        )
-
-    def test_options_of_another_client_are_left_out(self) -> None:
-        """The library would send them to the server, which refuses the connection."""
-        made = settings(DB_URI="postgresql://u@h/db?connect_timeout=10&application_name=x")
-        assert made.database_uri == "postgresql://u@h/db?application_name=x"
-        assert "DB_URI: options that are not supported and ignored: connect_timeout" in made.warnings
-
-
-class TestRedis:
-    def test_user_events_before_build_logs_before_none(self) -> None:
-        """USER_EVENTS_REDIS, else BUILDLOGS_REDIS, else the node runs without."""
-        logs = {"host": "logs", "password": "hunter2"}
-        assert settings(BUILDLOGS_REDIS=logs).redis == RedisSettings("127.0.0.1", 6380)
-        assert settings(BUILDLOGS_REDIS=logs, USER_EVENTS_REDIS=ABSENT).redis == RedisSettings(
-            "logs", password="hunter2"
-        )
-        without = settings(USER_EVENTS_REDIS=ABSENT)
-        assert without.redis is None
-        assert "LISTEN and NOTIFY" in report(without)
-
-    def test_tls(self, tmp_path: Path) -> None:
-        """Quay's ssl keys mean TLS; what would weaken its checks is named and not obeyed."""
-        (tmp_path / "ca.pem").touch()
-        ca_file = str(tmp_path / "ca.pem")
-        given = {"host": "h", "ssl": True, "ssl_ca_certs": ca_file, "ssl_cert_reqs": "none"}
-        made = settings(USER_EVENTS_REDIS=given)
-        assert made.redis == RedisSettings("h", tls=True, ca_file=ca_file)
-        assert "USER_EVENTS_REDIS: not supported and ignored: ssl_cert_reqs" in made.warnings
-
-    @pytest.mark.parametrize(
-        ("given", "said"),
-        [
-            ("h", "write at least the host"),
-            ({"port": 6379}, "write at least the host"),
-            ({"host": "h:6379"}, 'found "h:6379"; write the bare host'),
-            ({"host": "h", "port": "6379"}, "port: found"),
-            ({"host": "h", "port": 0}, "port: found 0; write 1 to 65535"),
-            ({"host": "h", "pasword": "hunter2"}, "did you mean password?"),
-            ({"host": "h", "ssl": "hunter"}, "ssl: found"),
-            ({"host": "h", "ssl_ca_certs": "/nowhere"}, "there is no such file"),
-        ],
-    )
-    def test_what_cannot_work(self, given: object, said: str) -> None:
-        """Each wrong argument is named by its place."""
-        assert any(said in line and line.startswith("USER_EVENTS_REDIS") for line in errors(USER_EVENTS_REDIS=given))
 
 
 class TestValues:
