@@ -35,6 +35,8 @@ from .s3_errors import error_code, error_status, is_missing, translate
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
+_ON_PARTS = frozenset({"PUT part", "GET parts", "POST upload", "DELETE upload"})
+
 SLOWEST = 64 * 1024
 """Bytes per second. A store that sends a body more slowly than this on the whole counts as silent."""
 
@@ -208,7 +210,7 @@ class S3Client:
                 fn, *args, deadline=deadline, unavailable=lambda reason: EngineUnavailable(f"{where}: {reason}")
             )
         except (BotoCoreError, ClientError, aiohttp.ClientError, OSError) as error:
-            raise translate(where, error) from error
+            raise translate(where, error, of_parts=verb in _ON_PARTS) from error
 
     # The asyncio side.
 
@@ -420,4 +422,5 @@ async def _close(context: Any, unavailable: Callable[[str], Exception]) -> None:
 
 
 def _bare(etag: str | None) -> str | None:
-    return None if etag is None else etag.strip('"')
+    # Ceph answers the end of a multi-part write with an empty one.
+    return etag.strip('"') or None if etag else None

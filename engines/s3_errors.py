@@ -11,15 +11,18 @@ _BUSY = frozenset(
 )
 
 
-def translate(where: str, error: Exception) -> EngineError:
-    """Return the contract's error for what the library raised; its text begins with `where` and holds no secret."""
+def translate(where: str, error: Exception, *, of_parts: bool = False) -> EngineError:
+    """Return the contract's error for what the library raised; its text begins with `where` and holds no secret.
+
+    `of_parts` is true for calls on a multi-part write: Ceph says NoSuchKey where others say NoSuchUpload.
+    """
     if isinstance(error, ClientError):
         code, status = error_code(error), error_status(error)
         text = f"{where}: {code or status}: {error.response.get('Error', {}).get('Message') or f'status {status}'}"
+        if code in _PARTS or (of_parts and code in _MISSING):
+            return PartsMissing(text)
         if code in _MISSING:
             return ObjectMissing(text)
-        if code in _PARTS:
-            return PartsMissing(text)
         if code in _BUSY or status >= 500 or status == 429:
             return EngineUnavailable(text)
         return EngineRefused(text)

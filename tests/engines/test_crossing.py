@@ -1,0 +1,143 @@
+"""The crossing: deadlines that hold, cancellations that win, and complaints that do not end the program."""
+
+import asyncio
+import time
+
+import pytest
+import trio
+
+from engines.contract import EngineUnavailable
+from engines.crossing import UNWIND_SECONDS, Bridge, Trouble, cross, open_bridge
+
+
+async def sleeper(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "slept"
+
+
+async def stubborn() -> str:
+    """Does not let itself be cancelled for a while."""
+    end = time.monotonic() + 2 * UNWIND_SECONDS
+    while time.monotonic() < end:
+        try:
+            await asyncio.sleep(end - time.monotonic())
+        except asyncio.CancelledError:
+            continue
+    return "at last"
+
+
+async def test_result_and_error_come_back(bridge: Bridge) -> None:
+    """A crossing returns what the function returns and raises what it raises."""
+
+    async def fails() -> None:
+        raise KeyError("inside")
+
+    assert await cross(sleeper, 0.0, deadline=1, unavailable=EngineUnavailable) == "slept"
+    with pytest.raises(KeyError, match="inside"):
+        await cross(fails, deadline=1, unavailable=EngineUnavailable)
+
+
+async def test_deadline_is_real(bridge: Bridge) -> None:
+    """A function that takes too long becomes the error that the caller named, in time."""
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailable, match=r"no answer within 0\.1 s"):
+        await cross(sleeper, 30.0, deadline=0.1, unavailable=EngineUnavailable)
+    assert time.monotonic() - began < UNWIND_SECONDS
+
+
+async def test_stubborn_function_is_left_behind() -> None:
+    """A function that ignores its cancellation costs a bounded time more, is counted, and ends with the loop."""
+    async with open_bridge() as bridge:
+        began = time.monotonic()
+        with pytest.raises(EngineUnavailable):
+            await cross(stubborn, deadline=0.1, unavailable=EngineUnavailable)
+        assert time.monotonic() - began < 1.8 * UNWIND_SECONDS
+        assert bridge.statistics().left_behind == 1
+
+
+async def test_stubborn_function_and_cancelled_scope() -> None:
+    """A Trio cancellation is bounded in the same way."""
+    async with open_bridge() as bridge:
+        began = time.monotonic()
+        with trio.move_on_after(0.1) as scope:
+            await cross(stubborn, deadline=30, unavailable=EngineUnavailable)
+        assert scope.cancelled_caught
+        assert time.monotonic() - began < 1.8 * UNWIND_SECONDS
+        assert bridge.statistics().left_behind == 1
+
+
+async def test_cancellation_wins_over_timeout(bridge: Bridge) -> None:
+    """When the caller's scope is cancelled as well, the caller sees its cancellation."""
+    with trio.move_on_after(0.05) as scope:
+        await cross(sleeper, 30.0, deadline=0.05, unavailable=EngineUnavailable)
+    assert scope.cancelled_caught
+
+
+async def test_finished_work_is_not_lost(bridge: Bridge) -> None:
+    """What a function returns in spite of its cancellation reaches the caller, who may have to close it."""
+
+    async def opens() -> str:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            return "opened"
+        return "never"
+
+    got = None
+    with trio.move_on_after(0.05) as scope:
+        got = await cross(opens, deadline=30, unavailable=EngineUnavailable)
+        await trio.lowlevel.checkpoint()
+    assert got == "opened"
+    assert scope.cancelled_caught
+
+
+async def test_stray_cancellation_is_unavailable(bridge: Bridge) -> None:
+    """An asyncio cancellation that nobody here asked for is an error, not the end of the node."""
+
+    async def cancels_itself() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(EngineUnavailable, match="cancelled itself"):
+        await cross(cancels_itself, deadline=1, unavailable=EngineUnavailable)
+
+
+async def test_timeout_inside_keeps_its_words(bridge: Bridge) -> None:
+    """A TimeoutError of the library's own is unavailable with the library's words."""
+
+    async def times_out() -> None:
+        raise TimeoutError("pool is empty")
+
+    with pytest.raises(EngineUnavailable, match="pool is empty"):
+        await cross(times_out, deadline=1, unavailable=EngineUnavailable)
+
+
+async def test_complaints_are_reported_and_survived() -> None:
+    """What asyncio reports to its loop is counted and handed to the hook; the program goes on."""
+    heard: list[Trouble] = []
+
+    async def forgets() -> None:
+        async def fails() -> None:
+            raise ValueError("nobody listens")
+
+        task = asyncio.get_running_loop().create_task(fails())
+        await asyncio.sleep(0.01)
+        del task
+
+    async with open_bridge(heard.append) as bridge:
+        await cross(forgets, deadline=1, unavailable=EngineUnavailable)
+        assert await cross(sleeper, 0.0, deadline=1, unavailable=EngineUnavailable) == "slept"
+        assert bridge.statistics().troubles == 1
+    assert [str(trouble.error) for trouble in heard] == ["nobody listens"]
+
+
+async def test_errors_leave_the_bridge_plain() -> None:
+    """An error in the bridge's block comes out as it is, not in groups."""
+    with pytest.raises(KeyError):
+        async with open_bridge():
+            raise KeyError("plain")
+
+
+async def test_no_bridge() -> None:
+    """Without a bridge a crossing says what is missing."""
+    with pytest.raises(RuntimeError, match="open_bridge"):
+        await cross(sleeper, 0.0, deadline=1, unavailable=EngineUnavailable)

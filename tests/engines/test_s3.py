@@ -1,0 +1,254 @@
+"""The S3 engine against stores that refuse, hang, vanish or break off, and what it sends."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from engines import parse_engine
+from engines.contract import Engine, EngineError, EngineRefused, EngineUnavailable, Part
+from engines.crossing import Bridge
+from tests.engines.stores import spec_of
+from tests.services import Store
+
+Call = Callable[[Engine], Awaitable[object]]
+
+
+async def never(_: trio.SocketStream) -> None:
+    """Take the connection and say nothing."""
+    await trio.sleep_forever()
+
+
+async def opened(engine: Engine) -> None:
+    async with engine.open("k"):
+        pass
+
+
+CALLS: dict[str, Call] = {
+    "head": lambda engine: engine.head("k"),
+    "open": opened,
+    "read": lambda engine: engine.read("k", 0, 1),
+    "put": lambda engine: engine.put("k", b"x"),
+    "begin_parts": lambda engine: engine.begin_parts("k"),
+    "put_part": lambda engine: engine.put_part("k", "u", 1, b"x"),
+    "list_parts": lambda engine: engine.list_parts("k", "u"),
+    "finish_parts": lambda engine: engine.finish_parts("k", "u", [Part(1, 1, "e")]),
+    "abandon_parts": lambda engine: engine.abandon_parts("k"),
+    "list_open_parts": lambda engine: engine.list_open_parts(""),
+    "delete": lambda engine: engine.delete("k"),
+    "list_keys": lambda engine: engine.list_keys(""),
+}
+
+
+def arguments(port: int, **other: object) -> dict[str, object]:
+    return {
+        "hostname": "127.0.0.1", "port": port, "is_secure": False, "storage_path": "/",
+        "access_key": "A", "secret_key": "B", "bucket_name": "bucket",
+        "connect_timeout": 0.3, "read_timeout": 0.3, "write_timeout": 0.3,
+    } | other  # fmt: skip
+
+
+@asynccontextmanager
+async def server(handler: Callable[[trio.SocketStream], Awaitable[object]]) -> AsyncIterator[int]:
+    """A TCP server on a free port, for stores that no real one can play."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream:
+            try:
+                await handler(stream)
+            except trio.BrokenResourceError:
+                return  # the engine has hung up
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def scripted(handler: Callable[[trio.SocketStream], Awaitable[object]]) -> AsyncIterator[Engine]:
+    """An engine on a store that is played by `handler`."""
+    async with server(handler) as port, parse_engine("RadosGWStorage", arguments(port)).open() as engine:
+        yield engine
+
+
+@pytest.fixture
+async def dead_port() -> int:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port: int = listeners[0].socket.getsockname()[1]
+    await listeners[0].aclose()
+    return port
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_dead_port(bridge: Bridge, dead_port: int, name: str) -> None:
+    """Where nobody listens every call is EngineUnavailable at once; opening the engine notices nothing."""
+    async with parse_engine("RadosGWStorage", arguments(dead_port)).open() as engine:
+        with trio.fail_after(2), pytest.raises(EngineUnavailable, match="bucket/"):
+            await CALLS[name](engine)
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_silent_store(bridge: Bridge, name: str) -> None:
+    """A store that takes the connection and never answers costs the limits, and not more."""
+    async with server(never) as port, parse_engine("RadosGWStorage", arguments(port)).open() as engine:
+        with trio.fail_after(6), pytest.raises(EngineUnavailable):
+            await CALLS[name](engine)
+    assert bridge.statistics().left_behind == 0
+
+
+async def test_silence_counts_per_call(bridge: Bridge) -> None:
+    """A silent store costs a read its connect and read limits together, 0.6 s here."""
+    async with server(never) as port, parse_engine("RadosGWStorage", arguments(port)).open() as engine:
+        began = time.monotonic()
+        with pytest.raises(EngineUnavailable, match="no answer"):
+            await engine.head("k")
+        assert time.monotonic() - began < 1.5
+
+
+async def test_callers_deadline_holds(bridge: Bridge) -> None:
+    """A caller's own deadline ends the call in time, as a cancellation and not as an error of ours."""
+    async with server(never) as port, parse_engine("RadosGWStorage", arguments(port, read_timeout=60)).open() as engine:
+        began = time.monotonic()
+        with trio.move_on_after(0.2) as scope:
+            await engine.head("k")
+        assert scope.cancelled_caught
+        assert time.monotonic() - began < 1.5
+
+
+async def answer(stream: trio.SocketStream, head: str, body: bytes = b"") -> None:
+    await stream.receive_some(65536)
+    await stream.send_all(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+
+
+async def test_body_breaks_off(bridge: Bridge) -> None:
+    """A body that ends before its length is EngineUnavailable, never a short object."""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await answer(stream, "HTTP/1.1 200 OK\nContent-Length: 1000", b"x" * 600)
+
+    async with scripted(handler) as engine, engine.open("k") as reader:
+        assert await reader.receive(500) == b"x" * 500
+        with pytest.raises(EngineUnavailable):
+            await reader.receive(500)
+
+
+async def test_body_goes_silent(bridge: Bridge) -> None:
+    """A body that stops flowing is EngineUnavailable after the read limit."""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await answer(stream, "HTTP/1.1 200 OK\nContent-Length: 1000", b"x" * 600)
+        await trio.sleep_forever()
+
+    async with scripted(handler) as engine, engine.open("k") as reader:
+        with trio.fail_after(3), pytest.raises(EngineUnavailable):
+            await reader.receive(1000)
+
+
+async def test_range_ignored(bridge: Bridge) -> None:
+    """A store that answers a range with the whole object isn't believed."""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await answer(stream, "HTTP/1.1 200 OK\nContent-Length: 10", b"0123456789")
+
+    async with scripted(handler) as engine:
+        with pytest.raises(EngineUnavailable, match="Range"):
+            await engine.read("k", 2, 3)
+
+
+async def test_dead_connection_is_replaced(bridge: Bridge) -> None:
+    """A read on a kept connection that the store has closed meanwhile is repeated on a new one."""
+    connections = 0
+
+    async def handler(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        await answer(stream, "HTTP/1.1 200 OK\nContent-Length: 5\nETag: abc")
+        await stream.receive_some(65536)  # the next request, which gets no answer
+
+    async with scripted(handler) as engine:
+        assert [(await engine.head("k")).size for _ in range(3)] == [5, 5, 5]
+    assert connections == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (503, "SlowDown", EngineUnavailable), (500, "InternalError", EngineUnavailable),
+        (429, "TooManyRequests", EngineUnavailable), (400, "RequestTimeout", EngineUnavailable),
+        (403, "AccessDenied", EngineRefused), (403, "RequestTimeTooSkewed", EngineRefused),
+        (404, "NoSuchBucket", EngineRefused), (301, "PermanentRedirect", EngineRefused),
+    ],
+)  # fmt: skip
+async def test_errors_of_the_store(bridge: Bridge, status: int, code: str, expected: type[EngineError]) -> None:
+    """What a store may get over is unavailable, what it will say again is refused; it is asked once."""
+    requests = 0
+    xml = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>words of the store</Message></Error>".encode()
+
+    async def handler(stream: trio.SocketStream) -> None:
+        nonlocal requests
+        requests += 1
+        await answer(stream, f"HTTP/1.1 {status} No\nContent-Type: application/xml\nContent-Length: {len(xml)}", xml)
+
+    async with scripted(handler) as engine:
+        with pytest.raises(expected, match=f"{code}.*words of the store"):
+            await engine.put("k", b"x")
+    assert requests == 1
+
+
+async def test_no_trailing_checksums(bridge: Bridge) -> None:
+    """A body has a length and no trailer; over HTTP it is signed, and the key keeps its path-style place."""
+    head = b""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        nonlocal head
+        head = bytes(await stream.receive_some(65536))
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with scripted(handler) as engine:
+        await engine.put("some/key", b"x" * 10)
+    sent = head.decode().lower()
+    assert sent.startswith("put /bucket/some/key http/1.1")
+    assert "content-length: 10" in sent
+    assert "aws-chunked" not in sent
+    assert "x-amz-checksum" not in sent
+    assert "unsigned-payload" not in sent
+
+
+@pytest.mark.parametrize("name", ["us", "us-tls"])
+@pytest.mark.parametrize("wrong", [{"secret_key": "wrong"}, {"access_key": "wrong"}, {"bucket_name": "no-such-bucket"}])
+@pytest.mark.parametrize("call", ["head", "open", "read", "put", "begin_parts", "delete", "list_keys"])
+async def test_refused(
+    bridge: Bridge, s3_stores: dict[str, Store], name: str, wrong: dict[str, object], call: str
+) -> None:
+    """Wrong keys and a missing bucket are EngineRefused for every call, never a missing object."""
+    chosen = s3_stores[name]
+    async with spec_of(chosen, "/refused", **wrong).open() as engine:
+        with pytest.raises(EngineRefused) as caught:
+            await CALLS[call](engine)
+    assert chosen.secret_key not in str(caught.value)
+
+
+async def test_certificate_is_verified(bridge: Bridge, s3_stores: dict[str, Store]) -> None:
+    """A certificate of an authority that isn't known is not trusted, unless verify_tls is false."""
+    chosen = s3_stores["us-tls"]
+    async with spec_of(chosen, "/refused", ca_bundle=None).open() as engine:
+        with pytest.raises(EngineUnavailable, match=r"(?i)certificate"):
+            await engine.list_keys("")
+    async with spec_of(chosen, "/refused", ca_bundle=None, verify_tls=False).open() as engine:
+        await engine.list_keys("none/")
+
+
+async def test_ceph_keeps_all_parts(bridge: Bridge, s3_stores: dict[str, Store], storage_path: str) -> None:
+    """Ceph's gateway refuses to leave a part out; that is PartsMissing, and all parts together still make the object."""
+    async with spec_of(s3_stores["us"], storage_path).open() as engine:
+        key = f"{engine.prefix}parts/{uuid.uuid4()}"
+        upload = await engine.begin_parts(key)
+        parts = [await engine.put_part(key, upload, number, bytes(engine.part_minimum)) for number in (1, 2, 3)]
+        with pytest.raises(EngineError):
+            await engine.finish_parts(key, upload, [parts[0], parts[2]])
+        assert (await engine.finish_parts(key, upload, parts)).size == 3 * engine.part_minimum
