@@ -18,15 +18,17 @@ from replication.watcher import Watcher
 
 MIB = 1 << 20
 _MANIFEST_BYTES = 32 * MIB
+_SMALL_BLOB_BYTES = 16 * MIB
 _LINKS = 50_000
 
 
 @define(eq=False)
 class Memory:
-    """What the pull plane remembers. Manifest bytes are immutable; links and placements live for `METADATA_STALENESS` at most."""
+    """What the pull plane remembers. Bytes are immutable; links and placements live for `METADATA_STALENESS` at most."""
 
     freshness: Freshness
-    bytes: Cache[str, bytes] = field(factory=lambda: Cache(_MANIFEST_BYTES, weigh=len))
+    manifest_bytes: Cache[str, bytes] = field(factory=lambda: Cache(_MANIFEST_BYTES, weigh=len))
+    small_blobs: Cache[str, bytes] = field(factory=lambda: Cache(_SMALL_BLOB_BYTES, weigh=len))
     manifests: Cache[tuple[str, str], FoundManifest] = field(factory=lambda: Cache(_LINKS))
     """(repository, digest) -> what it has, without the bytes."""
     blobs: Cache[tuple[str, str], FoundBlob] = field(factory=lambda: Cache(_LINKS))

@@ -77,6 +77,8 @@ class Settings:
     """METADATA_STALENESS."""
     presign_lifetime: int = 600
     """PRESIGN_LIFETIME."""
+    redirect_minimum_size: int = 16 * 1024
+    """REDIRECT_MINIMUM_SIZE: smaller blobs (image configurations, mostly) are answered by the node, from memory when warm."""
     part_size: int = 5 * MIB
     """PART_SIZE."""
     part_memory: int = 64 * MIB

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -44,10 +45,12 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         return Answer(200, (("content-type", "application/octet-stream"), *headers), length=size)
     board = registry.watcher.board
     sources = choose_sources(found.placements, registry.settings.preference, board)
+    if size < registry.settings.redirect_minimum_size:
+        return await _answer_small(registry, repository, found, sources, wanted, headers)
     best = sources[0]
     if _may_send_away(registry, best) and may_redirect(best, board, trio.current_time()):
         return _redirect(registry, best, headers)
-    return await _stream(registry, repository, found, sources, wanted, headers)
+    return _stream(registry, repository, found, sources, wanted, headers)
 
 
 async def look_up_blob(registry: Registry, repository: str, digest: str, *, pieces: bool) -> FoundBlob | None:
@@ -90,7 +93,7 @@ def _redirect(registry: Registry, best: Placement, headers: Headers) -> Answer:
     )
 
 
-async def _stream(
+async def _answer_small(
     registry: Registry,
     repository: str,
     found: FoundBlob,
@@ -98,24 +101,58 @@ async def _stream(
     wanted: ByteRange | None,
     headers: Headers,
 ) -> Answer:
-    """Open the stream before the head is sent, so that what cannot be read is an error answer and not a torn body."""
-    whole = await look_up_blob(registry, repository, found.blob.digest, pieces=True)
-    blob = found.blob if whole is None else whole.blob
-    part = wanted or ByteRange(0, blob.size)
+    """Answer a blob that is not worth a second request of the client's: its bytes, which are kept, or the range of them."""
+    blob = found.blob
+    data = registry.memory.small_blobs.get(blob.digest)
+    outcome = "memory"
+    if data is None:
+        data = b""
+        async with _opened(registry, repository, found, sources, ByteRange(0, blob.size)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+        registry.memory.small_blobs.keep(blob.digest, data, trio.current_time())
+        headers, outcome = (*headers, ("antipode-location", sources[0].location)), "streamed"
+    headers = (("content-type", "application/octet-stream"), *headers)
+    if wanted is None:
+        return Answer(200, headers, data, outcome=outcome)
+    content_range = ("content-range", wanted.content_range(blob.size))
+    return Answer(206, (*headers, content_range), data[wanted.start : wanted.stop], outcome=outcome)
+
+
+def _stream(
+    registry: Registry,
+    repository: str,
+    found: FoundBlob,
+    sources: tuple[Placement, ...],
+    wanted: ByteRange | None,
+    headers: Headers,
+) -> Answer:
+    size = found.blob.size
+    part = wanted or ByteRange(0, size)
     first = sources[0].location
-
-    @asynccontextmanager
-    async def opener() -> AsyncIterator[AsyncIterator[bytes]]:
-        try:
-            async with registry.reader.open_blob(blob, sources, part.start, part.stop) as stream:
-                yield stream
-        except NoGoodSource as error:
-            raise RegistryError(
-                UNAVAILABLE, {"digest": blob.digest, "sources": dict(error.reasons)}, retry_after=5
-            ) from error
-
     # The first source is named although another may take over: the head goes out first.
     more: Headers = (("content-type", "application/octet-stream"), ("antipode-location", first))
     if wanted is not None:
-        more = (*more, ("content-range", wanted.content_range(blob.size)))
-    return Answer(206 if wanted else 200, (*headers, *more), Stream(part.stop - part.start, opener), outcome="streamed")
+        more = (*more, ("content-range", wanted.content_range(size)))
+    return Answer(
+        206 if wanted else 200,
+        (*headers, *more),
+        Stream(part.stop - part.start, partial(_opened, registry, repository, found, sources, part)),
+        outcome="streamed",
+    )
+
+
+@asynccontextmanager
+async def _opened(
+    registry: Registry, repository: str, found: FoundBlob, sources: tuple[Placement, ...], part: ByteRange
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Open a verified stream of part of a blob. Raises RegistryError (503) with every source's reason when none is good."""
+    whole = await look_up_blob(registry, repository, found.blob.digest, pieces=True)
+    blob = found.blob if whole is None else whole.blob
+    try:
+        async with registry.reader.open_blob(blob, sources, part.start, part.stop) as stream:
+            yield stream
+    except NoGoodSource as error:
+        raise RegistryError(
+            UNAVAILABLE, {"digest": blob.digest, "sources": dict(error.reasons)}, retry_after=5
+        ) from error

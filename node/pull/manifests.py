@@ -33,7 +33,7 @@ async def answer_manifest(registry: Registry, request: Request, repository: str,
 async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifest:
     memory = registry.memory
     last = memory.last_digest.get((repository, tag))
-    have = last if last is not None and memory.bytes.get(last) is not None else None
+    have = last if last is not None and memory.manifest_bytes.get(last) is not None else None
     asked_at = trio.current_time()
     look = await find_by_tag(registry.database, repository, tag, have)
     found = _found(look, repository, tag)
@@ -44,7 +44,7 @@ async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifes
 async def _by_digest(registry: Registry, repository: str, digest: str) -> tuple[FoundManifest, str]:
     memory = registry.memory
     asked_at = trio.current_time()
-    body = memory.bytes.get(digest)
+    body = memory.manifest_bytes.get(digest)
     warm = memory.manifests.get((repository, digest), memory.freshness.oldest(repository, digest, asked_at))
     if warm is not None and body is not None:
         return evolve(warm, body=body), "memory"
@@ -63,12 +63,12 @@ def _found(look: Look, repository: str, reference: str) -> FoundManifest:
 async def _remember(registry: Registry, repository: str, found: FoundManifest, asked_at: float) -> FoundManifest:
     """Keep what was found and return it with its bytes, which were in memory if they did not come along."""
     memory = registry.memory
-    body = found.body if found.body is not None else memory.bytes.get(found.digest)
+    body = found.body if found.body is not None else memory.manifest_bytes.get(found.digest)
     if body is None:
         # They were in memory when the look-up began and have been pushed out since.
         look = await find_by_digest(registry.database, repository, found.digest, None)
         body = _found(look, repository, found.digest).body or b""
-    memory.bytes.keep(found.digest, body, asked_at)
+    memory.manifest_bytes.keep(found.digest, body, asked_at)
     memory.manifests.keep((repository, found.digest), evolve(found, body=None), asked_at)
     return evolve(found, body=body)
 
