@@ -189,8 +189,9 @@ async def test_client_leaves_while_the_handler_works(node: Node, logged: Logged,
     await no_more_tasks_than(before)
 
 
-async def test_client_leaves_a_download(node: Node, logged: Logged) -> None:
-    """Nothing is produced any more for a client that left in the middle of an answer."""
+@pytest.mark.parametrize("unread", [b"", b"Content-Length: 7\r\n\r\nunread!"])
+async def test_client_leaves_a_download(node: Node, logged: Logged, unread: bytes) -> None:
+    """Nothing is produced any more for a client that left in the middle of an answer, also where its body was not received."""
     produced = 0
     closed = trio.Event()
 
@@ -216,7 +217,7 @@ async def test_client_leaves_a_download(node: Node, logged: Logged) -> None:
     await node.start(handler)
     before = tasks()
     async with node.client() as client:
-        await client.send(b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n")
+        await client.send(b"GET /v2/ HTTP/1.1\r\nHost: node\r\n" + (unread or b"\r\n"))
         await client.read(1 * MIB)
     with trio.fail_after(PATIENCE):
         await closed.wait()

@@ -88,6 +88,7 @@ async def test_client_closes_an_idle_connection(node: Node) -> None:
     before = tasks()
     async with node.client() as client:
         await client.ask("/v2/")
+        await trio.testing.wait_all_tasks_blocked(0.05)  # the node has done with the request and idles
     await no_more_tasks_than(before)
 
 
