@@ -12,6 +12,8 @@ def _redirects(settings: Settings, location: LocationSettings) -> str:
         return "pulls streamed by the node (FEATURE_PROXY_STORAGE)"
     # Only stores that other hosts reach have URLs to redirect to.
     redirects = location.redirect and location.engine.shared
+    if redirects and settings.redirect_minimum_size:
+        return f"pulls from {say_size(settings.redirect_minimum_size)} on redirected to the store"
     return "pulls redirected to the store" if redirects else "pulls streamed by the node"
 
 

@@ -52,7 +52,7 @@ class TestCheck:
             "every blob is owed a copy in us, eu",
             "1. eu RadosGWStorage http://127.0.0.1:7481/eu-blobs/registry/",
             "2. us RadosGWStorage",
-            "pulls redirected to the store",
+            "pulls from 16 KiB on redirected to the store",
             "at most 20 GiB",
             "FEATURE_OPEN_REGISTRY: anyone",
         ):
