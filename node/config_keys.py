@@ -57,6 +57,7 @@ KEYS = (
     Key("METADATA_STALENESS", "metadata_staleness", read_duration(0, 3600)),
     # Signature version 4 allows a week at most.
     Key("PRESIGN_LIFETIME", "presign_lifetime", read_whole_duration(1, WEEK)),
+    Key("REDIRECT_MINIMUM_SIZE", "redirect_minimum_size", read_size(0, 4 * MIB)),
     # S3: every part but the last has at least 5 MiB, none more than 5 GiB.
     Key("PART_SIZE", "part_size", read_size(5 * MIB, 5 * GIB)),
     Key("PART_MEMORY", "part_memory", read_size(10 * MIB)),

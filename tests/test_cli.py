@@ -19,7 +19,6 @@ from click.testing import CliRunner, Result
 from node.cli import EXIT_CLEAN, EXIT_CONFIGURATION, EXIT_FAILED, main, run
 from node.config_keys import ENVIRONMENT
 from node.services import NodeFailure
-from scripts.services.postgres import Postgres
 from scripts.services.processes import free_ports
 
 from .configurations import EXAMPLE
@@ -148,13 +147,6 @@ class TestOutcomes:
         assert ("away" in said) is (isinstance(error, NodeFailure | ExceptionGroup))
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("cli"))
-    yield server
-    server.stop()
-
-
 class Process:
     """A node as an operator runs it, with its log."""
 
@@ -212,11 +204,11 @@ def processes(tmp_path: Path) -> Iterator[list[Process]]:
 class TestServe:
     @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
     def test_a_node_starts_and_stops_in_order(
-        self, database: Postgres, tmp_path: Path, processes: list[Process], stop: signal.Signals
+        self, database_uri: str, tmp_path: Path, processes: list[Process], stop: signal.Signals
     ) -> None:
         """It says where it listens, answers there, and ends with 0 after a signal; its log is JSON without a terminal."""
         (port,) = free_ports(1)
-        processes.append(node := Process(tmp_path, database.uri, port))
+        processes.append(node := Process(tmp_path, database_uri, port))
         node.wait_for("node is up")
         with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as client:
             client.sendall(b"GET /v2/ HTTP/1.1\r\nHost: registry\r\nConnection: close\r\n\r\n")
@@ -235,11 +227,11 @@ class TestServe:
         assert "Traceback" not in "".join(node.lines)
         assert "hunter2" not in "".join(node.lines)
 
-    def test_a_taken_port_is_one_line(self, database: Postgres, tmp_path: Path, processes: list[Process]) -> None:
+    def test_a_taken_port_is_one_line(self, database_uri: str, tmp_path: Path, processes: list[Process]) -> None:
         """A node whose address is taken does not start: exit code 1, and the line names the address."""
         with closing(socket.create_server(("127.0.0.1", 0))) as other:
             port = other.getsockname()[1]
-            processes.append(node := Process(tmp_path, database.uri, port))
+            processes.append(node := Process(tmp_path, database_uri, port))
             assert node.wait_for_end() == EXIT_FAILED
         (failure,) = [event for event in node.events() if event["level"] in {"error", "critical"}]
         assert str(port) in failure["reason"]
