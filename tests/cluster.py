@@ -182,15 +182,15 @@ class Cluster:
         for node in self:
             node.wait_ready_now()
 
-    def end(self) -> None:
-        """Stop all nodes, report every one that did not stop cleanly, and show their logs to a test that failed."""
+    def end(self, *, show_logs: bool = True) -> None:
+        """Stop all nodes and report every one that did not stop cleanly; what is shown, pytest shows for a failed test."""
         failures: list[AssertionError] = []
         for node in self:
             try:
                 node.stop_now()
             except AssertionError as failure:
                 failures.append(failure)
-        for node in self:
+        for node in self if show_logs else ():
             sys.stdout.write(f"--- log of node {node.name} ---\n{node.log}\n")
         if failures:
             raise AssertionError("\n".join(map(str, failures)))

@@ -1,0 +1,1 @@
+"""The OCI distribution-spec conformance suite: how it is built, run and judged."""
