@@ -317,9 +317,16 @@ class S3Client:
 
     async def _finish(self, key: str, upload: str, parts: Sequence[Part]) -> str | None:
         listed = [{"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts]
-        answer = await self._client.complete_multipart_upload(
-            **self._names(key), UploadId=upload, MultipartUpload={"Parts": listed}
-        )
+        names = self._names(key)
+        try:
+            answer = await self._client.complete_multipart_upload(
+                **names, UploadId=upload, MultipartUpload={"Parts": listed}
+            )
+        except ClientError as error:
+            if error_code(error) == "InternalError":
+                # Ceph says so, as if another completion were under way, of a write that is gone; listing it tells.
+                await self._client.list_parts(**names, UploadId=upload, MaxParts=1)
+            raise
         return _bare(answer.get("ETag"))
 
     async def _abandon(self, key: str, upload: str) -> None:

@@ -103,7 +103,10 @@ async def test_silent_store(bridge: Bridge, name: str) -> None:
 
 async def test_silence_counts_per_call(bridge: Bridge) -> None:
     """A silent store costs a read its connect and read limits together, 0.6 s here."""
-    async with server(never) as port, parse_engine("RadosGWStorage", arguments(port)).open() as engine:
+    async with (
+        server(never) as port,
+        parse_engine("RadosGWStorage", arguments(port, write_timeout=60)).open() as engine,
+    ):
         began = time.monotonic()
         with pytest.raises(EngineUnavailable, match="no answer"):
             await engine.head("k")
@@ -132,9 +135,8 @@ async def test_body_breaks_off(bridge: Bridge) -> None:
         await answer(stream, "HTTP/1.1 200 OK\nContent-Length: 1000", b"x" * 600)
 
     async with scripted(handler) as engine, engine.open("k") as reader:
-        assert await reader.receive(500) == b"x" * 500
         with pytest.raises(EngineUnavailable):
-            await reader.receive(500)
+            await reader.receive(1000)
 
 
 async def test_body_goes_silent(bridge: Bridge) -> None:
@@ -181,7 +183,7 @@ async def test_dead_connection_is_replaced(bridge: Bridge) -> None:
         (503, "SlowDown", EngineUnavailable), (500, "InternalError", EngineUnavailable),
         (429, "TooManyRequests", EngineUnavailable), (400, "RequestTimeout", EngineUnavailable),
         (403, "AccessDenied", EngineRefused), (403, "RequestTimeTooSkewed", EngineRefused),
-        (404, "NoSuchBucket", EngineRefused), (301, "PermanentRedirect", EngineRefused),
+        (404, "NoSuchBucket", EngineRefused), (400, "InvalidRequest", EngineRefused),
     ],
 )  # fmt: skip
 async def test_errors_of_the_store(bridge: Bridge, status: int, code: str, expected: type[EngineError]) -> None:
@@ -252,3 +254,57 @@ async def test_ceph_keeps_all_parts(bridge: Bridge, s3_stores: dict[str, Store],
         with pytest.raises(EngineError):
             await engine.finish_parts(key, upload, [parts[0], parts[2]])
         assert (await engine.finish_parts(key, upload, parts)).size == 3 * engine.part_minimum
+
+
+STS_ANSWER = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
+<AssumedRoleUser><Arn>arn:aws:sts::1:assumed-role/r/quay</Arn><AssumedRoleId>x:quay</AssumedRoleId></AssumedRoleUser>
+<Credentials><AccessKeyId>TEMPORARY</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>the-token</SessionToken>
+<Expiration>2999-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"""
+
+
+async def test_role_credentials(bridge: Bridge) -> None:
+    """A role is taken at the first request, once; requests carry its token, and from then on URLs are presigned with it."""
+    asked: list[bytes] = []
+    heads: list[bytes] = []
+
+    async def token_service(stream: trio.SocketStream) -> None:
+        asked.append(bytes(await stream.receive_some(65536)))
+        body = STS_ANSWER.encode()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    async def bucket(stream: trio.SocketStream) -> None:
+        while head := bytes(await stream.receive_some(65536)):
+            heads.append(head)
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with server(token_service) as sts, server(bucket) as port:
+        given = {
+            "s3_bucket": "bucket", "storage_path": "/", "endpoint_url": f"http://127.0.0.1:{port}",
+            "sts_role_arn": "arn:aws:iam::1:role/r", "sts_user_access_key": "USER", "sts_user_secret_key": "secret",
+            "sts_endpoint_url": f"http://127.0.0.1:{sts}",
+        }  # fmt: skip
+        async with parse_engine("STSS3Storage", given).open() as engine:
+            assert asked == []
+            assert not engine.presigns
+            with pytest.raises(NotImplementedError):
+                engine.presign("k", now=0, expires=60)
+            await engine.head("k")
+            await engine.head("k")
+            assert "X-Amz-Security-Token=the-token" in engine.presign("k", now=0, expires=60)
+    assert len(asked) == 1
+    assert len(heads) == 2
+    assert all(b"x-amz-security-token: the-token" in head.lower() for head in heads)
+
+
+async def test_credentials_of_the_environment(
+    bridge: Bridge, s3_stores: dict[str, Store], storage_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without keys in the configuration those of the environment are used, looked for at the first request."""
+    chosen = s3_stores["us"]
+    given = {"s3_bucket": chosen.bucket, "storage_path": storage_path, "endpoint_url": chosen.endpoint}
+    async with parse_engine("S3Storage", given).open() as engine:
+        assert engine.presigns is False
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", chosen.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", chosen.secret_key)
+        await engine.put(f"{engine.prefix}ambient", b"x")
+        assert engine.presign("k", now=0, expires=60).startswith(chosen.endpoint)
