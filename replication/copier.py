@@ -313,7 +313,7 @@ class Copier:
             raise _WriteFailed(f"{type(error).__name__}: {error}") from error
 
     async def _wait_for_bandwidth(self, job: _Job, nbytes: int) -> None:
-        for location in {job.source, job.task.destination}:
+        for location in dict.fromkeys((job.source, job.task.destination)):
             if location in self._bandwidth:
                 await self._bandwidth[location].take(nbytes)
 

@@ -1,0 +1,1 @@
+"""Hypothesis over pure decisions, stateful models, and simulated clusters on a virtual clock."""

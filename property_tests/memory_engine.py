@@ -1,0 +1,240 @@
+"""A store in memory with seeded faults: slow, hanging, failing, torn writes, wrong bytes. Keeps the engine contract otherwise."""
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+
+import trio
+from attrs import define, field
+
+from engines.contract import (
+    EngineUnavailable,
+    KeyPage,
+    ObjectFacts,
+    ObjectMissing,
+    OpenParts,
+    Part,
+    PartsMissing,
+)
+
+MIB = 1 << 20
+
+
+@define
+class Faults:
+    """What is wrong with a store right now. Rates are probabilities per call."""
+
+    down: bool = False
+    hanging: bool = False
+    latency: float = 0.002
+    bytes_per_second: float = 200e6
+    fail_rate: float = 0.0
+    torn_rate: float = 0.0
+    """A write that stores half an object, or all of it, and then fails."""
+    wrong_rate: float = 0.0
+    """A read whose bytes are damaged on the way."""
+
+    @property
+    def any(self) -> bool:
+        """Whether a reader could notice."""
+        return self != Faults()
+
+
+@define(eq=False)
+class _Open:
+    key: str
+    parts: dict[int, bytes] = field(factory=dict)
+
+
+@define(eq=False)
+class MemoryStore:
+    """The store itself; survives its nodes. `give_up` seconds is how long a call to a hanging store takes to fail."""
+
+    name: str
+    random: Random
+    faults: Faults = field(factory=Faults)
+    objects: dict[str, bytes] = field(factory=dict)
+    uploads: dict[str, _Open] = field(factory=dict)
+    finished: dict[str, str] = field(factory=dict)
+    deleted: set[str] = field(factory=set)
+    give_up: float = 10.0
+    calls: list[tuple[str, str]] = field(factory=list)
+    fault_epoch: int = 0
+    """Counts changes of `faults`, so that an observer knows whether a store was well all the time."""
+    _numbers: int = 0
+
+    def set_faults(self, faults: Faults) -> None:
+        """Change what is wrong."""
+        self.faults = faults
+        self.fault_epoch += 1
+
+    def new_upload(self, key: str) -> str:
+        """Open a multi-part write."""
+        self._numbers += 1
+        upload = f"{self.name}-{self._numbers}"
+        self.uploads[upload] = _Open(key)
+        return upload
+
+
+class _MemoryReader:
+    def __init__(self, engine: "MemoryEngine", data: bytes) -> None:
+        self._engine = engine
+        self._data = data
+        self._offset = 0
+
+    async def receive(self, most: int) -> bytes:
+        chunk = self._data[self._offset : self._offset + most]
+        await self._engine.step("receive", "", len(chunk))
+        self._offset += len(chunk)
+        return self._engine.damaged(chunk)
+
+
+class MemoryEngine:
+    """An engine over a `MemoryStore`; keeps the contract in `engines/contract.py`."""
+
+    def __init__(self, store: MemoryStore, part_minimum: int = 1) -> None:
+        self.store = store
+        self.part_minimum = part_minimum
+
+    @property
+    def kind(self) -> str:
+        return "MemoryStorage"
+
+    @property
+    def prefix(self) -> str:
+        return "registry/"
+
+    @property
+    def presigns(self) -> bool:
+        return False
+
+    def presign(self, key: str, *, now: float, expires: int, method: str = "GET") -> str:
+        raise NotImplementedError("memory cannot be reached by a URL")
+
+    async def step(self, call: str, key: str, nbytes: int = 0) -> None:
+        """Take the time that a call takes, and fail if it is to fail."""
+        store, faults = self.store, self.store.faults
+        store.calls.append((call, key))
+        if faults.hanging:
+            await trio.sleep(store.give_up)
+            raise EngineUnavailable(f"{call}: {store.name} does not answer")
+        await trio.sleep(faults.latency + nbytes / faults.bytes_per_second)
+        if faults.down or store.faults.down or store.random.random() < faults.fail_rate:
+            raise EngineUnavailable(f"{call}: {store.name} is out of order")
+
+    def damaged(self, data: bytes) -> bytes:
+        """Return `data`, or something like it."""
+        store = self.store
+        if data and store.random.random() < store.faults.wrong_rate:
+            place = store.random.randrange(len(data))
+            return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        return data
+
+    def _object(self, key: str) -> bytes:
+        try:
+            return self.store.objects[key]
+        except KeyError:
+            raise ObjectMissing(f"no object {key}") from None
+
+    def _upload(self, key: str, upload: str) -> _Open:
+        found = self.store.uploads.get(upload)
+        if found is None or found.key != key:
+            raise PartsMissing(f"no multi-part write {upload} of {key}")
+        return found
+
+    async def head(self, key: str) -> ObjectFacts:
+        await self.step("head", key)
+        return _facts(self._object(key))
+
+    @asynccontextmanager
+    async def open(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[_MemoryReader]:
+        await self.step("open", key)
+        data = self._object(key)
+        yield _MemoryReader(self, data[start:] if length is None else data[start : start + length])
+
+    async def read(self, key: str, start: int, length: int) -> bytes:
+        await self.step("read", key, length)
+        data = self._object(key)[start : start + length]
+        if len(data) < length:
+            raise EngineUnavailable(f"read: {len(data)} of {length} bytes")
+        return self.damaged(data)
+
+    async def put(self, key: str, data: bytes) -> ObjectFacts:
+        await self.step("put", key, len(data))
+        self._tear(key, data)
+        self.store.objects[key] = data
+        return _facts(data)
+
+    def _tear(self, key: str, data: bytes) -> None:
+        store = self.store
+        if store.random.random() < store.faults.torn_rate:
+            store.objects[key] = data if store.random.random() < 0.5 else data[: len(data) // 2]
+            raise EngineUnavailable("put: the connection broke")
+
+    async def begin_parts(self, key: str) -> str:
+        await self.step("begin_parts", key)
+        return self.store.new_upload(key)
+
+    async def put_part(self, key: str, upload: str, number: int, data: bytes) -> Part:
+        await self.step("put_part", key, len(data))
+        found = self._upload(key, upload)
+        found.parts[number] = data
+        if self.store.random.random() < self.store.faults.torn_rate:
+            raise EngineUnavailable("put_part: the connection broke")
+        return _part(number, data)
+
+    async def list_parts(self, key: str, upload: str) -> Sequence[Part]:
+        await self.step("list_parts", key)
+        found = self._upload(key, upload)
+        return [_part(number, data) for number, data in sorted(found.parts.items())]
+
+    async def finish_parts(self, key: str, upload: str, parts: Sequence[Part]) -> ObjectFacts:
+        await self.step("finish_parts", key)
+        if self.store.finished.get(upload) == key and key in self.store.objects:
+            facts = _facts(self.store.objects[key])
+            if facts.size == sum(part.size for part in parts):
+                return facts
+        found = self._upload(key, upload)
+        for place, part in enumerate(parts, 1):
+            data = found.parts.get(part.number)
+            if data is None or _part(part.number, data) != part:
+                raise PartsMissing(f"part {part.number} of {upload} is unknown")
+            if len(data) < self.part_minimum and place < len(parts):
+                raise PartsMissing(f"part {part.number} of {upload} is too small")
+        data = b"".join(found.parts[part.number] for part in parts)
+        self.store.objects[key] = data
+        self.store.finished[upload] = key
+        del self.store.uploads[upload]
+        if self.store.random.random() < self.store.faults.torn_rate:
+            raise EngineUnavailable("finish_parts: the connection broke")
+        return _facts(data)
+
+    async def abandon_parts(self, key: str, upload: str | None = None) -> None:
+        await self.step("abandon_parts", key)
+        for name, found in list(self.store.uploads.items()):
+            if found.key == key and upload in (None, name):
+                del self.store.uploads[name]
+
+    async def list_open_parts(self, prefix: str) -> Sequence[OpenParts]:
+        await self.step("list_open_parts", prefix)
+        return [OpenParts(o.key, name) for name, o in self.store.uploads.items() if o.key.startswith(prefix)]
+
+    async def delete(self, key: str) -> None:
+        await self.step("delete", key)
+        self.store.objects.pop(key, None)
+        self.store.deleted.add(key)
+
+    async def list_keys(self, prefix: str, after: str | None = None, most: int = 1000) -> KeyPage:
+        await self.step("list_keys", prefix)
+        keys = sorted(k for k in self.store.objects if k.startswith(prefix) and (after is None or k > after))
+        page = tuple(keys[:most])
+        return KeyPage(page, page[-1] if len(keys) > most else None)
+
+
+def _facts(data: bytes) -> ObjectFacts:
+    return ObjectFacts(len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
+
+
+def _part(number: int, data: bytes) -> Part:
+    return Part(number, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())

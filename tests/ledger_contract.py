@@ -1,0 +1,338 @@
+"""What every `Ledger` promises (`replication/ports.py`). A suite for one kind subclasses `LedgerContract`; `bench` is a fixture."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from replication.model import Blob, CopyTask, LocationState, Placement
+from replication.plan import MOST_SIZE_SECONDS, PRIORITY_SECONDS
+from replication.ports import CopyOutcome, Ledger
+
+LEASE = 30.0
+
+
+class Bench(Protocol):
+    """A fresh ledger with the active locations `us`, `eu` and `ap`, and the hands to set up and look at its truth."""
+
+    def ledger(self, node: str = "n1", preference: tuple[str, ...] = ("us", "eu", "ap")) -> Ledger:
+        """Return a node's ledger, all over one truth."""
+        ...
+
+    async def push(
+        self,
+        digest: str,
+        size: int,
+        pieces: bytes | None,
+        placed: Mapping[str, str],
+        owed: Sequence[str],
+        priority: int,
+    ) -> int:
+        """Commit a blob with its placements (location to key) and its debt; return its id."""
+        ...
+
+    async def drop(self, blob_id: int) -> None:
+        """Collect the blob: its rows go and its objects become dead."""
+        ...
+
+    async def bury(self, location: str, key: str) -> None:
+        """Make this object a dead one, due now."""
+        ...
+
+    async def set_state(self, location: str, state: LocationState) -> None:
+        """Set what the operators want of a location."""
+        ...
+
+    async def placements(self, blob_id: int) -> frozenset[Placement]:
+        """Return the blob's placements."""
+        ...
+
+    async def pieces(self, blob_id: int) -> bytes | None:
+        """Return the blob's pieces."""
+        ...
+
+    async def owed(self, blob_id: int) -> Mapping[str, str]:
+        """Return the open tasks of a blob: destination to the last error ("" if none)."""
+        ...
+
+    async def dead(self) -> frozenset[tuple[str, str]]:
+        """Return all dead objects as (location, key), due or not."""
+        ...
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let this much time go by."""
+        ...
+
+
+class LedgerContract:
+    """The suite. `bench` is a fixture of the subclass's module."""
+
+    async def push(
+        self,
+        bench: Bench,
+        name: str = "blob",
+        *,
+        size: int = 1000,
+        pieces: bytes | None = b"p" * 16,
+        owed: Sequence[str] = ("eu",),
+        priority: int = 0,
+    ) -> Blob:
+        digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+        blob_id = await bench.push(digest, size, pieces, {"us": f"r/{name}.1"}, owed, priority)
+        return Blob(blob_id, digest, size, pieces)
+
+    async def claim(self, ledger: Ledger, location: str = "eu", most: int = 10) -> Sequence[CopyTask]:
+        return await ledger.claim_copies(location, "r/", most, LEASE)
+
+    async def test_a_claim_tells_all_that_a_copy_needs(self, bench: Bench) -> None:
+        """A claimed task carries the blob, its placements and a fresh key under the prefix and the digest."""
+        blob = await self.push(bench)
+        (task,) = await self.claim(bench.ledger())
+        assert task.blob == blob
+        assert task.destination == "eu"
+        assert task.placements == (Placement("us", "r/blob.1"),)
+        digits = blob.digest.removeprefix("sha256:")
+        assert task.key.startswith(f"r/sha256/{digits[:2]}/{digits}.")
+        assert (task.upload, task.attempts) == (None, 0)
+        assert task.age >= 0
+
+    async def test_a_claim_is_exclusive(self, bench: Bench) -> None:
+        """What one node has leased no other node gets."""
+        await self.push(bench)
+        assert len(await self.claim(bench.ledger("n1"))) == 1
+        assert await self.claim(bench.ledger("n2")) == []
+
+    async def test_claims_keep_to_location_and_number(self, bench: Bench) -> None:
+        """A claim takes at most what it asked for, and only for its location."""
+        for number in range(3):
+            await self.push(bench, f"b{number}", owed=["eu", "ap"])
+        ledger = bench.ledger()
+        tasks = await self.claim(ledger, "ap", most=2)
+        assert [task.destination for task in tasks] == ["ap", "ap"]
+        assert len(await self.claim(ledger, "ap")) == 1
+        assert len(await self.claim(ledger, "eu")) == 3
+
+    async def test_small_goes_before_large(self, bench: Bench) -> None:
+        """Of tasks that arose together the smaller blob goes first."""
+        large = await self.push(bench, "large", size=1 << 30, pieces=None)
+        small = await self.push(bench, "small", size=10)
+        assert [t.blob.id for t in await self.claim(bench.ledger())] == [small.id, large.id]
+
+    async def test_priority_goes_first(self, bench: Bench) -> None:
+        """What a client waits for goes before ordinary work, though it came later and is larger."""
+        ordinary = await self.push(bench, "ordinary", size=10)
+        urgent = await self.push(bench, "urgent", size=1 << 30, pieces=None, priority=1)
+        assert [t.blob.id for t in await self.claim(bench.ledger())] == [urgent.id, ordinary.id]
+
+    async def test_nothing_starves(self, bench: Bench) -> None:
+        """A large ordinary task is overtaken only by what arose within a bounded time after it."""
+        large = await self.push(bench, "large", size=1 << 40, pieces=None)
+        await bench.pass_time(MOST_SIZE_SECONDS + PRIORITY_SECONDS + 1)
+        await self.push(bench, "urgent", size=1, priority=1)
+        assert (await self.claim(bench.ledger(), most=1))[0].blob.id == large.id
+
+    async def test_an_expired_lease_is_due_again(self, bench: Bench) -> None:
+        """When a lease runs out another node gets the task, under the same key and another lease."""
+        await self.push(bench)
+        (first,) = await self.claim(bench.ledger("n1"))
+        await bench.pass_time(LEASE + 1)
+        (second,) = await self.claim(bench.ledger("n2"))
+        assert second.key == first.key
+        assert second.lease != first.lease
+
+    async def test_a_renewed_lease_stays(self, bench: Bench) -> None:
+        """A renewed lease is not due when the first one would have run out."""
+        await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        await bench.pass_time(LEASE * 0.7)
+        assert await ledger.renew([task.lease], LEASE) == {task.lease}
+        await bench.pass_time(LEASE * 0.7)
+        assert await self.claim(bench.ledger("n2")) == []
+
+    async def test_renewing_tells_which_leases_are_lost(self, bench: Bench) -> None:
+        """Renew returns only the leases that are still ours."""
+        await self.push(bench, "a")
+        ledger = bench.ledger("n1")
+        (lost,) = await self.claim(ledger)
+        await bench.pass_time(LEASE + 1)
+        await self.claim(bench.ledger("n2"))
+        await self.push(bench, "b")
+        (kept,) = await self.claim(ledger)
+        assert await ledger.renew([lost.lease, kept.lease, "made-up"], LEASE) == {kept.lease}
+        assert await ledger.renew([], LEASE) == frozenset()
+
+    async def test_noted_parts_are_found_by_the_next_try(self, bench: Bench) -> None:
+        """The multi-part id that was noted comes back with the next claim; a lost lease notes nothing."""
+        await self.push(bench)
+        (task,) = await self.claim(bench.ledger("n1"))
+        assert await bench.ledger("n1").note_parts(task, "upload-1")
+        await bench.pass_time(LEASE + 1)
+        (again,) = await self.claim(bench.ledger("n2"))
+        assert again.upload == "upload-1"
+        assert not await bench.ledger("n1").note_parts(task, "upload-2")
+
+    async def test_a_finished_copy_is_a_placement_and_no_debt(self, bench: Bench) -> None:
+        """Finishing records the placement and pays the debt at once."""
+        blob = await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        assert await ledger.finish_copy(task, None) is CopyOutcome.PLACED
+        assert await bench.placements(blob.id) == {Placement("us", "r/blob.1"), Placement("eu", task.key)}
+        assert await bench.owed(blob.id) == {}
+        assert await bench.pieces(blob.id) == blob.pieces
+        await bench.pass_time(LEASE + 1)
+        assert await self.claim(ledger) == []
+
+    async def test_finishing_twice_is_once(self, bench: Bench) -> None:
+        """A report that is repeated, because its answer was lost, succeeds and kills nothing."""
+        await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        assert await ledger.finish_copy(task, None) is CopyOutcome.PLACED
+        assert await ledger.finish_copy(task, None) is CopyOutcome.PLACED
+        assert await bench.dead() == frozenset()
+
+    async def test_two_holders_of_one_task_kill_nothing(self, bench: Bench) -> None:
+        """When a lease ran out and both holders finish under the task's one key, that key is placed and never dead."""
+        blob = await self.push(bench)
+        (first,) = await self.claim(bench.ledger("n1"))
+        await bench.pass_time(LEASE + 1)
+        (second,) = await self.claim(bench.ledger("n2"))
+        await bench.ledger("n1").finish_copy(first, None)
+        assert await bench.ledger("n2").finish_copy(second, None) is CopyOutcome.PLACED
+        assert Placement("eu", first.key) in await bench.placements(blob.id)
+        assert await bench.dead() == frozenset()
+
+    async def test_pieces_are_recorded_once(self, bench: Bench) -> None:
+        """Pieces that a copy computed are kept for a blob that had none."""
+        blob = await self.push(bench, pieces=None)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        await ledger.finish_copy(task, b"q" * 16)
+        assert await bench.pieces(blob.id) == b"q" * 16
+
+    async def test_a_copy_of_a_collected_blob_is_dead(self, bench: Bench) -> None:
+        """A copy that ends after its blob was collected becomes a dead object."""
+        blob = await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        await bench.drop(blob.id)
+        assert await ledger.finish_copy(task, None) is CopyOutcome.SUPERSEDED
+        assert ("eu", task.key) in await bench.dead()
+
+    async def test_a_failed_copy_waits_and_shows_why(self, bench: Bench) -> None:
+        """A task that failed is due again after its back-off, with one attempt more, and its error can be seen."""
+        blob = await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        await ledger.fail_copy(task, "the store is on fire", 60.0)
+        assert await bench.owed(blob.id) == {"eu": "the store is on fire"}
+        assert await self.claim(ledger) == []
+        await bench.pass_time(61)
+        (again,) = await self.claim(ledger)
+        assert (again.attempts, again.key) == (1, task.key)
+
+    async def test_a_lost_lease_fails_nothing(self, bench: Bench) -> None:
+        """Failing or handing back under a lost lease does not touch the other node's claim."""
+        blob = await self.push(bench)
+        (task,) = await self.claim(bench.ledger("n1"))
+        await bench.pass_time(LEASE + 1)
+        (other,) = await self.claim(bench.ledger("n2"))
+        await bench.ledger("n1").fail_copy(task, "too late", 0.0)
+        await bench.ledger("n1").hand_back([task.lease])
+        assert await self.claim(bench.ledger("n3")) == []
+        assert await bench.owed(blob.id) == {"eu": ""}
+        assert await bench.ledger("n2").renew([other.lease], LEASE) == {other.lease}
+
+    async def test_handing_back_counts_no_attempt(self, bench: Bench) -> None:
+        """A task that is handed back is due at once and unharmed."""
+        await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        await ledger.hand_back([task.lease])
+        (again,) = await self.claim(bench.ledger("n2"))
+        assert (again.attempts, again.key) == (0, task.key)
+
+    async def test_a_suspect_copy_is_owed_again(self, bench: Bench) -> None:
+        """Marking a copy suspect shows it so and makes its location's debt due at once."""
+        blob = await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        await ledger.finish_copy(task, None)
+        await ledger.mark_suspect(blob.id, "eu", task.key, "piece 3 is wrong")
+        assert Placement("eu", task.key, suspect=True) in await bench.placements(blob.id)
+        (heal,) = await self.claim(ledger)
+        assert heal.key != task.key
+        assert Placement("eu", task.key, suspect=True) in heal.placements
+
+    async def test_a_healed_copy_replaces_the_suspect_one(self, bench: Bench) -> None:
+        """The copy that heals takes the suspect one's place, whose object is dead then."""
+        blob = await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        await ledger.finish_copy(task, None)
+        await ledger.mark_suspect(blob.id, "eu", task.key, "missing")
+        (heal,) = await self.claim(ledger)
+        assert await ledger.finish_copy(heal, None) is CopyOutcome.PLACED
+        assert Placement("eu", heal.key) in await bench.placements(blob.id)
+        assert await bench.dead() == {("eu", task.key)}
+
+    async def test_suspicion_of_another_key_is_ignored(self, bench: Bench) -> None:
+        """A report about a copy that was replaced meanwhile changes nothing."""
+        blob = await self.push(bench, owed=[])
+        await bench.ledger().mark_suspect(blob.id, "us", "r/another-key", "missing")
+        assert await bench.placements(blob.id) == {Placement("us", "r/blob.1")}
+        assert await bench.owed(blob.id) == {}
+
+    async def test_next_due_tells_how_long_to_wait(self, bench: Bench) -> None:
+        """Nothing owed: None. Something due: 0. Something leased or put off: until then."""
+        ledger = bench.ledger()
+        assert await ledger.next_due(["eu", "ap"]) is None
+        await self.push(bench)
+        assert await ledger.next_due(["eu", "ap"]) == 0
+        assert await ledger.next_due(["ap"]) is None
+        (task,) = await self.claim(ledger)
+        assert 0 < (await ledger.next_due(["eu"]) or 0) <= LEASE
+        await ledger.fail_copy(task, "no", 300.0)
+        assert LEASE < (await ledger.next_due(["eu"]) or 0) <= 300
+        await bench.bury("eu", "r/old")
+        assert await ledger.next_due(["eu"]) == 0
+
+    async def test_dead_objects_are_leased_and_finished(self, bench: Bench) -> None:
+        """A dead object is claimed by one node at a time, comes back when the lease runs out, and goes when it is finished."""
+        await bench.bury("eu", "r/old")
+        assert await bench.ledger().claim_dead("us", 10, LEASE) == []
+        (dead,) = await bench.ledger("n1").claim_dead("eu", 10, LEASE)
+        assert (dead.location, dead.key, dead.attempts) == ("eu", "r/old", 0)
+        assert await bench.ledger("n2").claim_dead("eu", 10, LEASE) == []
+        await bench.pass_time(LEASE + 1)
+        (again,) = await bench.ledger("n2").claim_dead("eu", 10, LEASE)
+        await bench.ledger("n2").finish_dead([again.id])
+        assert await bench.dead() == frozenset()
+
+    async def test_a_failed_delete_is_retried(self, bench: Bench) -> None:
+        """A delete that failed is due again after its back-off, with one attempt more."""
+        await bench.bury("eu", "r/old")
+        ledger = bench.ledger()
+        (dead,) = await ledger.claim_dead("eu", 10, LEASE)
+        await ledger.fail_dead([dead.id], "store down", 90.0)
+        await bench.pass_time(LEASE + 1)
+        assert await ledger.claim_dead("eu", 10, LEASE) == []
+        await bench.pass_time(60)
+        (again,) = await ledger.claim_dead("eu", 10, LEASE)
+        assert again.attempts == 1
+
+    async def test_a_heartbeat_shows_the_cluster(self, bench: Bench) -> None:
+        """A heartbeat returns the other nodes with their preference and silence, and the locations' states."""
+        await bench.ledger("n1", ("us", "eu", "ap")).heartbeat()
+        await bench.pass_time(5)
+        await bench.set_state("ap", LocationState.PAUSED)
+        view = await bench.ledger("n2", ("eu", "us", "ap")).heartbeat()
+        (other,) = view.nodes
+        assert (other.id, other.preference) == ("n1", ("us", "eu", "ap"))
+        assert 4.5 <= other.silent_for <= 30
+        assert view.states == {
+            "us": LocationState.ACTIVE,
+            "eu": LocationState.ACTIVE,
+            "ap": LocationState.PAUSED,
+        }
