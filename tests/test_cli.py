@@ -186,9 +186,10 @@ class Process:
         self.lines += rest.splitlines()
         return self.process.returncode
 
-    def events(self) -> list[dict[str, str]]:
-        """Return the log's records; every line is one."""
-        return [json.loads(line) for line in self.lines]
+    def failures(self) -> list[dict[str, str]]:
+        """Return what the program says of its own failure; every line of the log is a JSON record."""
+        events = [json.loads(line) for line in self.lines]
+        return [event for event in events if event["logger"] == "antipode" and event["level"] in {"error", "critical"}]
 
 
 @pytest.fixture
@@ -215,14 +216,14 @@ class TestServe:
             assert client.recv(12) == b"HTTP/1.1 200"
         node.process.send_signal(stop)
         assert node.wait_for_end() == EXIT_CLEAN
-        assert [event for event in node.events() if event["level"] in {"error", "critical"}] == []
+        assert node.failures() == []
 
     def test_an_unreachable_database_is_one_line(self, tmp_path: Path, processes: list[Process]) -> None:
         """A node whose database is away does not start: exit code 1, one clear line, no traceback, no password."""
         port, nobody = free_ports(2)
         processes.append(node := Process(tmp_path, f"postgresql://antipode:hunter2@127.0.0.1:{nobody}/antipode", port))
         assert node.wait_for_end() == EXIT_FAILED
-        (failure,) = [event for event in node.events() if event["level"] in {"error", "critical"}]
+        (failure,) = node.failures()
         assert "database" in failure["reason"]
         assert "Traceback" not in "".join(node.lines)
         assert "hunter2" not in "".join(node.lines)
@@ -233,7 +234,7 @@ class TestServe:
             port = other.getsockname()[1]
             processes.append(node := Process(tmp_path, database_uri, port))
             assert node.wait_for_end() == EXIT_FAILED
-        (failure,) = [event for event in node.events() if event["level"] in {"error", "critical"}]
+        (failure,) = node.failures()
         assert str(port) in failure["reason"]
         assert "Traceback" not in "".join(node.lines)
 
