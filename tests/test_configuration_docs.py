@@ -25,6 +25,12 @@ def test_every_key_has_a_row_and_every_row_is_a_key() -> None:
     assert set(ROWS) == SUPPORTED
 
 
+def test_every_setting_has_a_key() -> None:
+    """There is no setting that a file cannot reach; those of structured keys are read in rooms of their own."""
+    structured = {"database_uri", "database_pool", "locations", "preference", "default_locations", "redis", "warnings"}
+    assert {key.field for key in KEYS} | structured == set(DEFAULTS)
+
+
 def test_every_variable_has_a_row() -> None:
     """The environment's variables are all explained."""
     assert all(f"\n| `{name}` | " in PAGE for name in ENVIRONMENT)

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -20,7 +21,8 @@ from node.hints import CHANNEL, IDLE_SECONDS, open_hints
 from node.settings import RedisSettings
 from replication.ports import Forget, Hint, Placed, Wake
 from scripts.services.postgres import Postgres
-from scripts.services.redis_server import RedisServer
+from scripts.services.processes import Daemon, accepts_connections
+from scripts.services.redis_server import RedisServer, find_binary
 
 DIGEST = "sha256:" + "b" * 64
 # A hung bus is noticed after the idle time and one unanswered ping; the rest is room for a busy machine.
@@ -256,7 +258,8 @@ async def test_closing_takes_no_time(bus: Bus, troubles: list[Trouble], moment: 
                 if moment == "hung":
                     bus.hang()
                     hints.publish(Wake())
-                    await trio.sleep(0.1)
+                    # The hint is on its way into the hung bus now.
+                    await trio.testing.wait_all_tasks_blocked(0.05)
                 began = trio.current_time()
         assert trio.current_time() - began < 4
         assert bridge.statistics().left_behind == 0
@@ -281,3 +284,47 @@ async def test_an_error_of_the_user_leaves_as_itself(troubles: list[Trouble]) ->
         with pytest.raises(KeyError):
             async with open_hints(RedisSettings("127.0.0.1", free_port()), None, "us"):
                 raise KeyError
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = f"req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=redis -keyout {key} -out {certificate}"
+    words += " -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(["openssl", *words.split()], check=True, capture_output=True)
+    return key, certificate
+
+
+async def test_redis_over_tls_is_checked(
+    certificate: tuple[Path, Path], tmp_path: Path, troubles: list[Trouble]
+) -> None:
+    """With `ssl: true` hints go through TLS; a server that the CA file does not vouch for is refused."""
+    key, public = certificate
+    port, program = free_port(), find_binary()
+    if program is None:
+        pytest.skip("no Redis server on this machine")
+    options = f"--port 0 --bind 127.0.0.1 --tls-port {port} --tls-cert-file {public} --tls-key-file {key}"
+    options += f" --tls-ca-cert-file {public} --tls-auth-clients no --save  --dir {tmp_path}"
+    server = Daemon("redis", [program, *(word for word in options.split(" "))], tmp_path)
+    try:
+        await trio.to_thread.run_sync(server.wait_ready, lambda: accepts_connections(port))
+        trusted = RedisSettings("127.0.0.1", port, tls=True, ca_file=str(public))
+        async with (
+            open_bridge(troubles.append),
+            open_hints(trusted, None, "us") as us,
+            open_hints(trusted, None, "eu") as eu,
+            open_hints(RedisSettings("127.0.0.1", port, tls=True), None, "stranger") as stranger,
+            eu.subscribe() as subscription,
+        ):
+            with trio.fail_after(10):
+                await us.wait_connected()
+                await eu.wait_connected()
+                await stranger.wait_lost()
+                us.publish(Wake(("eu",)))
+                while await anext(subscription) != Wake(("eu",)):
+                    pass
+            assert not stranger.statistics().connected
+            assert "certificate" in str(stranger.statistics().last_error).lower()
+    finally:
+        await trio.to_thread.run_sync(server.stop)
