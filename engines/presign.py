@@ -50,13 +50,9 @@ def presign(
     stamp, day = _stamps(int(now))
     scheme, host, path = _address(target)
     path += quote(key, safe="/~")
-    scope = f"{day}/{target.region}/s3/aws4_request"
+    scope, credential = _scope(credentials.access_key, day, target.region)
     # The order is that of the names, as the canonical request demands.
-    query = (
-        "X-Amz-Algorithm=AWS4-HMAC-SHA256"
-        f"&X-Amz-Credential={quote(f'{credentials.access_key}/{scope}', safe='~')}"
-        f"&X-Amz-Date={stamp}&X-Amz-Expires={expires}"
-    )
+    query = f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={credential}&X-Amz-Date={stamp}&X-Amz-Expires={expires}"
     if credentials.token is not None:
         query += f"&X-Amz-Security-Token={quote(credentials.token, safe='~')}"
     query += "&X-Amz-SignedHeaders=host"
@@ -76,9 +72,17 @@ def _address(target: Target) -> tuple[str, str, str]:
 
 
 @lru_cache(maxsize=64)
+def _scope(access_key: str, day: str, region: str) -> tuple[str, str]:
+    """Return what a signature is good for, and the credential parameter that says so, quoted."""
+    scope = f"{day}/{region}/s3/aws4_request"
+    return scope, quote(f"{access_key}/{scope}", safe="~")
+
+
+@lru_cache(maxsize=64)
 def _stamps(now: int) -> tuple[str, str]:
     moment = datetime.fromtimestamp(now, UTC)
-    return moment.strftime("%Y%m%dT%H%M%SZ"), moment.strftime("%Y%m%d")
+    stamp = moment.strftime("%Y%m%dT%H%M%SZ")
+    return stamp, stamp[:8]
 
 
 @lru_cache(maxsize=64)

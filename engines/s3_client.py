@@ -287,9 +287,8 @@ class S3Client:
         return buffer.getvalue()
 
     async def _put(self, key: str, data: bytes) -> ObjectFacts:
-        # Raw bytes go out in one blocking piece and make aiohttp warn; a BytesIO shares them and is sent in slices.
         answer = await self._client.put_object(
-            **self._names(key), Body=io.BytesIO(data), ContentLength=len(data), **self._extra
+            **self._names(key), Body=_Body(data), ContentLength=len(data), **self._extra
         )
         return ObjectFacts(len(data), _bare(answer.get("ETag")))
 
@@ -299,7 +298,7 @@ class S3Client:
 
     async def _put_part(self, key: str, upload: str, number: int, data: bytes) -> Part:
         answer = await self._client.upload_part(
-            **self._names(key), UploadId=upload, PartNumber=number, Body=io.BytesIO(data), ContentLength=len(data)
+            **self._names(key), UploadId=upload, PartNumber=number, Body=_Body(data), ContentLength=len(data)
         )
         return Part(number, len(data), _bare(answer["ETag"]) or "")
 
@@ -354,6 +353,18 @@ class S3Client:
         )
         keys = tuple(item["Key"] for item in answer.get("Contents", ()))
         return KeyPage(keys, keys[-1] if answer.get("IsTruncated") and keys else None)
+
+
+class _Body(io.BytesIO):
+    """Bytes to send. Raw ones go out in one blocking piece and make aiohttp warn; these it sends in slices."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._data = data
+
+    def getbuffer(self) -> memoryview:
+        """Return the bytes. aiohttp asks only for their number; BytesIO's own answer would copy a whole part for it."""
+        return memoryview(self._data)
 
 
 @define(eq=False)
