@@ -19,6 +19,10 @@ from replication.reader import NoGoodSource, Reader, Transfer
 MIB = 1 << 20
 
 
+_UNVERIFIED = "unverified "
+"""Noted before the store's id of a multi-part write whose parts went out before their bytes could be verified."""
+
+
 class CopyEnd(Enum):
     """How a try to pay a task ended."""
 
@@ -206,8 +210,8 @@ class Copier:
         """
         task, layout = job.task, job.layout
         if task.upload is not None:
-            await self._abandon(task, task.upload)
-        upload = await self._begin(task)
+            await self._abandon(task, task.upload.removeprefix(_UNVERIFIED))
+        upload = await self._begin(task, verified=False)
         done: dict[int, Part] = {}
         pieces = bytearray()
         async with (
@@ -230,10 +234,14 @@ class Copier:
     async def _resume(self, job: _Job) -> tuple[str | None, dict[int, Part]]:
         """Return the open multi-part write and the parts it has; None for the write when the whole object is there already.
 
-        Whatever is under the task's key was written from verified parts, because the blob has pieces and keys are never shared.
+        Whatever is in that write, and whatever object is under the task's key, came from verified bytes, because keys are never
+        shared; only not what a try wrote when the blob had no pieces yet.
         """
         task, layout = job.task, job.layout
         if task.upload is None:
+            return await self._begin(task), {}
+        if task.upload.startswith(_UNVERIFIED):
+            await self._abandon(task, task.upload.removeprefix(_UNVERIFIED))
             return await self._begin(task), {}
         try:
             with self._deadline("list the parts"):
@@ -258,13 +266,13 @@ class Copier:
             return False
         return facts.size == task.blob.size
 
-    async def _begin(self, task: CopyTask) -> str:
+    async def _begin(self, task: CopyTask, *, verified: bool = True) -> str:
         try:
             with self._deadline("begin a multi-part write"):
                 upload = await self._engines[task.destination].begin_parts(task.key)
         except EngineError as error:
             raise _WriteFailed(f"{type(error).__name__}: {error}") from error
-        if not await self._ledger.note_parts(task, upload):
+        if not await self._ledger.note_parts(task, upload if verified else _UNVERIFIED + upload):
             # Nobody else will ever know of it.
             await self._abandon(task, upload)
             raise _LeaseLost
