@@ -12,6 +12,7 @@ from node.records.pulls import FoundBlob
 from node.settings import Settings
 from replication.model import LocationState
 from replication.parts import PartPool
+from replication.policy import Policy
 from replication.ports import Hints
 from replication.reader import Reader
 from replication.watcher import Watcher
@@ -33,6 +34,8 @@ class Memory:
     """(repository, digest) -> what it has, without the bytes."""
     blobs: Cache[tuple[str, str], FoundBlob] = field(factory=lambda: Cache(_LINKS))
     """(repository, digest) -> the blob and its placements."""
+    policies: Cache[str, tuple[int, Policy]] = field(factory=lambda: Cache(_LINKS))
+    """namespace -> version and policy; every commit checks the version, so an old one is only a detour."""
     last_digest: Cache[tuple[str, str], str] = field(factory=lambda: Cache(_LINKS))
     """(repository, tag) -> where it pointed last, only to spare the bytes a journey."""
 

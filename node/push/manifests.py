@@ -2,6 +2,8 @@
 
 import hashlib
 
+import trio
+
 from node.answers import Answer, Headers, Request
 from node.errors import (
     BLOB_UNKNOWN,
@@ -10,18 +12,22 @@ from node.errors import (
     MANIFEST_TOO_LARGE,
     MANIFEST_UNKNOWN,
     TAG_INVALID,
+    UNAVAILABLE,
     UNSUPPORTED,
     RegistryError,
 )
-from node.names import check_digest, is_tag
+from node.names import check_digest, is_tag, namespace_of
 from node.push.reading import read_manifest
 from node.records.blobs import Unlinking, unlink_blob
-from node.records.manifests import commit_manifest, delete_manifest, delete_tag
+from node.records.manifests import CompiledTags, ManifestFacts, commit_manifest, delete_manifest, delete_tag
+from node.records.policies import load_policy
 from node.registry import Registry
 from replication.digests import Digest
-from replication.ports import Forget
+from replication.policy import NO_POLICY
+from replication.ports import Forget, Wake
 
 _MOST_TAGS = 50
+_POLICY_TRIES = 5
 _LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
 
 
@@ -41,17 +47,8 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
     body = await _read_body(request, registry.settings.maximum_manifest_size)
     digest = _digest_of(body, named)
     facts = read_manifest(body, request.headers.get("content-type"), digest)
-    committed = await commit_manifest(
-        registry.database,
-        repository,
-        registry.settings.library_namespace,
-        facts,
-        tags,
-        sparse=registry.settings.sparse_index,
-    )
-    if committed.missing:
-        raise RegistryError(MANIFEST_BLOB_UNKNOWN, {"name": repository, "missing": list(committed.missing)})
-    registry.hints.publish(Forget(repository, digest))
+    await _commit(registry, repository, facts, tuple(tags))
+    registry.hints.publish(Forget(repository, digest), Wake())
     headers: Headers = (
         ("location", f"/v2/{repository}/manifests/{reference}"),
         ("docker-content-digest", digest),
@@ -62,6 +59,30 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
     if named is not None and tags:
         headers = (*headers, ("oci-tag", ", ".join(tags)))
     return Answer(201, headers, outcome="database")
+
+
+async def _commit(registry: Registry, repository: str, facts: ManifestFacts, tags: tuple[str, ...]) -> None:
+    """Commit with the namespace's policy compiled for these tags; once more if the policy turns out to be another one."""
+    namespace = namespace_of(repository, registry.settings.library_namespace)
+    known = registry.memory.policies.get(namespace) or (0, NO_POLICY)
+    for _ in range(_POLICY_TRIES):
+        version, policy = known
+        places = tuple((tag, location) for tag in tags for location in sorted(policy.for_tag(tag)))
+        committed = await commit_manifest(
+            registry.database,
+            repository,
+            registry.settings.library_namespace,
+            facts,
+            CompiledTags(tags, version, places if registry.settings.replicate else ()),
+            sparse=registry.settings.sparse_index,
+        )
+        if committed.missing:
+            raise RegistryError(MANIFEST_BLOB_UNKNOWN, {"name": repository, "missing": list(committed.missing)})
+        if not committed.stale:
+            return
+        known = committed.version, load_policy(committed.policy)
+        registry.memory.policies.keep(namespace, known, trio.current_time())
+    raise RegistryError(UNAVAILABLE, {"reason": "the namespace's policy keeps changing"}, retry_after=1)
 
 
 async def delete_reference(registry: Registry, repository: str, reference: str) -> Answer:

@@ -28,7 +28,7 @@ from node.pull.blobs import look_up_blob
 from node.push.publishing import announce, publish, verified
 from node.push.sessions import Session, Sessions, next_reserved
 from node.records.blobs import mount_blob
-from node.records.uploads import UploadRow, begin_upload, cancel_upload, look_at_upload, record_upload
+from node.records.uploads import Choice, UploadRow, begin_upload, cancel_upload, look_at_upload, record_upload
 from node.registry import Registry
 from replication.digests import Digest, blob_key, upload_key
 from replication.hashing import BlobHasher
@@ -156,19 +156,19 @@ class Uploads:
         if not targets:
             raise RegistryError(UNAVAILABLE, {"reason": "no store of this node takes uploads now"}, retry_after=10)
         upload, nonce = uuid4(), uuid4().hex
-        prefix = registry.engines[targets[0]].prefix
-        key = blob_key(prefix, digest, nonce) if digest else upload_key(prefix, str(upload), nonce)
-        state = UploadState(key, next_reserved(key), algorithm)
-        await begin_upload(
-            registry.database,
-            repository,
-            registry.settings.library_namespace,
-            upload,
-            targets[0],
-            state,
-            registry.settings.upload_max_age,
-        )
-        return Session(repository, UploadRow(upload, targets[0], 1, state), BlobHasher(algorithm))
+        choices = []
+        for target in targets:
+            prefix = registry.engines[target].prefix
+            key = blob_key(prefix, digest, nonce) if digest else upload_key(prefix, str(upload), nonce)
+            choices.append(Choice(target, UploadState(key, next_reserved(key), algorithm)))
+        library, max_age = registry.settings.library_namespace, registry.settings.upload_max_age
+        chosen = await begin_upload(registry.database, repository, library, upload, choices, max_age)
+        if chosen is None:
+            detail = {
+                "reason": f"this namespace may be in none of the stores that this node can write to now: {', '.join(targets)}"
+            }
+            raise RegistryError(UNAVAILABLE, detail, retry_after=10)
+        return Session(repository, UploadRow(upload, chosen.location, 1, chosen.state), BlobHasher(algorithm))
 
     async def _finish(self, request: Request, session: Session, digest: Digest, length: int | None) -> Answer:
         try:

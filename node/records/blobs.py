@@ -104,7 +104,7 @@ async def mount_blob(
 ) -> Committed | None:
     """Link a blob of the repository `source` into `repository`, and schedule what its namespace requires. None: not there.
 
-    A blob without any copy left is not mounted: the client must upload it.
+    A blob without any copy left is not mounted, nor one of a namespace that forbids locations: the client must upload it.
     """
     row = await database.fetch_row(
         f"""
@@ -113,6 +113,7 @@ async def mount_blob(
             SELECT b.id, b.size FROM repository r
             JOIN repository_blob rb ON rb.repository_id = r.id JOIN blob b ON b.id = rb.blob_id
             WHERE r.name = $3 AND b.digest = $4 AND EXISTS (SELECT FROM placement p WHERE p.blob_id = b.id AND p.state = 'present')
+            AND NOT EXISTS (SELECT FROM namespace_never v WHERE v.namespace_id = r.namespace_id)
             FOR KEY SHARE OF b),
         linked AS (SELECT wanted.id AS blob_id, wanted.size, repo.namespace_id FROM wanted, repo),
         link AS (

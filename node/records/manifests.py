@@ -1,7 +1,7 @@
 """Manifests and tags of a repository: committed together with what they refer to, deleted, listed. One statement each."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from attrs import field, frozen
 
@@ -27,19 +27,36 @@ class ManifestFacts:
 
 
 @frozen
+class CompiledTags:
+    """Tags to move to a manifest, each with the locations that its namespace's patterns add, by version `version` of the policy."""
+
+    tags: tuple[str, ...]
+    version: int = 0
+    locations: tuple[tuple[str, str], ...] = ()
+    """(tag, location) pairs."""
+
+
+@frozen
 class ManifestCommit:
-    """What became of a manifest PUT: stored, or these digests are missing in the repository."""
+    """What became of a manifest PUT: stored; or these digests are missing; or the policy is another one than was compiled.
+
+    In the last case nothing was stored, and `policy` and `version` are what must be compiled instead.
+    """
 
     missing: tuple[str, ...] = ()
+    stale: bool = False
+    version: int = 0
+    policy: str | None = field(default=None, repr=False)
+    """The namespace's rules as JSON text."""
 
 
 async def commit_manifest(
-    database: Database, repository: str, library: str, manifest: ManifestFacts, tags: Sequence[str], *, sparse: bool
+    database: Database, repository: str, library: str, manifest: ManifestFacts, tags: CompiledTags, *, sparse: bool
 ) -> ManifestCommit:
     """Store a manifest, link it and move the tags to it, in one transaction; or nothing, if it names what is not there.
 
     With `sparse`, missing children of an index are accepted (FEATURE_SPARSE_INDEX). Its blobs' debt was committed when they were
-    linked; it only raises their priority no further.
+    linked; what tag patterns add is committed here.
     """
     row = await database.fetch_row(
         f"""
@@ -55,7 +72,9 @@ async def commit_manifest(
         missing AS (
             SELECT digest FROM wanted_blob EXCEPT SELECT digest FROM found_blob
             UNION ALL (SELECT digest FROM wanted_child WHERE NOT $6 EXCEPT SELECT digest FROM found_child)),
-        ok AS (SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing)),
+        policy AS (SELECT n.version, n.policy FROM namespace n JOIN found f ON f.namespace_id = n.id),
+        stale AS (SELECT version, policy FROM policy WHERE version <> $13),
+        ok AS (SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM stale)),
         known AS (SELECT id FROM manifest WHERE digest = $3),
         made AS (
             INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations)
@@ -71,8 +90,18 @@ async def commit_manifest(
             INSERT INTO manifest_child (manifest_id, child_id) SELECT m.id, c.id FROM m, found_child c ON CONFLICT DO NOTHING),
         tags AS (
             INSERT INTO tag (repository_id, name, manifest_id) SELECT ok.id, t, m.id FROM ok, m, unnest($12::text[]) t
-            ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id)
-        SELECT (SELECT array_agg(DISTINCT digest) FROM missing) AS missing, (SELECT count(*) FROM m) AS stored
+            ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id),
+        wanted_place AS (
+            SELECT ok.id AS repository_id, u.name, l.id AS location_id
+            FROM ok, unnest($14::text[], $15::text[]) AS u (name, location) JOIN location l ON l.name = u.location),
+        unplaced AS (
+            DELETE FROM tag_location tl USING ok WHERE tl.repository_id = ok.id AND tl.name = ANY($12::text[])
+            AND (tl.name, tl.location_id) NOT IN (SELECT name, location_id FROM wanted_place)),
+        placed AS (
+            INSERT INTO tag_location (repository_id, name, location_id) SELECT repository_id, name, location_id FROM wanted_place
+            ON CONFLICT DO NOTHING)
+        SELECT (SELECT array_agg(DISTINCT digest) FROM missing) AS missing, (SELECT version FROM stale) AS version,
+            (SELECT policy FROM stale) AS policy, (SELECT count(*) FROM m) AS stored
         """,  # noqa: S608
         repository,
         namespace_of(repository, library),
@@ -85,9 +114,14 @@ async def commit_manifest(
         manifest.artifact_type,
         None if manifest.annotations is None else json.dumps(dict(manifest.annotations)),
         manifest.media_type,
-        sorted(set(tags)),
+        sorted(set(tags.tags)),
+        tags.version,
+        [tag for tag, _ in tags.locations],
+        [location for _, location in tags.locations],
     )
     assert row is not None
+    if row["version"] is not None:
+        return ManifestCommit(stale=True, version=row["version"], policy=row["policy"])
     return ManifestCommit(tuple(sorted(row["missing"] or ())))
 
 

@@ -38,23 +38,46 @@ class UploadRow:
     state: UploadState = field(repr=False)
 
 
+@frozen
+class Choice:
+    """A store that may take an upload, and the keys that it would get there."""
+
+    location: str
+    state: UploadState
+
+
 async def begin_upload(
-    database: Database, repository: str, library: str, upload: UUID, location: str, state: UploadState, max_age: float
-) -> None:
-    """Commit a new upload, and its repository if that is new, before a byte of it is written anywhere."""
-    await database.fetch(
-        f"WITH {REPOSITORY} "  # noqa: S608  # a constant of this module
-        "INSERT INTO upload (id, repository_id, location_id, key, reserved_key, algorithm, expires_at) "
-        "SELECT $3, repo.id, l.id, $5, $6, $7, now() + $8 * interval '1 second' FROM repo, location l WHERE l.name = $4",
+    database: Database, repository: str, library: str, upload: UUID, choices: Sequence[Choice], max_age: float
+) -> Choice | None:
+    """Commit a new upload, and its repository if that is new, before a byte of it is written anywhere.
+
+    The first choice counts that the namespace's policy does not forbid (*never*); None if it forbids them all.
+    """
+    row = await database.fetch_row(
+        f"""
+        WITH {REPOSITORY},
+        choice AS (
+            SELECT l.id, c.key, c.reserved_key, c.place
+            FROM repo, unnest($4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS c (location, key, reserved_key, place)
+            JOIN location l ON l.name = c.location
+            WHERE NOT EXISTS (
+                SELECT FROM namespace_never v WHERE v.namespace_id = repo.namespace_id AND v.location_id = l.id)
+            ORDER BY c.place LIMIT 1),
+        new AS (
+            INSERT INTO upload (id, repository_id, location_id, key, reserved_key, algorithm, expires_at)
+            SELECT $3, repo.id, choice.id, choice.key, choice.reserved_key, $7, now() + $8 * interval '1 second' FROM repo, choice)
+        SELECT place FROM choice
+        """,  # noqa: S608  # a constant of this module
         repository,
         namespace_of(repository, library),
         upload,
-        location,
-        state.key,
-        state.reserved_key,
-        state.algorithm,
+        [choice.location for choice in choices],
+        [choice.state.key for choice in choices],
+        [choice.state.reserved_key for choice in choices],
+        choices[0].state.algorithm,
         max_age,
     )
+    return None if row is None else choices[row["place"] - 1]
 
 
 async def take_over_upload(database: Database, repository: str, upload: UUID, nonce: str) -> UploadRow | None:
