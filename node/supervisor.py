@@ -6,8 +6,10 @@ On SIGTERM or SIGINT: health says 503, then after DRAIN_DELAY the listener close
 services end by cancellation and give back what they had leased, and the node takes its row out of the table.
 """
 
+import os
 import signal
 import tempfile
+import threading
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -40,6 +42,9 @@ _log = structlog.get_logger("antipode.node")
 
 _SIGN_OFF_SECONDS = 3.0
 _DISK_EVERY = 15.0
+_LAST_RESORT = 20.0
+"""Seconds that services, pools and clients together may take to close after the last request ended."""
+
 _UNTIL_DONE = RestartPolicy(may_end=True)
 _SERVER = RestartPolicy(restart=False, may_end=True)
 
@@ -140,9 +145,23 @@ async def _wait_for_stop(node: Node) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         received = await anext(aiter(signals))
         node.start_draining()
+        _arm_last_resort(node.settings)
         _log.info("node stops", signal=signal.Signals(received).name, drain_delay=node.settings.drain_delay)
         with trio.move_on_after(node.settings.drain_delay):
             await anext(aiter(signals))
+
+
+def _arm_last_resort(settings: Settings) -> None:
+    """Make sure that the process ends even if a foreign library holds it: a thread outside Trio that nothing can block."""
+
+    def give_up() -> None:
+        _log.critical("the node did not stop in time and is ended", seconds=seconds)
+        os._exit(1)
+
+    seconds = settings.drain_delay + settings.drain_deadline + _LAST_RESORT
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
 
 
 async def _listen(hints: Hints, freshness: Freshness, *, task_status: trio.TaskStatus[None]) -> None:
