@@ -65,7 +65,7 @@ def main() -> int:
             began = time.monotonic()
             _tell(machine, screen, signals)
             told = True
-            screen.good(f"\n   The demo took {time.monotonic() - began:.0f} s and everything went as promised.")
+            screen.good(f"The demo took {time.monotonic() - began:.0f} s and everything went as promised.")
             if not options.once:
                 _stay_up(machine, screen)
     except Interrupted as signalled:

@@ -18,7 +18,7 @@ from scripts.services.processes import Daemon, ServiceError, accepts_connections
 from scripts.services.redis_server import RedisServer
 
 REGIONS = ("us", "eu")
-COPY_MIB_PER_SECOND = 8
+COPY_MIB_PER_SECOND = 4
 """Copies between the regions are slowed to this, so that they can be watched."""
 _READY_SECONDS = 30.0
 # A node lets requests end when it is stopped; none takes this long here.
