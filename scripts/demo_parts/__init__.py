@@ -1,6 +1,6 @@
 """The demo: `python -m scripts.demo_parts`, started by `scripts/demo`.
 
-__main__.py   the command line, signals, and the promise that everything is stopped again
+command.py    the command line, signals, and the promise that everything is stopped again
 machine.py    PostgreSQL, Redis and two nodes, in one temporary folder
 image.py      a multi-layer, multi-platform OCI image, made here
 client.py     a registry client: push, pull and compare, ask which store has a blob
