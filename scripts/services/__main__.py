@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -22,6 +23,7 @@ from .processes import ServiceError, adopt_orphans, children, die_with_parent, e
 from .redis_server import RedisServer
 
 VARIABLES = {"postgres": "ANTIPODE_TEST_POSTGRES", "redis": "ANTIPODE_TEST_REDIS", "s3": "ANTIPODE_TEST_S3"}
+_PREFIX = "antipode-services-"
 _COMMAND_STOP_SECONDS = 20
 
 
@@ -55,12 +57,17 @@ def services(names: list[str]) -> Iterator[dict[str, str]]:
 
     Signals are held back while things are being stopped: each stop has its own deadline.
     """
-    folder = Path(tempfile.mkdtemp(prefix="antipode-services-"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     # PostgreSQL may run as another user, who has to pass through; the folders inside are closed to others.
     folder.chmod(0o711)
     exports = {variable: os.environ[variable] for variable in VARIABLES.values() if os.environ.get(variable)}
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        lock = stack.enter_context((folder / "taking").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Under its name only when it is held, or another start could sweep us away.
+        (folder / "taking").rename(folder / "lock")
         stack.callback(_hold_signals)
 
         def start(name: str, make: Callable[[Path], Postgres | RedisServer | Ceph]) -> None:
@@ -77,6 +84,14 @@ def services(names: list[str]) -> Iterator[dict[str, str]]:
         start("redis", RedisServer)
         start("s3", Ceph)
         yield exports
+
+
+def _sweep() -> None:
+    """Remove the folders of those who were killed: the kernel ended their services and dropped their locks."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
+        with contextlib.suppress(OSError), left.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
 
 
 def _hold_signals() -> None:
@@ -105,7 +120,11 @@ def _run(names: list[str], command: list[str]) -> int:
     adopt_orphans()
     with services(names) as exports:
         services_children = children()
-        child = subprocess.Popen(command, env={**os.environ, **exports})
+        child = subprocess.Popen(
+            command,
+            env={**os.environ, **exports},
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+        )
         try:
             return child.wait()
         except Interrupted:
@@ -132,7 +151,7 @@ def main() -> int:
     run.add_argument("command", nargs=argparse.REMAINDER)
     verbs.add_parser("check", help="say which services cannot be started here; exit code 1 if any")
     options = parser.parse_args()
-    names = options.only.split(",")
+    names = [name for name in options.only.split(",") if name]
     if unknown := set(names) - VARIABLES.keys():
         parser.error(f"unknown services: {', '.join(sorted(unknown))}; known: {', '.join(VARIABLES)}")
     if options.verb == "check":

@@ -7,6 +7,7 @@ import json
 import random
 import secrets
 import shutil
+import signal
 import time
 import uuid
 from pathlib import Path
@@ -182,7 +183,9 @@ class Ceph:
         return call([words[0], "-c", self.configuration, *words[1:]], cwd=self.home)
 
     def _daemon(self, name: str, *words: str) -> Daemon:
-        return Daemon(name, [words[0], "-c", self.configuration, "-f", *words[1:]], self.home)
+        # By force: an orderly end can hang (a lock that a killed neighbour left), and there is nothing to keep.
+        argv: list[str | Path] = [words[0], "-c", self.configuration, "-f", *words[1:]]
+        return Daemon(name, argv, self.home, stop_signal=signal.SIGKILL)
 
     def _make_certificate(self) -> None:
         """Make a certificate authority of our own and a certificate for 127.0.0.1 and localhost signed by it."""

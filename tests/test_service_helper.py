@@ -1,0 +1,95 @@
+"""The helper that starts services for the tests: whatever ends it, what it started ends, too, and its folder goes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.services import repository_root
+
+DEADLINE = 30.0
+SHOW = 'echo "$ANTIPODE_TEST_POSTGRES"; echo "$ANTIPODE_TEST_REDIS"; '
+
+
+def start(folder: Path, script: str, **given: str) -> subprocess.Popen[str]:
+    """Run `script` under the helper with PostgreSQL and Redis, its temporary files below `folder`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANTIPODE_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "scripts.services", "--only", "postgres,redis", "run", "--", "sh", "-c", script],
+        cwd=repository_root(),
+        env={**kept, **given, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # What a shell that ignores Ctrl-C in the background hands down would defeat the test.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def ports(helper: subprocess.Popen[str]) -> list[int]:
+    """Read what SHOW printed."""
+    assert helper.stdout is not None
+    return [urlsplit(helper.stdout.readline()).port or 0 for _ in range(2)]
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until_silent(found: list[int]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while any(listens(port) for port in found):
+        assert time.monotonic() < deadline, f"still listening on one of {found}"
+        time.sleep(0.05)
+
+
+def test_services_live_as_long_as_the_command(tmp_path: Path) -> None:
+    """The command's exit code is handed on; afterwards nothing listens and the folder is gone."""
+    with start(tmp_path, SHOW + "read unused; exit 3") as helper:
+        found = ports(helper)
+        assert helper.wait(DEADLINE) == 3
+        wait_until_silent(found)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM stop the command, what it started in the background, and the services."""
+    with start(tmp_path, SHOW + f"setsid {sys.executable} -m http.server --bind 127.0.0.1 0 & sleep 60") as helper:
+        found = ports(helper)
+        assert all(listens(port) for port in found)
+        os.killpg(helper.pid, number)
+        assert helper.wait(DEADLINE) == 128 + number
+        # Its output closes when the last process that holds it has ended: the background one, too.
+        assert helper.stdout is not None
+        helper.stdout.read()
+        wait_until_silent(found)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_services_end_with_a_helper_that_is_killed(tmp_path: Path) -> None:
+    """SIGKILL leaves no time for anything, and still no service stays; the next start removes the folder."""
+    with start(tmp_path, SHOW + "sleep 60") as helper:
+        found = ports(helper)
+        helper.kill()
+        helper.wait(DEADLINE)
+        wait_until_silent(found)
+    assert len(list(tmp_path.iterdir())) == 1
+    with start(tmp_path, "true") as helper:
+        assert helper.wait(DEADLINE) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_given_services_are_used(tmp_path: Path) -> None:
+    """A service that a variable names is not started a second time."""
+    given = {"ANTIPODE_TEST_POSTGRES": "postgresql://a@127.0.0.1:1/b", "ANTIPODE_TEST_REDIS": "redis://127.0.0.1:2/0"}
+    with start(tmp_path, SHOW, **given) as helper:
+        assert ports(helper) == [1, 2]
+        assert helper.wait(DEADLINE) == 0
