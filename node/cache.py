@@ -67,29 +67,41 @@ class Cache(Generic[K, V]):
         return 1 if self._weigh is None else self._weigh(value)
 
 
+_MOST_HINTS = 100_000
+
+
 class Freshness:
     """Decides how old an answer about a digest in a repository may be: `staleness` seconds, and not older than any hint about it.
 
-    An answer counts from when it was asked for, so a hint that comes while it is on its way makes it out of date too. Hints are
-    remembered for `staleness` seconds: what is older than that is out of date anyway.
+    An answer counts from when it was asked for, so a hint that comes while it is on its way makes it out of date too. While the
+    database is away answers may be `grace` seconds old, but still not older than a hint: hints are remembered for that long.
     """
 
-    def __init__(self, staleness: float) -> None:
+    def __init__(self, staleness: float, grace: float = 0.0) -> None:
         self._staleness = staleness
+        self._grace = max(staleness, grace)
         self._hints: OrderedDict[tuple[str | None, str | None], float] = OrderedDict()
+        self._floor = -inf
+        """Everything asked for before this is out of date: hints about it may have been forgotten."""
 
     def note(self, hint: Forget | Placed, now: float) -> None:
         """Take a hint in."""
         key = (None, hint.digest) if isinstance(hint, Placed) else (hint.repository, hint.digest)
         self._hints.pop(key, None)
         self._hints[key] = now
-        while self._hints and next(iter(self._hints.values())) < now - self._staleness:
+        while self._hints and next(iter(self._hints.values())) < now - self._grace:
             self._hints.popitem(last=False)
+        while len(self._hints) > _MOST_HINTS:
+            self._floor = self._hints.popitem(last=False)[1]
 
-    def oldest(self, repository: str, digest: str, now: float) -> float:
-        """Return the time before which no answer about this digest in this repository may have been asked for."""
+    def oldest(self, repository: str, digest: str, now: float, *, away: bool = False) -> float:
+        """Return the time before which no answer about this digest in this repository may have been asked for.
+
+        `away`: the database cannot be asked.
+        """
+        limit = max(now - (self._grace if away else self._staleness), self._floor)
         hints = self._hints
         if not hints:
-            return now - self._staleness
+            return limit
         keys = ((None, None), (repository, None), (None, digest), (repository, digest))
-        return max(now - self._staleness, *(hints.get(key, -inf) for key in keys))
+        return max(limit, *(hints.get(key, -inf) for key in keys))

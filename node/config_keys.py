@@ -55,6 +55,8 @@ KEYS = (
     Key("UPLOAD_MAX_AGE", "upload_max_age", read_duration(1)),
     Key("DELETED_BLOB_RETENTION", "deleted_blob_retention", parse_duration),
     Key("METADATA_STALENESS", "metadata_staleness", read_duration(0, 3600)),
+    Key("METADATA_GRACE", "metadata_grace", read_duration(0, WEEK)),
+    Key("TAG_STALENESS", "tag_staleness", read_duration(0, WEEK)),
     # Signature version 4 allows a week at most.
     Key("PRESIGN_LIFETIME", "presign_lifetime", read_whole_duration(1, WEEK)),
     Key("REDIRECT_MINIMUM_SIZE", "redirect_minimum_size", read_size(0, 4 * MIB)),

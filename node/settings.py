@@ -75,6 +75,10 @@ class Settings:
     """DELETED_BLOB_RETENTION."""
     metadata_staleness: float = 5.0
     """METADATA_STALENESS."""
+    metadata_grace: float = 3600.0
+    """METADATA_GRACE: how long digests and blobs that were seen are answered from memory while the database is away."""
+    tag_staleness: float = 0.0
+    """TAG_STALENESS: the same for tags, where it is not 0. Two nodes may then show a tag going back."""
     presign_lifetime: int = 600
     """PRESIGN_LIFETIME."""
     redirect_minimum_size: int = 16 * 1024

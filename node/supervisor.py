@@ -91,7 +91,7 @@ async def _prepare(database: Database, settings: Settings) -> Mapping[str, Locat
 
 
 async def _run(node: Node, address: str) -> None:
-    freshness = Freshness(node.settings.metadata_staleness)
+    freshness = Freshness(node.settings.metadata_staleness, node.settings.metadata_grace)
     app = create_app(Routes(node.registry(freshness)).answer, node, node.settings, draining=lambda: node.draining)
 
     marked = trio.Event()

@@ -10,6 +10,7 @@ from node.answers import Answer, Headers, Request, Stream
 from node.errors import BLOB_UNKNOWN, UNAVAILABLE, Code, RegistryError
 from node.names import check_digest
 from node.pull.ranges import ByteRange, RangeNotSatisfiable, parse_range
+from node.records.postgres import DatabaseUnavailable
 from node.records.pulls import FoundBlob, find_blob
 from node.registry import Registry
 from replication.model import Placement
@@ -60,7 +61,15 @@ async def look_up_blob(registry: Registry, repository: str, digest: str, *, piec
     warm = cache.get((repository, digest), registry.memory.freshness.oldest(repository, digest, asked_at))
     if warm is not None and (not pieces or warm.blob.pieces is not None):
         return warm
-    found = await find_blob(registry.database, repository, digest, pieces=pieces)
+    try:
+        found = await find_blob(registry.database, repository, digest, pieces=pieces)
+    except DatabaseUnavailable:
+        seen = cache.get(
+            (repository, digest), registry.memory.freshness.oldest(repository, digest, asked_at, away=True)
+        )
+        if seen is None:
+            raise
+        return seen
     if found is not None:
         cache.keep((repository, digest), found, asked_at)
     return found

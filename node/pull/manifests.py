@@ -8,6 +8,7 @@ from node.errors import MANIFEST_UNKNOWN, NAME_UNKNOWN, RegistryError
 from node.names import check_digest, is_tag
 from node.pull.accept import INDEX_TYPES, accepts, default_child
 from node.records.manifests import FoundManifest, Look, find_by_digest, find_by_tag
+from node.records.postgres import DatabaseUnavailable
 from node.registry import Registry
 
 
@@ -35,7 +36,13 @@ async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifes
     last = memory.last_digest.get((repository, tag))
     have = last if last is not None and memory.manifest_bytes.get(last) is not None else None
     asked_at = trio.current_time()
-    look = await find_by_tag(registry.database, repository, tag, have)
+    try:
+        look = await find_by_tag(registry.database, repository, tag, have)
+    except DatabaseUnavailable:
+        seen = memory.last_digest.get((repository, tag), asked_at - registry.settings.tag_staleness)
+        if seen is None:
+            raise
+        return (await _by_digest(registry, repository, seen))[0]
     found = _found(look, repository, tag)
     memory.last_digest.keep((repository, tag), found.digest, asked_at)
     return await _remember(registry, repository, found, asked_at)
@@ -48,7 +55,15 @@ async def _by_digest(registry: Registry, repository: str, digest: str) -> tuple[
     warm = memory.manifests.get((repository, digest), memory.freshness.oldest(repository, digest, asked_at))
     if warm is not None and body is not None:
         return evolve(warm, body=body), "memory"
-    look = await find_by_digest(registry.database, repository, digest, digest if body is not None else None)
+    try:
+        look = await find_by_digest(registry.database, repository, digest, digest if body is not None else None)
+    except DatabaseUnavailable:
+        seen = memory.manifests.get(
+            (repository, digest), memory.freshness.oldest(repository, digest, asked_at, away=True)
+        )
+        if seen is None or body is None:
+            raise
+        return evolve(seen, body=body), "memory"
     return await _remember(registry, repository, _found(look, repository, digest), asked_at), "database"
 
 

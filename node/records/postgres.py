@@ -22,6 +22,9 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 
 _TRIES = 4
+_FAILURES_TO_OPEN = 3
+"""Failures in a row after which nobody waits for the database any more but one caller at a time."""
+
 _LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -69,6 +72,8 @@ class Database:
     _deadline: float = field(alias="deadline")
     _trips: int = field(default=0, init=False)
     _unavailable: int = field(default=0, init=False)
+    _failures: int = field(default=0, init=False)
+    _trying: bool = field(default=False, init=False)
     _reach: tuple[bool, float, str] = field(factory=lambda: (True, trio.current_time(), ""), init=False)
 
     async def fetch(self, sql: str, *args: object, deadline: float | None = None) -> Sequence[Row]:
@@ -108,12 +113,26 @@ class Database:
         return self._reach
 
     def _note(self, ok: bool, reason: str = "") -> None:
+        self._failures = 0 if ok else self._failures + 1
         if not ok:
             self._unavailable += 1
         if ok != self._reach[0]:
             self._reach = (ok, trio.current_time(), reason)
 
     async def _run(self, work: Callable[[Any], Awaitable[T]], limit: float) -> T:
+        """Cross once. While the database is known to be away one caller at a time tries it and the others fail at once."""
+        if self._failures < _FAILURES_TO_OPEN:
+            return await self._cross(work, limit)
+        if self._trying:
+            self._unavailable += 1
+            raise DatabaseUnavailable(f"away: {self._reach[2]}")
+        self._trying = True
+        try:
+            return await self._cross(work, limit)
+        finally:
+            self._trying = False
+
+    async def _cross(self, work: Callable[[Any], Awaitable[T]], limit: float) -> T:
         async def crossing() -> T:
             async with self._pool.acquire(timeout=limit) as connection:
                 for attempt in range(_TRIES):
