@@ -155,27 +155,35 @@ class MemoryLedger:
         truth, now = self._truth, self._truth.now()
         due = [task for task in truth.tasks.values() if task.destination == location and task.due <= now]
         due.sort(key=lambda task: precedence(task.created, task.priority, truth.blobs[task.blob].size))
-        claimed = []
-        for task in due[:most]:
-            blob = truth.blobs[task.blob]
-            if task.key is None:
-                task.key = blob_key(key_prefix, Digest.parse(blob.digest), f"{truth.serial():08x}")
-            task.lease = f"lease-{truth.serial()}"
-            task.due = now + lease_seconds
-            claimed.append(
-                CopyTask(
-                    blob,
-                    location,
-                    task.key,
-                    truth.sources(blob.id),
-                    task.lease,
-                    task.upload,
-                    task.attempts,
-                    now - task.created,
-                )
-            )
+        claimed = [self._claim(task, key_prefix, lease_seconds) for task in due[:most]]
         self._maybe_fail()
         return claimed
+
+    def _claim(self, task: Task, key_prefix: str, lease_seconds: float) -> CopyTask:
+        truth, now, blob = self._truth, self._truth.now(), self._truth.blobs[task.blob]
+        if task.key is None:
+            task.key = blob_key(key_prefix, Digest.parse(blob.digest), f"{truth.serial():08x}")
+        task.lease = f"lease-{truth.serial()}"
+        task.due = now + lease_seconds
+        placements, age = truth.sources(blob.id), now - task.created
+        return CopyTask(blob, task.destination, task.key, placements, task.lease, task.upload, task.attempts, age)
+
+    async def claim_copy(self, blob_id: int, location: str, key_prefix: str, lease_seconds: float) -> CopyTask | None:
+        await self._call()
+        task = self._truth.tasks.get((blob_id, location))
+        claimed = None
+        if task is not None and (task.lease is None or task.due <= self._truth.now()):
+            claimed = self._claim(task, key_prefix, lease_seconds)
+        self._maybe_fail()
+        return claimed
+
+    async def raise_priority(self, blob_id: int, location: str, priority: int) -> bool:
+        await self._call()
+        task = self._truth.tasks.get((blob_id, location))
+        if task is not None:
+            task.priority = max(task.priority, priority)
+        self._maybe_fail()
+        return task is not None
 
     def _leased(self, lease: str) -> Task | None:
         now = self._truth.now()

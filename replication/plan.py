@@ -14,8 +14,14 @@ STALLED_AFTER = 8
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 300.0
 
-PRIORITY_SECONDS = 600.0
-"""One step of priority is worth having arrived so much earlier."""
+NORMAL = 0
+WAITED_FOR = 10
+"""Priority of what a client in that region has asked for."""
+DEMANDED = 20
+"""Priority of what somebody waits for by name: the wait API, durability on request."""
+
+PRIORITY_SECONDS = 6 * 3600.0
+"""One step of priority is worth having arrived so much earlier: ten outweigh the backlog of an outage over a weekend."""
 SIZE_BYTES_PER_SECOND = 4 * MIB
 MOST_SIZE_SECONDS = 300.0
 
@@ -88,8 +94,8 @@ def copies_to_claim(
 def precedence(created: float, priority: int, size: int) -> float:
     """Return the place of a task in the queue: the least goes first. A constant of the task, so that a database can index it.
 
-    `created` is when the debt arose (any clock, seconds), `priority` 0 for ordinary work, more for what a client waits for, `size`
-    the blob's bytes. Small before large and urgent before ordinary, but both only as if they had come earlier: a task is never
+    `created` is when the debt arose (any clock, seconds), `priority` `NORMAL`, `WAITED_FOR`, `DEMANDED` or between, `size` the
+    blob's bytes. Small before large and urgent before ordinary, but both only as if they had come earlier: a task is never
     overtaken by one that arose more than `MOST_SIZE_SECONDS + PRIORITY_SECONDS * (difference of priority)` later. So none starves.
     """
     return created - PRIORITY_SECONDS * priority + min(size / SIZE_BYTES_PER_SECOND, MOST_SIZE_SECONDS)

@@ -39,6 +39,17 @@ class Ledger(Protocol):
         """
         ...
 
+    async def claim_copy(self, blob_id: int, location: str, key_prefix: str, lease_seconds: float) -> CopyTask | None:
+        """Lease the task of exactly this blob and destination, also one that waits out a back-off: somebody needs it now.
+
+        None: nothing is owed there, the copy has arrived, or another claim holds it.
+        """
+        ...
+
+    async def raise_priority(self, blob_id: int, location: str, priority: int) -> bool:
+        """Let the task of this blob and destination go before others (`plan.precedence`); never lowers. False: there is no task."""
+        ...
+
     async def renew(self, leases: Sequence[str], lease_seconds: float) -> frozenset[str]:
         """Extend these leases; return those that are still ours. Whoever lost one stops at once."""
         ...

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from replication.model import Blob, CopyTask, LocationState, Placement
-from replication.plan import MOST_SIZE_SECONDS, PRIORITY_SECONDS
+from replication.plan import DEMANDED, MOST_SIZE_SECONDS, PRIORITY_SECONDS, WAITED_FOR, precedence
 from replication.ports import CopyOutcome, Ledger
 
 LEASE = 30.0
@@ -130,6 +130,48 @@ class LedgerContract:
         await self.push(bench, "urgent", size=1, priority=1)
         assert (await self.claim(bench.ledger(), most=1))[0].blob.id == large.id
 
+    async def test_the_order_is_that_of_the_pure_function(self, bench: Bench) -> None:
+        """Tasks of all ages, sizes and priorities are claimed in the order of `plan.precedence`."""
+        expected: dict[int, float] = {}
+        clock = 0.0
+        for number, (priority, size, later) in enumerate(
+            [(0, 1 << 40, 0.0), (0, 10, 100.0), (WAITED_FOR, 1 << 30, 30.0), (2, 1 << 28, 90_000.0), (0, 1 << 20, 5.0),
+             (DEMANDED, 1 << 35, 3.0), (WAITED_FOR, 5, 70_000.0), (1, 1 << 31, 40_000.0)]
+        ):  # fmt: skip
+            await bench.pass_time(later)
+            clock += later
+            blob = await self.push(bench, f"b{number}", size=size, pieces=None, priority=priority)
+            expected[blob.id] = precedence(clock, priority, size)
+        claimed = [task.blob.id for task in await self.claim(bench.ledger())]
+        assert claimed == sorted(expected, key=expected.__getitem__)
+
+    async def test_raising_lets_a_task_go_first(self, bench: Bench) -> None:
+        """A task whose priority is raised overtakes ordinary ones; a lower priority changes nothing; without a task: False."""
+        small = await self.push(bench, "small", size=10)
+        waited = await self.push(bench, "waited", size=1 << 30, pieces=None)
+        ledger = bench.ledger()
+        assert await ledger.raise_priority(waited.id, "eu", WAITED_FOR)
+        assert await ledger.raise_priority(waited.id, "eu", 1)
+        assert not await ledger.raise_priority(waited.id, "us", WAITED_FOR)
+        assert [t.blob.id for t in await self.claim(ledger)] == [waited.id, small.id]
+
+    async def test_one_task_can_be_claimed_by_name(self, bench: Bench) -> None:
+        """The task of one blob can be leased, also in a back-off, by one node at a time; where nothing is owed there is none."""
+        other, blob = await self.push(bench, "other"), await self.push(bench, "blob")
+        ledger = bench.ledger("n1")
+        task = await ledger.claim_copy(blob.id, "eu", "r/", LEASE)
+        assert task is not None
+        assert (task.blob, task.destination, task.placements) == (blob, "eu", (Placement("us", "r/blob.1"),))
+        assert await bench.ledger("n2").claim_copy(blob.id, "eu", "r/", LEASE) is None
+        assert await ledger.claim_copy(blob.id, "us", "r/", LEASE) is None
+        assert [t.blob.id for t in await self.claim(bench.ledger("n2"))] == [other.id]
+        await ledger.fail_copy(task, "no", 300.0)
+        again = await bench.ledger("n2").claim_copy(blob.id, "eu", "r/", LEASE)
+        assert again is not None
+        assert (again.key, again.attempts) == (task.key, 1)
+        assert await bench.ledger("n2").finish_copy(again, None) is CopyOutcome.PLACED
+        assert await ledger.claim_copy(blob.id, "eu", "r/", LEASE) is None
+
     async def test_an_expired_lease_is_due_again(self, bench: Bench) -> None:
         """When a lease runs out another node gets the task, under the same key and another lease."""
         await self.push(bench)
@@ -200,6 +242,18 @@ class LedgerContract:
         (second,) = await self.claim(bench.ledger("n2"))
         await bench.ledger("n1").finish_copy(first, None)
         assert await bench.ledger("n2").finish_copy(second, None) is CopyOutcome.PLACED
+        assert Placement("eu", first.key) in await bench.placements(blob.id)
+        assert await bench.dead() == frozenset()
+
+    async def test_a_late_finish_outlives_the_next_holder(self, bench: Bench) -> None:
+        """A holder whose lease ran out finishes; the next one dies. The key stays placed and never becomes a dead object."""
+        blob = await self.push(bench)
+        (first,) = await self.claim(bench.ledger("n1"))
+        await bench.pass_time(LEASE + 1)
+        await self.claim(bench.ledger("n2"))
+        assert await bench.ledger("n1").finish_copy(first, None) is CopyOutcome.PLACED
+        await bench.pass_time(LEASE + 1)
+        assert await self.claim(bench.ledger("n3")) == []
         assert Placement("eu", first.key) in await bench.placements(blob.id)
         assert await bench.dead() == frozenset()
 

@@ -17,6 +17,36 @@ _PLACEMENTS = """
         FROM placement p JOIN location pl ON pl.id = p.location_id WHERE p.blob_id = b.id) held ON true
 """
 
+# {which} says which tasks; the order is that of `replication.plan.precedence`, which the database has as task_precedence.
+_CLAIM = f"""
+    WITH here AS (SELECT id FROM location WHERE name = $1),
+    due AS (
+        SELECT t.blob_id, t.location_id, t.key, EXISTS (
+            SELECT FROM placement p WHERE p.blob_id = t.blob_id AND p.location_id = t.location_id AND p.state = 'present'
+        ) AS paid
+        FROM task t JOIN here ON here.id = t.location_id
+        WHERE {{which}} AND (t.lease_until IS NULL OR t.lease_until < now())
+        ORDER BY task_precedence(t.created_at, t.priority, t.size) LIMIT $3 FOR UPDATE OF t SKIP LOCKED),
+    struck AS (
+        DELETE FROM task t USING due WHERE due.paid AND t.blob_id = due.blob_id AND t.location_id = due.location_id
+        RETURNING t.location_id, t.key),
+    dead AS (
+        INSERT INTO dead_object (location_id, key) SELECT location_id, key FROM struck WHERE key IS NOT NULL
+        ON CONFLICT DO NOTHING),
+    leased AS (
+        UPDATE task t SET lease = $5 || ':' || t.blob_id || ':' || t.location_id,
+            lease_until = now() + $4 * interval '1 second',
+            key = coalesce(t.key, $2 || split_part(b.digest, ':', 1) || '/' || substr(split_part(b.digest, ':', 2), 1, 2)
+                || '/' || split_part(b.digest, ':', 2) || '.' || replace(gen_random_uuid()::text, '-', ''))
+        FROM due JOIN blob b ON b.id = due.blob_id
+        WHERE NOT due.paid AND t.blob_id = due.blob_id AND t.location_id = due.location_id
+        RETURNING t.*)
+    SELECT leased.blob_id, leased.key, leased.parts_upload, leased.lease, leased.attempts, b.digest, b.size, b.pieces,
+        extract(epoch FROM now() - leased.created_at)::float8 AS age, held.locations, held.keys, held.suspects
+    FROM leased JOIN blob b ON b.id = leased.blob_id {_PLACEMENTS}
+    ORDER BY task_precedence(leased.created_at, leased.priority, leased.size)
+"""  # noqa: S608  # constants of this module
+
 
 @define(eq=False)
 class PostgresLedger:
@@ -30,41 +60,29 @@ class PostgresLedger:
     async def claim_copies(self, location: str, key_prefix: str, most: int, lease_seconds: float) -> Sequence[CopyTask]:
         """Lease due tasks of `location`; a task whose blob has arrived meanwhile is struck off instead."""
         rows = await self._database.fetch(
-            f"""
-            WITH here AS (SELECT id FROM location WHERE name = $1),
-            due AS (
-                SELECT t.blob_id, t.location_id, t.key, EXISTS (
-                    SELECT FROM placement p WHERE p.blob_id = t.blob_id AND p.location_id = t.location_id AND p.state = 'present'
-                ) AS paid
-                FROM task t JOIN here ON here.id = t.location_id
-                WHERE t.due_at <= now() AND (t.lease_until IS NULL OR t.lease_until < now())
-                ORDER BY t.priority DESC, t.size, t.due_at LIMIT $3 FOR UPDATE OF t SKIP LOCKED),
-            struck AS (
-                DELETE FROM task t USING due WHERE due.paid AND t.blob_id = due.blob_id AND t.location_id = due.location_id
-                RETURNING t.location_id, t.key),
-            dead AS (
-                INSERT INTO dead_object (location_id, key) SELECT location_id, key FROM struck WHERE key IS NOT NULL
-                ON CONFLICT DO NOTHING),
-            leased AS (
-                UPDATE task t SET lease = $5 || ':' || t.blob_id || ':' || t.location_id,
-                    lease_until = now() + $4 * interval '1 second',
-                    key = coalesce(t.key, $2 || split_part(b.digest, ':', 1) || '/' || substr(split_part(b.digest, ':', 2), 1, 2)
-                        || '/' || split_part(b.digest, ':', 2) || '.' || replace(gen_random_uuid()::text, '-', ''))
-                FROM due JOIN blob b ON b.id = due.blob_id
-                WHERE NOT due.paid AND t.blob_id = due.blob_id AND t.location_id = due.location_id
-                RETURNING t.*)
-            SELECT leased.blob_id, leased.key, leased.parts_upload, leased.lease, leased.attempts, b.digest, b.size, b.pieces,
-                extract(epoch FROM now() - leased.created_at)::float8 AS age, held.locations, held.keys, held.suspects
-            FROM leased JOIN blob b ON b.id = leased.blob_id {_PLACEMENTS}
-            ORDER BY leased.priority DESC, leased.size, leased.due_at
-            """,  # noqa: S608  # a constant of this module
-            location,
-            key_prefix,
-            most,
-            lease_seconds,
-            uuid4().hex,
+            _CLAIM.format(which="t.due_at <= now()"), location, key_prefix, most, lease_seconds, uuid4().hex
         )
         return [_task(row, location) for row in rows]
+
+    async def claim_copy(self, blob_id: int, location: str, key_prefix: str, lease_seconds: float) -> CopyTask | None:
+        """Lease the task of one blob, due or not."""
+        rows = await self._database.fetch(
+            _CLAIM.format(which="t.blob_id = $6"), location, key_prefix, 1, lease_seconds, uuid4().hex, blob_id
+        )
+        return _task(rows[0], location) if rows else None
+
+    async def raise_priority(self, blob_id: int, location: str, priority: int) -> bool:
+        """Let one task go before others."""
+        rows = await self._database.fetch(
+            """
+            UPDATE task t SET priority = greatest(t.priority, $3) FROM location l
+            WHERE t.blob_id = $1 AND l.id = t.location_id AND l.name = $2 RETURNING t.blob_id
+            """,
+            blob_id,
+            location,
+            priority,
+        )
+        return bool(rows)
 
     async def renew(self, leases: Sequence[str], lease_seconds: float) -> frozenset[str]:
         """Extend leases; one that ran out but was not taken by anybody is still ours."""
