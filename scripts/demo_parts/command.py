@@ -2,13 +2,11 @@
 
 import argparse
 import os
-import signal
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import trio
 
@@ -17,33 +15,18 @@ from scripts.services.processes import ServiceError
 from .client import DemoFailure
 from .machine import Machine, Places, check_ports, running
 from .screen import Screen
+from .signals import Interrupted, Signals
 from .story import REPOSITORY, TAG, show
 
 _DEFAULT_PORTS = {"us": 8101, "eu": 8102}
 _LOOK_AGAIN = 0.5
 
 
-class Interrupted(BaseException):
-    """A signal asked us to stop; carries its number."""
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise Interrupted(number)
-
-
-def _heeded() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop the demo; under nohup a hang-up is to be ignored."""
-    all_of_them = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    return tuple(number for number in all_of_them if signal.getsignal(number) is not signal.SIG_IGN)
-
-
 def main() -> int:
     """Run the demo. Returns 0, or 1 when it failed, or 128 + a signal's number when one came before the end of the story."""
     options = _options()
     screen = Screen()
-    signals = _heeded()
-    for number in signals:
-        signal.signal(number, _interrupt)
+    signals = Signals()
     # It would change what the two nodes do.
     os.environ.pop("QUAY_OVERRIDE_CONFIG", None)
     ports = {"us": options.us_port, "eu": options.eu_port}
@@ -60,7 +43,7 @@ def main() -> int:
             "local folders may be stores here only because everything is one machine. In a real configuration other "
             "hosts could not reach them, so replication refuses them (but for ALLOW_LOCAL_REPLICATION)."
         )
-        with running(places, screen.say) as machine:
+        with running(places, signals, screen.say) as machine:
             began = time.monotonic()
             _tell(machine, screen, signals)
             told = True
@@ -70,7 +53,7 @@ def main() -> int:
     except Interrupted as signalled:
         if not told:
             screen.bad("interrupted; everything that was started is stopped")
-            return 128 + int(signalled.args[0])
+            return 128 + signalled.number
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is, the user is told and gets 1
         _report(screen, places, error)
         return 1
@@ -78,27 +61,26 @@ def main() -> int:
     return 0
 
 
-def _tell(machine: Machine, screen: Screen, signals: tuple[signal.Signals, ...]) -> None:
+def _tell(machine: Machine, screen: Screen, signals: Signals) -> None:
     """Show the story. Raises Interrupted when a signal came."""
-    # Blocked where a signal's exception would hit the inside of Trio: until Trio listens, and after it has stopped to.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
-        number = trio.run(_show_until_signal, machine, screen, signals, strict_exception_groups=True)
+        # Held because an exception in the middle of Trio's own code would break it.
+        with signals.held():
+            number = trio.run(_show_until_signal, machine, screen, signals, strict_exception_groups=True)
     except (Exception, BaseExceptionGroup):
         if (ended := machine.ended()) is not None:
             screen.bad(f"demo: {ended}")
         raise
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     if number is not None:
         raise Interrupted(number)
 
 
-async def _show_until_signal(machine: Machine, screen: Screen, signals: tuple[signal.Signals, ...]) -> int | None:
+async def _show_until_signal(machine: Machine, screen: Screen, signals: Signals) -> int | None:
     """Show the story, and return the number of the signal that ended it, if one did."""
     came: int | None = None
-    with trio.open_signal_receiver(*signals) as receiver:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    with trio.open_signal_receiver(*signals.numbers) as receiver:
+        if signals.pending is not None:
+            return signals.pending
         async with trio.open_nursery() as nursery:
 
             async def listen() -> None:
@@ -109,7 +91,6 @@ async def _show_until_signal(machine: Machine, screen: Screen, signals: tuple[si
             nursery.start_soon(listen)
             await show(machine, screen)
             nursery.cancel_scope.cancel()
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     return came
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,8 @@ from attrs import define, frozen
 from scripts.services.postgres import Postgres
 from scripts.services.processes import Daemon, ServiceError, accepts_connections
 from scripts.services.redis_server import RedisServer
+
+from .signals import Signals
 
 REGIONS = ("us", "eu")
 COPY_MIB_PER_SECOND = 4
@@ -105,7 +106,7 @@ def check_ports(ports: dict[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def running(places: Places, say: Say) -> Iterator[Machine]:
+def running(places: Places, signals: Signals, say: Say) -> Iterator[Machine]:
     """Start everything below the new folder `places.folder`, yield it, and stop and remove everything.
 
     After a failure the logs and the configuration stay. From the first stop on signals are ignored; each stop has a deadline.
@@ -129,17 +130,21 @@ def running(places: Places, say: Say) -> Iterator[Machine]:
             stack.callback(stop)
 
         try:
-            postgres = Postgres(folder)
-            keep(postgres.daemon, postgres.stop)
+            # Held while a process is started and not yet known to the stack: it would be left behind.
+            with signals.held():
+                postgres = Postgres(folder)
+                keep(postgres.daemon, postgres.stop)
             say(f"PostgreSQL on 127.0.0.1:{postgres.port} ({_program(postgres.daemon)})")
-            redis = RedisServer(folder, prefer_wheel=True)
-            keep(redis.daemon, redis.stop)
+            with signals.held():
+                redis = RedisServer(folder, prefer_wheel=True)
+                keep(redis.daemon, redis.stop)
             say(f"Redis on 127.0.0.1:{redis.port} ({_program(redis.daemon)})")
             places.configuration.write_text(yaml.safe_dump(_configuration(places, postgres, redis), sort_keys=False))
             nodes: dict[str, Daemon] = {}
             for region in REGIONS:
-                nodes[region] = _launch(places, region)
-                keep(nodes[region], partial(nodes[region].stop, _NODE_STOP_SECONDS))
+                with signals.held():
+                    nodes[region] = _launch(places, region)
+                    keep(nodes[region], partial(nodes[region].stop, _NODE_STOP_SECONDS))
             for region, node in nodes.items():
                 node.wait_ready(partial(_healthy, places, region), _READY_SECONDS)
                 say(f"node {region} on {places.url(region)}, its store in {places.store(region)}")
@@ -148,15 +153,9 @@ def running(places: Places, say: Say) -> Iterator[Machine]:
                 stack.callback(node.ask_to_stop)
             yield Machine(places, postgres, redis, nodes)
         finally:
-            hold_signals()
+            signals.ignore()
             # PostgreSQL's may lie in a folder that goes with it.
             _collect(logs, places.logs)
-
-
-def hold_signals() -> None:
-    """Ignore what would interrupt a stop."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _configuration(places: Places, postgres: Postgres, redis: RedisServer) -> dict[str, object]:
