@@ -155,25 +155,15 @@ class MemoryLedger:
         truth, now = self._truth, self._truth.now()
         due = [task for task in truth.tasks.values() if task.destination == location and task.due <= now]
         due.sort(key=lambda task: precedence(task.created, task.priority, truth.blobs[task.blob].size))
-        claimed = [self._claim(task, key_prefix, lease_seconds) for task in due[:most]]
+        claimed = [self._lease(task, key_prefix, lease_seconds) for task in due[:most]]
         self._maybe_fail()
         return claimed
-
-    def _claim(self, task: Task, key_prefix: str, lease_seconds: float) -> CopyTask:
-        truth, now, blob = self._truth, self._truth.now(), self._truth.blobs[task.blob]
-        if task.key is None:
-            task.key = blob_key(key_prefix, Digest.parse(blob.digest), f"{truth.serial():08x}")
-        task.lease = f"lease-{truth.serial()}"
-        task.due = now + lease_seconds
-        placements, age = truth.sources(blob.id), now - task.created
-        return CopyTask(blob, task.destination, task.key, placements, task.lease, task.upload, task.attempts, age)
 
     async def claim_copy(self, blob_id: int, location: str, key_prefix: str, lease_seconds: float) -> CopyTask | None:
         await self._call()
         task = self._truth.tasks.get((blob_id, location))
-        claimed = None
-        if task is not None and (task.lease is None or task.due <= self._truth.now()):
-            claimed = self._claim(task, key_prefix, lease_seconds)
+        held = task is None or (task.lease is not None and task.due > self._truth.now())
+        claimed = None if task is None or held else self._lease(task, key_prefix, lease_seconds)
         self._maybe_fail()
         return claimed
 
@@ -184,6 +174,17 @@ class MemoryLedger:
             task.priority = max(task.priority, priority)
         self._maybe_fail()
         return task is not None
+
+    def _lease(self, task: Task, key_prefix: str, lease_seconds: float) -> CopyTask:
+        truth, now = self._truth, self._truth.now()
+        blob = truth.blobs[task.blob]
+        if task.key is None:
+            task.key = blob_key(key_prefix, Digest.parse(blob.digest), f"{truth.serial():08x}")
+        task.lease = f"lease-{truth.serial()}"
+        task.due = now + lease_seconds
+        sources = truth.sources(blob.id)
+        age = now - task.created
+        return CopyTask(blob, task.destination, task.key, sources, task.lease, task.upload, task.attempts, age)
 
     def _leased(self, lease: str) -> Task | None:
         now = self._truth.now()
