@@ -52,6 +52,8 @@ class Node:
     """This process's id, new at every start."""
     board: ServiceBoard = field(factory=ServiceBoard)
     draining: bool = False
+    handed_over: bool = False
+    """The listening socket outlives this process: the next one takes over at once, so the load balancer need not know."""
     disk: DiskSpace | None = None
 
     def states(self) -> Mapping[str, LocationState]:
@@ -73,7 +75,7 @@ class Node:
             redis=redis,
             services=self.board.facts(),
             disk=self.disk,
-            draining=self.draining,
+            draining=self.draining and not self.handed_over,
             node=self.name,
         )
 

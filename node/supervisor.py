@@ -8,13 +8,15 @@ services end by cancellation and give back what they had leased, and the node ta
 
 import os
 import signal
+import socket
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
 from shutil import disk_usage
+from typing import Protocol
 from uuid import uuid4
 
 import structlog
@@ -33,9 +35,10 @@ from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnava
 from node.routes import Routes
 from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
 from node.settings import Settings
+from node.systemd import Manager, inherited_sockets
 from node.web.app import create_app
 from node.web.asgi import App
-from node.web.listener import Address, CannotListen, serve
+from node.web.listener import Address, CannotListen, serve, serve_sockets, tune
 from replication.ports import Forget, Hints, Placed
 
 _log = structlog.get_logger("antipode.node")
@@ -49,10 +52,21 @@ _UNTIL_DONE = RestartPolicy(may_end=True)
 _SERVER = RestartPolicy(restart=False, may_end=True)
 
 
+class Serve(Protocol):
+    """Serves an application, wherever it was told to, until `shutdown`."""
+
+    async def __call__(
+        self, app: App, settings: Settings, shutdown: trio.Event, *, task_status: trio.TaskStatus[Address]
+    ) -> None:
+        """Serve; report the bound address."""
+        ...
+
+
 async def run_node(settings: Settings, bind: tuple[str, int]) -> None:
     """Run a node until SIGTERM or SIGINT. Raises NodeFailure when it cannot start or go on, with one line for the operator."""
     for line in settings.warnings:
         _log.warning(line)
+    manager, sockets = Manager(os.environ), inherited_sockets(os.environ)
     member = Membership(uuid4(), settings.preference, settings.default_locations, version("antipode"))
     try:
         async with AsyncExitStack() as stack:
@@ -68,7 +82,10 @@ async def run_node(settings: Settings, bind: tuple[str, int]) -> None:
             }
             node = assemble(settings, database, hints, engines, rows, member)
             structlog.contextvars.bind_contextvars(node=node.name)
-            await _run(node, str(Address(*bind)))
+            node.handed_over = bool(sockets)
+            await _run(
+                node, manager, partial(_serve_on, sockets) if sockets else partial(_serve_at, str(Address(*bind)))
+            )
             await _sign_off(database, member)
     except (DatabaseUnavailable, DatabaseMisconfigured) as error:
         raise NodeFailure(f"DB_URI: the database cannot be used: {error}") from error
@@ -90,7 +107,7 @@ async def _prepare(database: Database, settings: Settings) -> Mapping[str, Locat
     return rows
 
 
-async def _run(node: Node, address: str) -> None:
+async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
     freshness = Freshness(node.settings.metadata_staleness, node.settings.metadata_grace)
     app = create_app(Routes(node.registry(freshness)).answer, node, node.settings, draining=lambda: node.draining)
 
@@ -123,21 +140,37 @@ async def _run(node: Node, address: str) -> None:
         await node.watcher.first_round()
         shutdown = trio.Event()
         async with trio.open_nursery() as serving:
-            server = partial(_serve, app, node.settings, address, shutdown)
+            server = partial(serving_on, app, node.settings, shutdown)
             bound = await serving.start(partial(supervise, "http", server, board=node.board, restart=_SERVER))
             _log.info("node is up", address=str(bound), preference=list(node.settings.preference))
+            await start("watchdog", partial(manager.run_watchdog, lambda: True))
+            manager.tell("READY=1", f"STATUS=serving {bound}")
             await _wait_for_stop(node)
+            manager.tell("STOPPING=1", "STATUS=draining")
             shutdown.set()
         services.cancel_scope.cancel(reason="the node stops")
 
 
-async def _serve(
-    app: App, settings: Settings, address: str, shutdown: trio.Event, *, task_status: trio.TaskStatus[Address]
+async def _serve_at(
+    address: str, app: App, settings: Settings, shutdown: trio.Event, *, task_status: trio.TaskStatus[Address]
 ) -> None:
     try:
         await serve(app, settings, bind=address, shutdown=shutdown, task_status=task_status)
     except CannotListen as error:
         raise NodeFailure(str(error)) from error
+
+
+async def _serve_on(
+    sockets: Sequence[socket.socket],
+    app: App,
+    settings: Settings,
+    shutdown: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Address],
+) -> None:
+    for listening in sockets:
+        tune(listening, send_stall=settings.stall_deadline)
+    await serve_sockets(app, settings, sockets=sockets, shutdown=shutdown, outlived=True, task_status=task_status)
 
 
 async def _wait_for_stop(node: Node) -> None:

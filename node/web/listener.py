@@ -67,6 +67,18 @@ def parse_bind(text: str) -> Address:
     return Address(host, int(port))
 
 
+def tune(listening: socket.socket, *, send_stall: float) -> None:
+    """Set what accepted sockets inherit. See `open_socket`; a socket that somebody else opened needs it too."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_NODELAY, 1),
+        (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
+        (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
+        (socket.TCP_USER_TIMEOUT, round(send_stall * 1000)),
+    ):
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 async def open_socket(bind: str, *, send_stall: float) -> socket.socket:
     """Return a listening socket. `send_stall`: seconds after which the kernel gives up on a peer that takes no bytes.
 
@@ -82,14 +94,7 @@ async def open_socket(bind: str, *, send_stall: float) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in (
-                (socket.TCP_NODELAY, 1),
-                (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
-                (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
-                (socket.TCP_USER_TIMEOUT, round(send_stall * 1000)),
-            ):
-                listening.setsockopt(socket.IPPROTO_TCP, option, value)
+            tune(listening, send_stall=send_stall)
             listening.setblocking(False)
             listening.bind(where)
             listening.listen(BACKLOG)
@@ -129,9 +134,13 @@ async def serve_sockets(
     shutdown: trio.Event,
     keep_alive: float = KEEP_ALIVE,
     tls: ssl.SSLContext | None = None,
+    outlived: bool = False,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve on sockets that already listen, and close them at the end; otherwise as `serve`. Reports the first one's address."""
+    """Serve on sockets that already listen, and close them at the end; otherwise as `serve`. Reports the first one's address.
+
+    `outlived`: somebody else keeps them open, so what waits in their queues at the end is left to the process that comes next.
+    """
     if tls is not None:
         tls.set_alpn_protocols(["http/1.1"])
     host, port = sockets[0].getsockname()[:2]
@@ -150,7 +159,8 @@ async def serve_sockets(
                         await shutdown.wait()
                         accepting.cancel_scope.cancel(reason="the node stops")
                     for listener in listeners:
-                        server.take_waiting(listener, connections)
+                        if not outlived:
+                            server.take_waiting(listener, connections)
                         listener.close()
                     log.info("draining", connections=len(server.live), seconds=settings.drain_deadline)
                     await trio.sleep(SETTLE)
