@@ -31,7 +31,9 @@ _CLAIM = f"""
         DELETE FROM task t USING due WHERE due.paid AND t.blob_id = due.blob_id AND t.location_id = due.location_id
         RETURNING t.location_id, t.key),
     dead AS (
-        INSERT INTO dead_object (location_id, key) SELECT location_id, key FROM struck WHERE key IS NOT NULL
+        -- A late finish of an earlier holder may have made this very key the placement.
+        INSERT INTO dead_object (location_id, key) SELECT location_id, key FROM struck s WHERE key IS NOT NULL
+        AND NOT EXISTS (SELECT FROM placement p WHERE p.location_id = s.location_id AND p.key = s.key)
         ON CONFLICT DO NOTHING),
     leased AS (
         UPDATE task t SET lease = $5 || ':' || t.blob_id || ':' || t.location_id,
@@ -116,7 +118,7 @@ class PostgresLedger:
                 WHERE p.state = 'suspect' OR p.key = $3 RETURNING key),
             paid AS (
                 DELETE FROM task t USING here WHERE t.blob_id = $1 AND t.location_id = here.id
-                AND (t.lease = $5 OR t.lease_until IS NULL OR t.lease_until < now()) RETURNING t.key),
+                AND (t.lease = $5 OR t.key = $3 OR t.lease_until IS NULL OR t.lease_until < now()) RETURNING t.key),
             dead AS (
                 INSERT INTO dead_object (location_id, key, not_before)
                 SELECT here.id, k, now() + interval '1 minute' FROM here, (
@@ -193,7 +195,11 @@ class PostgresLedger:
             """
             WITH due AS (
                 SELECT d.id FROM dead_object d JOIN location l ON l.id = d.location_id
-                WHERE l.name = $1 AND d.not_before <= now() ORDER BY d.not_before LIMIT $2 FOR UPDATE OF d SKIP LOCKED)
+                WHERE l.name = $1 AND d.not_before <= now()
+                -- Keys are never used again, so these hold by construction; a mistake elsewhere must still not cost live bytes.
+                AND NOT EXISTS (SELECT FROM placement p WHERE p.location_id = d.location_id AND p.key = d.key)
+                AND NOT EXISTS (SELECT FROM upload u WHERE u.location_id = d.location_id AND d.key IN (u.key, u.tail_key))
+                ORDER BY d.not_before LIMIT $2 FOR UPDATE OF d SKIP LOCKED)
             UPDATE dead_object d SET not_before = now() + $3 * interval '1 second' FROM due WHERE d.id = due.id
             RETURNING d.id, d.key, d.attempts
             """,
