@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar, TypeVarTuple
 
 import aioboto3
@@ -24,6 +24,7 @@ from aiobotocore.credentials import (
 from aiobotocore.session import AioSession
 from attrs import define, field
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError, NoCredentialsError
+from botocore.loaders import create_loader
 from botocore.utils import FileWebIdentityTokenLoader
 
 from .contract import MIB, EngineUnavailable, KeyPage, ObjectFacts, OpenParts, Part
@@ -390,6 +391,12 @@ class S3Body:
             self._stream.close()
 
 
+@cache
+def _loader() -> Any:
+    """Return what reads the library's service descriptions: 12 MB once, and not once per store."""
+    return create_loader()
+
+
 @asynccontextmanager
 async def open_client(arguments: S3Arguments) -> AsyncIterator[S3Client]:
     """Open the client of one bucket without any network I/O, and close its connections at the end.
@@ -399,6 +406,7 @@ async def open_client(arguments: S3Arguments) -> AsyncIterator[S3Client]:
     keys = KeySource(arguments)
     session = AioSession()
     session.register_component("credential_provider", keys)
+    session.register_component("data_loader", _loader())
     context = aioboto3.Session(botocore_session=session).client(
         "s3",
         region_name=arguments.region,
