@@ -9,6 +9,7 @@ from attrs import define, field
 
 from engines.contract import Engine
 from node.cache import Freshness
+from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
 from node.hint_hub import Hub
 from node.records.ledger import PostgresLedger
@@ -48,6 +49,7 @@ class Node:
     ledger: PostgresLedger
     reader: Reader
     pool: PartPool
+    gates: Gates
     name: str
     """This process's id, new at every start."""
     board: ServiceBoard = field(factory=ServiceBoard)
@@ -93,6 +95,7 @@ class Node:
             reader=self.reader,
             hints=self.hints,
             pool=self.pool,
+            gates=self.gates,
             states=self.states,
             instance=self.name,
             clock=time.time,
@@ -171,5 +174,6 @@ def assemble(
         ledger=ledger,
         reader=reader,
         pool=pool,
+        gates=Gates(settings.maximum_pulls, settings.maximum_streams, settings.maximum_pushes, settings.queue_patience),
         name=name,
     )

@@ -77,6 +77,10 @@ KEYS = (
     Key("DRAIN_DELAY", "drain_delay", read_duration(0, 3600)),
     Key("DRAIN_DEADLINE", "drain_deadline", read_duration(0, DAY)),
     Key("MAXIMUM_CONNECTIONS", "maximum_connections", read_number(1, 1_000_000)),
+    Key("MAXIMUM_PULLS", "maximum_pulls", read_number(1, 100_000)),
+    Key("MAXIMUM_STREAMS", "maximum_streams", read_number(1, 100_000)),
+    Key("MAXIMUM_PUSHES", "maximum_pushes", read_number(1, 100_000)),
+    Key("QUEUE_PATIENCE", "queue_patience", read_duration(0, 600)),
     Key("ENABLE_HEALTH_DEBUG_SECRET", "debug_secret", read_text, secret=True),
 )
 

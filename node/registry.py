@@ -6,6 +6,7 @@ from attrs import define, field
 
 from engines.contract import Engine
 from node.cache import Cache, Freshness
+from node.gates import Gates
 from node.records.manifests import FoundManifest
 from node.records.postgres import Database
 from node.records.pulls import FoundBlob
@@ -51,6 +52,7 @@ class Registry:
     reader: Reader
     hints: Hints
     pool: PartPool
+    gates: Gates
     states: Callable[[], Mapping[str, LocationState]]
     """The locations' states as the last heartbeat brought them."""
     instance: str

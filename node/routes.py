@@ -53,7 +53,9 @@ class Routes:
             match = pattern.fullmatch(path)
             if match is not None:
                 self._only(request, *endpoints)
-                return await endpoints[request.method](request, check_name(match["name"]), match["last"])
+                gates = self._registry.gates
+                async with (gates.pulls if request.method in ("GET", "HEAD") else gates.pushes).enter():
+                    return await endpoints[request.method](request, check_name(match["name"]), match["last"])
         raise RegistryError(NOT_FOUND, {"path": path[:300]})
 
     def _only(self, request: Request, *methods: str) -> None:

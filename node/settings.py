@@ -115,6 +115,14 @@ class Settings:
     """DRAIN_DEADLINE: how long requests in flight may go on after the listener closed."""
     maximum_connections: int = 1000
     """MAXIMUM_CONNECTIONS."""
+    maximum_pulls: int = 256
+    """MAXIMUM_PULLS: pull requests that are being answered at once; streams count only until they begin."""
+    maximum_streams: int = 128
+    """MAXIMUM_STREAMS: blobs that the node streams at once."""
+    maximum_pushes: int = 64
+    """MAXIMUM_PUSHES: requests that change something, at once."""
+    queue_patience: float = 10.0
+    """QUEUE_PATIENCE: how long a request waits for one of these before it is sent away (429)."""
     database_pool: int = 10
     """DB_CONNECTION_ARGS.max_connections."""
     debug_secret: str | None = field(default=None, repr=False)

@@ -159,7 +159,10 @@ async def _opened(
     whole = await look_up_blob(registry, repository, found.blob.digest, pieces=True)
     blob = found.blob if whole is None else whole.blob
     try:
-        async with registry.reader.open_blob(blob, sources, part.start, part.stop) as stream:
+        async with (
+            registry.gates.streams.enter(),
+            registry.reader.open_blob(blob, sources, part.start, part.stop) as stream,
+        ):
             yield stream
     except NoGoodSource as error:
         raise RegistryError(

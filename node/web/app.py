@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import cast
 
-from node.errors import RegistryError
+from node.errors import UNAVAILABLE, RegistryError
 from node.health import HealthSource
 from node.settings import Settings
 from node.web.access import AccessLog, exchange_of
@@ -14,6 +14,14 @@ from node.web.hygiene import LINGER, Hygiene
 from node.web.incoming import origin_form
 from node.web.operator_app import create_operator_app
 from node.web.outgoing import head_of, send_whole
+
+BEYOND_LIMIT = "antipode.beyond_limit"
+"""Key of the ASGI state of a connection that is one too many: it serves health checks and tells everybody else to come back."""
+
+_ALWAYS = (b"/health", b"/status", b"/_internal_ping", b"/v1/_internal_ping")
+_BUSY = {"reason": "this node has as many connections as it may (MAXIMUM_CONNECTIONS)"}
+_RETRY_AFTER_BUSY = 5
+"""Seconds. Long enough for a pull to end and free a connection."""
 
 
 def create_app(
@@ -49,10 +57,18 @@ class Router:
         try:
             path = origin_form(scope["raw_path"])
         except RegistryError as error:
-            exchange = exchange_of(scope)
-            answer = answer_to(error, exchange.id)
-            exchange.answered = answer.outcome
-            await send_whole(answer, exchange.method, head_of(answer, exchange.method), send)
+            await _refuse(error, scope, send)
+            return
+        if scope.get("state", {}).get(BEYOND_LIMIT) and not path.startswith(_ALWAYS):
+            close = (("connection", "close"),)
+            await _refuse(RegistryError(UNAVAILABLE, _BUSY, headers=close, retry_after=_RETRY_AFTER_BUSY), scope, send)
             return
         inner = self._registry if path == b"/v2" or path.startswith(b"/v2/") else self._operator
         await inner(scope, receive, send)
+
+
+async def _refuse(error: RegistryError, scope: Scope, send: Send) -> None:
+    exchange = exchange_of(scope)
+    answer = answer_to(error, exchange.id)
+    exchange.answered = answer.outcome
+    await send_whole(answer, exchange.method, head_of(answer, exchange.method), send)

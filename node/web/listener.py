@@ -16,6 +16,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, LifespanState
 
 from node.settings import Settings
+from node.web.app import BEYOND_LIMIT
 from node.web.asgi import App
 from node.web.connection import Connection, Stream, TlsStream
 from node.web.groups import unwrap
@@ -26,6 +27,9 @@ KEEP_ALIVE = 75.0
 """Seconds an idle connection lives. Load balancers keep theirs 60 s as a rule and must not reuse one that we just closed."""
 
 BACKLOG = 1024
+RESERVE = 64
+"""Connections beyond MAXIMUM_CONNECTIONS: enough for every balancer's probes, and for telling the others why."""
+
 CUT_GRACE = 1.0
 """Seconds between asking the last connections to end and closing their sockets under them."""
 
@@ -144,7 +148,8 @@ async def serve_sockets(
     if tls is not None:
         tls.set_alpn_protocols(["http/1.1"])
     host, port = sockets[0].getsockname()[:2]
-    server = _Server(app, hypercorn_config(keep_alive), tls, trio.Semaphore(settings.maximum_connections))
+    most = settings.maximum_connections
+    server = _Server(app, hypercorn_config(keep_alive), tls, most, trio.Semaphore(most + RESERVE))
     listeners = [trio.socket.from_stdlib_socket(listening) for listening in sockets]
     try:
         with unwrap():
@@ -193,6 +198,7 @@ class _Server:
     app: App
     config: Config
     tls: ssl.SSLContext | None
+    most: int
     slots: trio.Semaphore
     context: WorkerContext = field(factory=lambda: WorkerContext(None))
     live: set[trio.socket.SocketType] = Factory(set)
@@ -201,7 +207,7 @@ class _Server:
     saturated: bool = False
 
     async def accept(self, listener: trio.socket.SocketType, connections: trio.Nursery) -> None:
-        """Accept for ever. At the limit of connections new ones wait in the kernel's queue."""
+        """Accept for ever. Beyond the limit a reserve is told to come back; beyond that new ones wait in the kernel's queue."""
         while True:
             if self.slots.value == 0 and not self.saturated:
                 log.warning("all connections are in use; new ones wait", limit=len(self.live))
@@ -242,7 +248,8 @@ class _Server:
                 stream = trio.SSLStream(plain, self.tls, server_side=True, https_compatible=True)
             with unwrap():
                 app = ASGIWrapper(cast("ASGIFramework", self.app))
-                await Connection(app, self.config, self.context, LifespanState({}), cast("TlsStream", stream)).run()
+                state = LifespanState({BEYOND_LIMIT: len(self.live) > self.most})
+                await Connection(app, self.config, self.context, state, cast("TlsStream", stream)).run()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             log.debug("connection lost", error=repr(error))
         except Exception:
