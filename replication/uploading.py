@@ -7,7 +7,7 @@ Rules, because parts of an open multi-part write can be neither read, left out n
 3. Only a request that leaves less than a part stores the rest as a small object of its own, the tail; the next request reads
    it back and puts it in front. Its key was reserved (committed) before.
 4. `UploadState` is all that another node needs. It is only ever handed out for bytes that the store has acknowledged.
-5. A writer never uses more than `RECORD_EVERY` part numbers beyond the last recorded state, and whoever takes an upload over
+5. A writer never uses more than `record_every` part numbers beyond the last recorded state, and whoever takes an upload over
    skips that many: two writers that do not know of each other never write the same part.
 """
 
@@ -18,14 +18,23 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import evolve, field, frozen
 
-from engines.contract import Engine, Part
+from engines.contract import Engine, EngineError, Part, PartsMissing
 from replication.hashing import BlobHasher
 from replication.parts import PartPool, Share
 
-RECORD_EVERY = 32
-"""Parts between two records of a long request, and the part numbers that a new owner skips."""
+OFTEN_TAKEN_OVER = 48
+"""The epoch from which on an upload counts as one that wanders, as behind a balancer that deals requests out in turn."""
 
 _GROW_FROM, _GROW_EVERY = 5000, 1000
+
+
+def record_every(epoch: int) -> int:
+    """Return how many parts the owner of `epoch` may write between two records; whoever takes over from it skips that many.
+
+    A store takes 10 000 part numbers. Few owners write long requests, many owners write short ones: an upload that wanders
+    leaves small gaps, so that thousands of requests in turn on two nodes do not use the numbers up.
+    """
+    return 32 if epoch < OFTEN_TAKEN_OVER else 1
 
 
 def part_size_at(number: int, part_size: int) -> int:
@@ -89,6 +98,7 @@ class UploadWriter:
         *,
         part_size: int,
         in_flight: int,
+        record_every: int,
         record: Callable[[UploadState], Awaitable[None]],
     ) -> None:
         self._engine = engine
@@ -99,7 +109,9 @@ class UploadWriter:
         self._part_size = part_size
         self._in_flight = in_flight
         self._slots = trio.Semaphore(in_flight)
+        self._acknowledged = trio.Event()
         self._record = record
+        self._record_every = record_every
         self._taken = 0
         self._buffer: deque[bytes] = deque()
         self._buffered = 0
@@ -124,16 +136,21 @@ class UploadWriter:
     async def write(self, data: bytes) -> None:
         """Take the next bytes in; waits while the store is slower than the client. Raises EngineError."""
         await self._fetch_tail()
-        await self._share.grow(len(data))
-        self._buffer.append(data)
-        self._buffered += len(data)
-        self._taken += len(data)
-        while self._buffered >= 2 * (size := part_size_at(self._number, self._part_size)):
-            await self._send_part(size)
+        start = 0
+        while start < len(data):
+            size = self._size()
+            chunk = data[start : start + 2 * size - self._buffered]
+            await self._grow(len(chunk))
+            self._buffer.append(chunk)
+            self._buffered += len(chunk)
+            self._taken += len(chunk)
+            start += len(chunk)
+            if self._buffered >= 2 * size:
+                await self._send_part(size)
 
     async def rest(self) -> UploadState:
         """End a request that is not the last: everything taken in is in the store when this returns the new state."""
-        if self._buffered >= part_size_at(self._number, self._part_size):
+        if self._buffered >= self._size():
             await self._send_part(self._buffered)
         await self._settle()
         if self._buffered:
@@ -168,7 +185,11 @@ class UploadWriter:
         return self._stored(key)
 
     def _check(self, expected: str) -> None:
-        if self._hasher is not None and expected.startswith(f"{self._hasher.algorithm}:") and self._hasher.digest() != expected:
+        if (
+            self._hasher is not None
+            and expected.startswith(f"{self._hasher.algorithm}:")
+            and self._hasher.digest() != expected
+        ):
             raise DigestMismatch(self._hasher.digest())
 
     def _resting(self) -> UploadState:
@@ -190,11 +211,22 @@ class UploadWriter:
     def _ordered(self) -> tuple[Part, ...]:
         return tuple(self._parts[number] for number in sorted(self._parts))
 
+    def _size(self) -> int:
+        """Return the size in bytes of the next part: never so much that two of them would not fit into the share."""
+        return min(part_size_at(self._number, self._part_size), self._share.claim // 2)
+
+    async def _grow(self, nbytes: int) -> None:
+        """Take memory; where the share is used up, when parts in flight have given theirs back."""
+        while self._share.held + nbytes > self._share.claim and self._slots.value < self._in_flight:
+            self._acknowledged = trio.Event()
+            await self._acknowledged.wait()
+        await self._share.grow(nbytes)
+
     async def _fetch_tail(self) -> None:
         """Put the bytes of the tail, which are hashed already, in front of the buffer."""
         if self._tail is None:
             return
-        await self._share.grow(self._tail.size)
+        await self._grow(self._tail.size)
         self._buffer.append(await self._engine.read(self._tail.key, 0, self._tail.size))
         self._buffered = self._hashed_ahead = self._tail.size
         self._tail = None
@@ -221,7 +253,7 @@ class UploadWriter:
     async def _send_part(self, size: int) -> None:
         if self._upload is None:
             self._upload = await self._engine.begin_parts(self._state.key)
-        if self._number - self._recorded_number >= RECORD_EVERY:
+        if self._number - self._recorded_number >= self._record_every:
             await self._settle()
             await self._record(self._resting())
             self._recorded_number = self._number
@@ -235,6 +267,7 @@ class UploadWriter:
         self._parts[number] = await self._engine.put_part(self._state.key, upload, number, data)
         self._share.shrink(len(data))
         self._slots.release()
+        self._acknowledged.set()
 
     async def _settle(self) -> None:
         """Wait until every part that was sent is acknowledged. One that fails cancels this task instead."""
@@ -244,13 +277,13 @@ class UploadWriter:
             self._slots.release()
 
 
-def memory_claim(largest: int, part_size: int, in_flight: int) -> int:
-    """Return the most bytes that a writer of a blob of up to `largest` bytes holds.
+def memory_claim(number: int, part_size: int, in_flight: int) -> int:
+    """Return the most bytes that a writer which begins with part `number` holds.
 
-    That is its parts in flight, one waiting for its turn, one kept back and one filling, each as big as they get.
+    That is its parts in flight, one waiting for its turn, one kept back and one filling. Parts that grow while it writes are
+    made to fit: see `UploadWriter._size`.
     """
-    last = largest // part_size + 4 * RECORD_EVERY
-    return (in_flight + 3) * part_size_at(last, part_size)
+    return (in_flight + 3) * part_size_at(number, part_size)
 
 
 @asynccontextmanager
@@ -261,22 +294,38 @@ async def open_writer(
     pool: PartPool,
     *,
     part_size: int,
-    largest: int,
+    record_every: int,
     in_flight: int = 2,
     record: Callable[[UploadState], Awaitable[None]],
 ) -> AsyncIterator[UploadWriter]:
-    """Open a writer for one request. `record` commits a state in the middle of a long one; `largest` bounds the blob, in bytes.
+    """Open a writer for one request. `record` commits a state in the middle of a long one, at least every `record_every` parts.
 
     A part that fails cancels the request; its EngineError comes out of the context as itself, not in a group.
     """
     part_size = max(part_size, engine.part_minimum)
-    async with pool.open(memory_claim(largest, part_size, in_flight)) as share:
+    async with pool.open(memory_claim(state.next_part, part_size, in_flight)) as share:
         try:
             async with trio.open_nursery() as nursery:
                 yield UploadWriter(
-                    engine, state, hasher, share, nursery, part_size=part_size, in_flight=in_flight, record=record
+                    engine,
+                    state,
+                    hasher,
+                    share,
+                    nursery,
+                    part_size=part_size,
+                    in_flight=in_flight,
+                    record_every=record_every,
+                    record=record,
                 )
         except BaseExceptionGroup as group:
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None
-            raise
+            raise _the_reason(group) from None
+
+
+def _the_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what one error says of a request that failed in several places at once: that the store forgot it, else the first."""
+    if len(group.exceptions) == 1:
+        return group.exceptions[0]
+    lost, rest = group.split(PartsMissing)
+    if rest is None or rest.split(EngineError)[1] is None:
+        return (lost or group).exceptions[0]
+    return group

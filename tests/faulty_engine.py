@@ -62,7 +62,15 @@ class LoseAnswer:
     error: EngineError = field(factory=lambda: EngineUnavailable("fault: the answer was lost"))
 
 
-Fault = Break | Stall | Wrong | Slow | Refuse | LoseAnswer
+@define(eq=False)
+class Hold:
+    """Does what was asked, sets `reached`, and keeps the answer back until `go_on` is set."""
+
+    reached: trio.Event = field(factory=trio.Event)
+    go_on: trio.Event = field(factory=trio.Event)
+
+
+Fault = Break | Stall | Wrong | Slow | Refuse | LoseAnswer | Hold
 
 OPERATIONS = (
     *("head", "open", "read", "put", "begin_parts", "put_part", "list_parts", "finish_parts"),
@@ -192,6 +200,9 @@ class FaultyEngine:
         yield fault
         if isinstance(fault, LoseAnswer):
             raise fault.error
+        if isinstance(fault, Hold):
+            fault.reached.set()
+            await fault.go_on.wait()
 
 
 @define(eq=False)

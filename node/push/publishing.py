@@ -1,7 +1,6 @@
 """The end of an upload: its bytes verified by the digest that the client named, committed, and everybody told."""
 
 from engines.contract import Engine
-from node.errors import BLOB_UPLOAD_UNKNOWN, RegistryError
 from node.push.sessions import Session
 from node.records.blobs import Committed, commit_blob
 from node.registry import Registry
@@ -25,8 +24,8 @@ async def verified(stored: StoredObject, digest: Digest, engine: Engine) -> Stor
     return stored
 
 
-async def publish(registry: Registry, session: Session, digest: Digest, stored: StoredObject) -> None:
-    """Commit a verified object as the blob `digest`. Raises RegistryError if the upload is no longer this session's."""
+async def publish(registry: Registry, session: Session, digest: Digest, stored: StoredObject) -> bool:
+    """Commit a verified object as the blob `digest`. False: the upload is no longer this session's; nothing was published."""
     tail = session.row.state.tail
     committed = await commit_blob(
         registry.database,
@@ -41,8 +40,9 @@ async def publish(registry: Registry, session: Session, digest: Digest, stored: 
         replicate=registry.settings.replicate,
     )
     if committed is None:
-        raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": str(session.row.id), "reason": "taken over, or cancelled"})
+        return False
     announce(registry, session.repository, str(digest), committed)
+    return True
 
 
 def announce(registry: Registry, repository: str, digest: str, committed: Committed) -> None:

@@ -136,7 +136,7 @@ class Sessions:
 
     async def _take_over(self, repository: str, upload: UUID) -> Session:
         self._idle.pop(upload, None)
-        row = await take_over_upload(self._registry.database, repository, upload, uuid4().hex)
+        row = await take_over_upload(self._registry.database, repository, upload)
         if row is None:
             raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": str(upload), "name": repository})
         return Session(repository, row, _hasher(row))

@@ -28,17 +28,31 @@ from node.pull.blobs import look_up_blob
 from node.push.publishing import announce, publish, verified
 from node.push.sessions import Session, Sessions, next_reserved
 from node.records.blobs import mount_blob
-from node.records.uploads import Choice, UploadRow, begin_upload, cancel_upload, look_at_upload, record_upload
+from node.records.uploads import (
+    Choice,
+    UploadRow,
+    begin_upload,
+    bury_strays,
+    cancel_upload,
+    look_at_upload,
+    record_upload,
+)
 from node.registry import Registry
 from replication.digests import Digest, blob_key, upload_key
 from replication.hashing import BlobHasher
 from replication.targets import choose_targets
-from replication.uploading import DigestMismatch, UploadState, UploadWriter, open_writer
+from replication.uploading import DigestMismatch, UploadState, UploadWriter, open_writer, record_every
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d{1,19}|\*))?")
 _COMMIT_SECONDS = 15.0
 _SALVAGE_SECONDS = 5.0
 _LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
+
+
+class _Lost(RegistryError):
+    """Another request took the upload over, or cancelled it. `untouched`: nothing of this request's body went into it."""
+
+    untouched = False
 
 
 class Uploads:
@@ -90,9 +104,17 @@ class Uploads:
             raise RegistryError(DIGEST_INVALID, {"digest": None, "reason": "the query parameter digest is needed"})
         digest = check_digest(text)
         start, length = _content_range(request)
+        upload_id = _upload_id(upload)
+        token = request.one("_state")
         try:
-            writing = self._sessions.writing(repository, _upload_id(upload), request.one("_state"), start)
-            async with writing as session:
+            try:
+                async with self._sessions.writing(repository, upload_id, token, start) as session:
+                    return await self._finish(request, session, digest, length)
+            except _Lost as lost:
+                if not lost.untouched:
+                    raise
+            # What this node remembered was out of date, and the client had no more to send: begin from the row.
+            async with self._sessions.writing(repository, upload_id, None, start) as session:
                 return await self._finish(request, session, digest, length)
         except RegistryError as error:
             # A client that repeats a PUT whose answer was lost finds its upload gone and its blob there.
@@ -100,16 +122,16 @@ class Uploads:
                 return _created(repository, digest)
             raise
 
-    async def get(self, request: Request, repository: str, upload: str) -> Answer:
+    async def get(self, _request: Request, repository: str, upload: str) -> Answer:
         """Say how far an upload is."""
         upload_id = _upload_id(upload)
-        session = self._sessions.peek(repository, upload_id)
-        if session is not None and request.one("_state") == f"{self._registry.instance}.{session.token}":
-            return self._progress(204, self._sessions.location(session), upload_id, session.row.state.offset)
         offset = await look_at_upload(self._registry.database, repository, upload_id)
         if offset is None:
             raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": upload, "name": repository})
-        return self._progress(204, f"/v2/{repository}/blobs/uploads/{upload_id}", upload_id, offset)
+        session = self._sessions.peek(repository, upload_id)
+        if session is not None and session.row.state.offset == offset:
+            return self._progress(204, self._sessions.location(session), upload_id, offset)
+        return self._progress(204, _path(repository, upload_id), upload_id, offset)
 
     async def delete(self, repository: str, upload: str) -> Answer:
         """Cancel an upload: its session, its parts and its bytes."""
@@ -174,13 +196,18 @@ class Uploads:
         try:
             async with self._writer(session) as writer:
                 await self._pour(request, writer, length)
+                untouched = writer.offset == session.row.state.offset
                 stored = await writer.finish(str(digest))
             stored = await verified(stored, digest, self._engine(session))
         except DigestMismatch as error:
             await self._drop(session)
             raise RegistryError(DIGEST_INVALID, {"digest": str(digest), "found": error.found}) from error
         with trio.fail_after(_COMMIT_SECONDS, shield=True):
-            await publish(self._registry, session, digest, stored)
+            if not await publish(self._registry, session, digest, stored):
+                await self._bury(session, stored.key)
+                lost = await self._lost(session)
+                lost.untouched = untouched
+                raise lost
         return _created(session.repository, digest)
 
     async def _pour(self, request: Request, writer: UploadWriter, length: int | None) -> None:
@@ -215,7 +242,7 @@ class Uploads:
                 session.hasher,
                 self._registry.pool,
                 part_size=settings.part_size,
-                largest=settings.maximum_layer_size,
+                record_every=record_every(session.row.epoch),
                 record=self._recorder(session),
             ) as writer:
                 yield writer
@@ -235,16 +262,35 @@ class Uploads:
         used = state.tail is not None and state.tail.key == state.reserved_key
         state = evolve(state, reserved_key=next_reserved(state.key)) if used else state
         if not await record_upload(self._registry.database, session.row.id, session.row.epoch, state):
-            raise RegistryError(
-                RANGE_INVALID,
-                {"upload": str(session.row.id), "reason": "another request took this upload over, or cancelled it"},
-            )
+            await self._bury(session)
+            raise await self._lost(session)
         session.advance(state)
 
     async def _drop(self, session: Session) -> None:
         with trio.move_on_after(_SALVAGE_SECONDS, shield=True):
-            await cancel_upload(self._registry.database, session.repository, session.row.id)
+            row = session.row
+            # Only while it is ours: somebody else may have taken it over, and be well.
+            if not await cancel_upload(self._registry.database, session.repository, row.id, row.epoch):
+                await self._bury(session)
         self._sessions.forget(session.row.id)
+
+    async def _bury(self, session: Session, *more: str) -> None:
+        """Account for what was written without owning the upload any more."""
+        row = session.row
+        keys = {row.state.key, row.state.reserved_key, *more}
+        await bury_strays(self._registry.database, row.id, row.location, sorted(keys))
+
+    async def _lost(self, session: Session) -> _Lost:
+        """Return what to tell a client whose upload went on without it: where it is now, or that it is gone."""
+        upload = session.row.id
+        offset = await look_at_upload(self._registry.database, session.repository, upload)
+        if offset is None:
+            return _Lost(BLOB_UPLOAD_UNKNOWN, {"upload": str(upload), "reason": "another request ended this upload"})
+        return _Lost(
+            RANGE_INVALID,
+            {"upload": str(upload), "expected": offset, "reason": "another request took this upload over"},
+            headers=(("location", _path(session.repository, upload)), ("range", f"0-{max(0, offset - 1)}")),
+        )
 
     def _engine(self, session: Session) -> Engine:
         engine = self._registry.engines.get(session.row.location)
@@ -275,6 +321,10 @@ class Uploads:
 def _created(repository: str, digest: Digest) -> Answer:
     location = f"/v2/{repository}/blobs/{digest}"
     return Answer(201, (("location", location), ("docker-content-digest", str(digest)), *_LEGACY), outcome="database")
+
+
+def _path(repository: str, upload: UUID) -> str:
+    return f"/v2/{repository}/blobs/uploads/{upload}"
 
 
 def _upload_id(text: str) -> UUID:

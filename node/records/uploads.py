@@ -10,7 +10,7 @@ from attrs import field, frozen
 from engines.contract import Part
 from node.names import namespace_of
 from node.records.postgres import Database, Row
-from replication.uploading import RECORD_EVERY, Tail, UploadState
+from replication.uploading import OFTEN_TAKEN_OVER, Tail, UploadState, record_every
 
 REPOSITORY = """
     found AS (SELECT id, namespace_id FROM repository WHERE name = $1),
@@ -80,11 +80,17 @@ async def begin_upload(
     return None if row is None else choices[row["place"] - 1]
 
 
-async def take_over_upload(database: Database, repository: str, upload: UUID, nonce: str) -> UploadRow | None:
+_STEM = "regexp_replace(old.key, '[^.]*$', '')"
+_NONCE = "replace(gen_random_uuid()::text, '-', '')"
+_SKIPPED = f"CASE WHEN old.epoch < {OFTEN_TAKEN_OVER} THEN {record_every(1)} ELSE {record_every(OFTEN_TAKEN_OVER)} END"
+
+
+async def take_over_upload(database: Database, repository: str, upload: UUID) -> UploadRow | None:
     """Become the owner of an upload; None if this repository has no such upload.
 
-    The former owner's reserved key becomes a dead object, because it may have been written without a word, and a new one that
-    ends in `nonce` is reserved; part numbers are skipped for the same reason.
+    The former owner's reserved key becomes a dead object, because it may have been written without a word, and a new one is
+    reserved. Where no multi-part write is recorded the same goes for the object's own key: one may have been begun there, whose
+    parts nobody would find again. Otherwise part numbers are skipped for the same reason.
     """
     row = await database.fetch_row(
         f"""
@@ -93,15 +99,16 @@ async def take_over_upload(database: Database, repository: str, upload: UUID, no
             WHERE u.id = $1 AND r.name = $2 AND u.expires_at > now() FOR UPDATE OF u),
         dead AS (
             INSERT INTO dead_object (location_id, key, not_before)
-            SELECT location_id, reserved_key, expires_at FROM old ON CONFLICT DO NOTHING)
-        UPDATE upload u SET epoch = u.epoch + 1, reserved_key = regexp_replace(old.key, '[^.]*$', '') || $3,
-            next_part = old.next_part + {RECORD_EVERY}, updated_at = now()
+            SELECT location_id, k, expires_at FROM old, unnest(ARRAY[reserved_key, CASE WHEN parts_upload IS NULL THEN key END]) k
+            WHERE k IS NOT NULL ON CONFLICT DO NOTHING)
+        UPDATE upload u SET epoch = u.epoch + 1, updated_at = now(), reserved_key = {_STEM} || {_NONCE},
+            key = CASE WHEN old.parts_upload IS NULL THEN {_STEM} || {_NONCE} ELSE old.key END,
+            next_part = CASE WHEN old.parts_upload IS NULL THEN 1 ELSE old.next_part + {_SKIPPED} END
         FROM old, location l WHERE u.id = old.id AND l.id = u.location_id
         RETURNING u.*, l.name AS location
         """,  # noqa: S608
         upload,
         repository,
-        nonce,
     )
     return None if row is None else _upload(row)
 
@@ -147,23 +154,48 @@ async def record_upload(database: Database, upload: UUID, epoch: int, state: Upl
     return bool(rows)
 
 
+# A minute, because whoever is writing at this moment may have a call under way.
 _BURY = """
     dead AS (
-        INSERT INTO dead_object (location_id, key)
-        SELECT gone.location_id, k FROM gone, unnest(ARRAY[gone.key, gone.reserved_key, gone.tail_key]) k WHERE k IS NOT NULL
+        INSERT INTO dead_object (location_id, key, not_before)
+        SELECT gone.location_id, k, now() + interval '1 minute'
+        FROM gone, unnest(ARRAY[gone.key, gone.reserved_key, gone.tail_key]) k WHERE k IS NOT NULL
         ON CONFLICT (location_id, key) DO UPDATE SET not_before = least(dead_object.not_before, excluded.not_before))
 """
 
 
-async def cancel_upload(database: Database, repository: str, upload: UUID) -> bool:
-    """Forget an upload; what it may have written becomes dead objects. False: there was none."""
+async def cancel_upload(database: Database, repository: str, upload: UUID, epoch: int | None = None) -> bool:
+    """Forget an upload, with `epoch` only if that one owns it; what it may have written becomes dead objects.
+
+    False: there was none.
+    """
     rows = await database.fetch(
         "WITH gone AS (DELETE FROM upload u USING repository r WHERE u.id = $1 AND r.id = u.repository_id AND r.name = $2 "  # noqa: S608
-        f"RETURNING u.*), {_BURY} SELECT id FROM gone",
+        f"AND ($3::integer IS NULL OR u.epoch = $3) RETURNING u.*), {_BURY} SELECT id FROM gone",
         upload,
         repository,
+        epoch,
     )
     return bool(rows)
+
+
+async def bury_strays(database: Database, upload: UUID, location: str, keys: Sequence[str]) -> None:
+    """Make dead objects of what a writer may have written after it had lost its upload: what nobody else accounts for.
+
+    A key that the upload's next owner has, or that became a blob's placement, is left alone.
+    """
+    await database.fetch(
+        """
+        INSERT INTO dead_object AS d (location_id, key, not_before)
+        SELECT l.id, k, now() + interval '1 minute' FROM location l, unnest($3::text[]) k
+        WHERE l.name = $2 AND NOT EXISTS (SELECT FROM upload u WHERE u.id = $1 AND k IN (u.key, u.reserved_key, u.tail_key))
+        AND NOT EXISTS (SELECT FROM placement p WHERE p.location_id = l.id AND p.key = k)
+        ON CONFLICT (location_id, key) DO UPDATE SET not_before = least(d.not_before, excluded.not_before)
+        """,
+        upload,
+        location,
+        list(keys),
+    )
 
 
 async def expire_uploads(database: Database, most: int = 100) -> int:
