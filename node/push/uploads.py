@@ -200,14 +200,13 @@ class Uploads:
                 stored = await writer.finish(str(digest))
             stored = await verified(stored, digest, self._engine(session))
         except DigestMismatch as error:
-            await self._drop(session)
+            if not await self._drop(session):
+                raise await self._lost(session, untouched=untouched) from error
             raise RegistryError(DIGEST_INVALID, {"digest": str(digest), "found": error.found}) from error
         with trio.fail_after(_COMMIT_SECONDS, shield=True):
             if not await publish(self._registry, session, digest, stored):
                 await self._bury(session, stored.key)
-                lost = await self._lost(session)
-                lost.untouched = untouched
-                raise lost
+                raise await self._lost(session, untouched=untouched)
         return _created(session.repository, digest)
 
     async def _pour(self, request: Request, writer: UploadWriter, length: int | None) -> None:
@@ -266,13 +265,17 @@ class Uploads:
             raise await self._lost(session)
         session.advance(state)
 
-    async def _drop(self, session: Session) -> None:
+    async def _drop(self, session: Session) -> bool:
+        """Cancel a session's upload, if it is still this session's; tell whether it was."""
+        dropped = False
         with trio.move_on_after(_SALVAGE_SECONDS, shield=True):
             row = session.row
             # Only while it is ours: somebody else may have taken it over, and be well.
-            if not await cancel_upload(self._registry.database, session.repository, row.id, row.epoch):
+            dropped = await cancel_upload(self._registry.database, session.repository, row.id, row.epoch)
+            if not dropped:
                 await self._bury(session)
         self._sessions.forget(session.row.id)
+        return dropped
 
     async def _bury(self, session: Session, *more: str) -> None:
         """Account for what was written without owning the upload any more."""
@@ -280,17 +283,19 @@ class Uploads:
         keys = {row.state.key, row.state.reserved_key, *more}
         await bury_strays(self._registry.database, row.id, row.location, sorted(keys))
 
-    async def _lost(self, session: Session) -> _Lost:
+    async def _lost(self, session: Session, *, untouched: bool = False) -> _Lost:
         """Return what to tell a client whose upload went on without it: where it is now, or that it is gone."""
         upload = session.row.id
         offset = await look_at_upload(self._registry.database, session.repository, upload)
         if offset is None:
             return _Lost(BLOB_UPLOAD_UNKNOWN, {"upload": str(upload), "reason": "another request ended this upload"})
-        return _Lost(
+        lost = _Lost(
             RANGE_INVALID,
             {"upload": str(upload), "expected": offset, "reason": "another request took this upload over"},
             headers=(("location", _path(session.repository, upload)), ("range", f"0-{max(0, offset - 1)}")),
         )
+        lost.untouched = untouched
+        return lost
 
     def _engine(self, session: Session) -> Engine:
         engine = self._registry.engines.get(session.row.location)
