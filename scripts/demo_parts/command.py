@@ -143,9 +143,6 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _options() -> argparse.Namespace:
-    def port(region: str) -> int:
-        return int(os.environ.get(f"ANTIPODE_DEMO_{region.upper()}_PORT") or _DEFAULT_PORTS[region])
-
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
         description="Two regions that are one registry, on this machine: push in one, pull in the other, lose a store.",
@@ -158,8 +155,11 @@ def _options() -> argparse.Namespace:
             f"--{region}-port",
             type=int,
             metavar="PORT",
-            default=port(region),
+            default=os.environ.get(f"ANTIPODE_DEMO_{region.upper()}_PORT") or _DEFAULT_PORTS[region],
             help=f"where the {region} node listens on 127.0.0.1; default: $ANTIPODE_DEMO_{region.upper()}_PORT, "
             f"else {_DEFAULT_PORTS[region]}",
         )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.us_port == options.eu_port:
+        parser.error(f"both nodes cannot have port {options.us_port}")
+    return options

@@ -102,7 +102,7 @@ def build_image(folder: Path, progress: Progress, *, scale: int = MIB) -> Image:
 
 
 def content_size(scale: int = MIB) -> int:
-    """Return the uncompressed bytes of all files that `build_image` packs, which `progress` adds up to."""
+    """Return the bytes of all files that `build_image` packs; with their headers `progress` adds up to a little more."""
     layers = [_base_layer(scale), *(layer for arch in ARCHITECTURES for layer in _own_layers(arch, scale))]
     return sum(len(data) for layer in layers for data in layer.files.values())
 
