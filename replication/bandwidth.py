@@ -1,4 +1,4 @@
-"""Bytes per second per location: a token bucket on Trio's clock."""
+"""Bytes per second per location, or from one location to another: token buckets on Trio's clock."""
 
 import trio
 
@@ -20,3 +20,23 @@ class Bandwidth:
         self._free_at = begin + nbytes / rate
         if begin > now:
             await trio.sleep_until(begin)
+
+
+class FailoverCap:
+    """At most `rate` bytes per second from each other location to the readers near `preferred`; what `preferred` sends is free."""
+
+    def __init__(self, preferred: str, rate: int | None) -> None:
+        self._preferred = preferred
+        self._rate = rate
+        self._pairs: dict[str, Bandwidth] = {}
+
+    async def take(self, location: str, nbytes: int) -> None:
+        """Wait until so many bytes that were read from `location` may be handed on."""
+        if location != self._preferred and self._rate is not None:
+            await self._pairs.setdefault(location, Bandwidth(self._rate)).take(nbytes)
+
+    def change(self, rate: int | None) -> None:
+        """Use another rate from now on."""
+        self._rate = rate
+        for pair in self._pairs.values():
+            pair.rate = rate

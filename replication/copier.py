@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from typing import Protocol
 
 import trio
 from attrs import evolve, frozen
@@ -58,6 +59,18 @@ class CopierSettings:
     """How often a finished copy is told to a ledger that does not answer, before the lease is left to run out."""
 
 
+class SharedFetch(Protocol):
+    """A fetch of the blob that is under way anyway."""
+
+    async def part(self, start: int, length: int) -> bytes | None:
+        """Return the verified bytes [start, start + length); None where the sources must be read instead."""
+        ...
+
+
+def _nothing_shared(_digest: str) -> SharedFetch | None:
+    return None
+
+
 @frozen
 class _Job:
     """One task being paid."""
@@ -80,7 +93,8 @@ class Copier:
     """Copies blobs into locations. Safe for any number of tasks at once; they share the memory of `pool`.
 
     `choose` orders a task's placements, best first (`choose_sources` over this node's preference and the current board).
-    `bandwidth` is by location; where one is missing there is no limit.
+    `bandwidth` is by location; where one is missing there is no limit. `shared` finds the fetch of a blob, by its digest, that
+    clients read from at the moment: the copy takes its parts from there. `settings` may be replaced at any time.
     """
 
     def __init__(
@@ -93,13 +107,15 @@ class Copier:
         settings: CopierSettings,
         bandwidth: Mapping[str, Bandwidth] | None = None,
         offload: Offload = in_thread,
+        shared: Callable[[str], SharedFetch | None] = _nothing_shared,
     ) -> None:
         self._engines = engines
         self._reader = reader
         self._ledger = ledger
         self._pool = pool
         self._choose = choose
-        self._settings = settings
+        self.settings = settings
+        self._shared = shared
         self._bandwidth = bandwidth or {}
         self._offload = offload
 
@@ -114,7 +130,7 @@ class Copier:
         job = _Job(
             task,
             self._reader.begin(task.blob, sources),
-            part_layout(task.blob.size, self._settings.part_size),
+            part_layout(task.blob.size, self.settings.part_size),
             sources[0].location if sources else "",
         )
         try:
@@ -151,7 +167,7 @@ class Copier:
             try:
                 return await self._ledger.finish_copy(task, pieces)
             except LedgerUnavailable:
-                if tries >= self._settings.ledger_tries:
+                if tries >= self.settings.ledger_tries:
                     raise
                 await trio.sleep(backoff(tries, 0.5, base=0.2, cap=5.0))
 
@@ -160,7 +176,7 @@ class Copier:
         blob = job.task.blob
         await self._wait_for_bandwidth(job, blob.size)
         async with self._pool.hold(blob.size):
-            data = await job.transfer.read_part(0, blob.size) if blob.size else b""
+            data = await self._read_part(job, 0, blob.size) if blob.size else b""
             pieces = blob.pieces
             if pieces is None:
                 pieces = await self._offload(blob.size, lambda: pieces_of(data))
@@ -188,7 +204,7 @@ class Copier:
                 fetched += done[number].size
 
         async with trio.open_nursery() as nursery:
-            for _ in range(min(self._settings.parts_per_blob, job.layout.count)):
+            for _ in range(min(self.settings.parts_per_blob, job.layout.count)):
                 nursery.start_soon(worker, nursery.cancel_scope)
         if failures:
             raise failures[0]
@@ -200,8 +216,13 @@ class Copier:
         await self._wait_for_bandwidth(job, length)
         # The memory is free again when the part was both verified and acknowledged, not before.
         async with self._pool.hold(length):
-            data = await job.transfer.read_part(start, length)
+            data = await self._read_part(job, start, length)
             return await self._put_part(job.task, upload, number, data)
+
+    async def _read_part(self, job: _Job, start: int, length: int) -> bytes:
+        shared = self._shared(job.task.blob.digest)
+        data = None if shared is None else await shared.part(start, length)
+        return await job.transfer.read_part(start, length) if data is None else data
 
     async def _copy_serially(self, job: _Job, sources: Iterable[Placement]) -> bytes:
         """Copy a blob that has no pieces: parts go out unverified, the last one only when the digest was right.
@@ -326,7 +347,7 @@ class Copier:
                 await self._bandwidth[location].take(nbytes)
 
     def _deadline(self, what: str) -> "_Deadline":
-        return _Deadline(self._settings.write_deadline, what)
+        return _Deadline(self.settings.write_deadline, what)
 
 
 class _Deadline:

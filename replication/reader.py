@@ -1,15 +1,13 @@
 """The one verified fail-over reader: pulls, copies, audits and heals all read blobs through it."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
-
-import trio
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 from engines.contract import Engine
 from replication.model import Blob, Placement
 from replication.offload import Offload, in_thread
 from replication.roster import NoGoodSource
-from replication.stream import BlobStream, Pump
+from replication.stream import BlobStream, Pace, Pump, streamed
 from replication.transfer import ReaderSettings, Report, Suspect, Tools, Transfer
 
 __all__ = ["BlobStream", "NoGoodSource", "Reader", "ReaderSettings", "Report", "Suspect", "Transfer"]
@@ -36,32 +34,29 @@ class Reader:
         """Return a transfer of `blob` out of `sources`, best first, for `Transfer.read_part`; what it learns of them is kept."""
         return Transfer(self._tools, blob, sources)
 
-    @asynccontextmanager
-    async def open_blob(
-        self, blob: Blob, sources: Iterable[Placement], start: int = 0, end: int | None = None
-    ) -> AsyncIterator[BlobStream]:
+    def open_blob(
+        self,
+        blob: Blob,
+        sources: Iterable[Placement],
+        start: int = 0,
+        end: int | None = None,
+        pace: Pace | None = None,
+    ) -> AbstractAsyncContextManager[BlobStream]:
         """Open the bytes [start, end) of a blob, to its end where `end` is None, as an async iterator of chunks up to 1 MiB.
 
         With pieces, a byte goes out only after its piece was verified, and a range reads no more than the rest of its first and
         last piece beyond itself. Without, a read of the whole blob is hashed along and breaks off before its last chunk if the
-        digest is wrong; a range cannot be verified then and is passed through. One chunk is read ahead.
+        digest is wrong; a range cannot be verified then and is passed through. One chunk is read ahead. `pace` is asked before
+        bytes are handed on.
 
         Iterating raises NoGoodSource when no source is left. Raises ValueError when the range is not inside the blob.
         """
-        stop = blob.size if end is None else end
-        if not 0 <= start <= stop <= blob.size:
-            raise ValueError(f"range {start}-{stop} of a blob of {blob.size} bytes")
-        send, receive = trio.open_memory_channel[bytes](0)
-        pump = Pump(self.begin(blob, sources), start, stop)
-        raised: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pump.run, send)
-            # Caught here, so that what the body raises leaves as it is and not inside a group.
-            try:
-                yield BlobStream(pump, receive)
-            except BaseException as error:  # noqa: BLE001 - raised again below, after the pump has ended
-                raised = error
-            receive.close()
-            nursery.cancel_scope.cancel()
-        if raised is not None:
-            raise raised
+        return self.stream(self.begin(blob, sources), start, blob.size if end is None else end, pace)
+
+    def stream(
+        self, transfer: Transfer, start: int, stop: int, pace: Pace | None = None
+    ) -> AbstractAsyncContextManager[BlobStream]:
+        """Open [start, stop) of a transfer's blob as `open_blob` does; what is learnt of its sources is kept in the transfer."""
+        if not 0 <= start <= stop <= transfer.blob.size:
+            raise ValueError(f"range {start}-{stop} of a blob of {transfer.blob.size} bytes")
+        return streamed(Pump(transfer, start, stop, pace))

@@ -82,7 +82,8 @@ class Scheduler:
     """Pays debt and deletes dead objects for the locations that this node serves. One per node; run `run` in a nursery.
 
     `prefixes` are the locations of this node's file with their engines' key prefixes; `board` returns the current board; `jitter`
-    a number in [0, 1). `copied` is told every try that ended. The ledger's own troubles are waited out; a bug ends `run`.
+    a number in [0, 1). `copied` is told every try that ended. `settings` may be replaced at any time. The ledger's own troubles
+    are waited out; a bug ends `run`.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Scheduler:
         self._board = board
         self._preference = preference
         self._prefixes = dict(prefixes)
-        self._settings = settings
+        self.settings = settings
         self._jitter = jitter
         self._copied = copied
         self._lanes = {location: _Lane(location) for location in prefixes}
@@ -151,12 +152,39 @@ class Scheduler:
         finally:
             await self._hand_back()
 
+    async def pay_at_once(self, blob_id: int, location: str) -> bool:
+        """Claim and pay the debt of exactly this blob in the caller's task, beyond the limits of streams: a client waits.
+
+        False: this node does not serve the location now, nothing is owed there, or another claim holds the task.
+        """
+        lane, asked = self._lanes.get(location), trio.current_time()
+        if lane is None or location not in self._duties.copies:
+            return False
+        try:
+            task = await self._ledger.claim_copy(
+                blob_id, location, self._prefixes[location], self.settings.lease_seconds
+            )
+        except LedgerUnavailable:
+            self._count(ledger_failures=1)
+            return False
+        if task is None:
+            return False
+        running = self._running[task.lease] = _Running(task, asked + self.settings.lease_seconds)
+        try:
+            await self._pay(lane, running)
+        finally:
+            if self._running.pop(task.lease, None) is not None:
+                await self._give_back([task.lease])
+        return True
+
     async def _hand_back(self) -> None:
         leases = list(self._running)
         self._running.clear()
-        if not leases:
-            return
-        with trio.move_on_after(self._settings.hand_back_deadline, shield=True):
+        if leases:
+            await self._give_back(leases)
+
+    async def _give_back(self, leases: list[str]) -> None:
+        with trio.move_on_after(self.settings.hand_back_deadline, shield=True):
             try:
                 await self._ledger.hand_back(leases)
             except LedgerUnavailable:
@@ -174,14 +202,14 @@ class Scheduler:
     async def _beat(self) -> None:
         while True:
             await self._with_ledger(self._beat_once)
-            await trio.sleep(self._settings.heartbeat)
+            await trio.sleep(self.settings.heartbeat)
 
     async def _beat_once(self) -> None:
         self.cluster = await self._ledger.heartbeat()
         self.cluster_at = trio.current_time()
         before = self._duties
         self._duties = plan.duties(
-            self._preference, self._prefixes, self.cluster, self._settings.silent_after, self.draining
+            self._preference, self._prefixes, self.cluster, self.settings.silent_after, self.draining
         )
         for location in self._duties.sweeps:
             if location not in before.sweeps or (location in self._duties.copies and location not in before.copies):
@@ -210,12 +238,12 @@ class Scheduler:
             while True:
                 lane.woken = trio.Event()
                 await self._with_ledger(look)
-                with trio.move_on_after(min(wait, self._settings.poll)):
+                with trio.move_on_after(min(wait, self.settings.poll)):
                     await lane.woken.wait()
 
     async def _look(self, lane: _Lane, nursery: trio.Nursery) -> float:
         """Start what can be started at one location; return how many seconds to wait for a wake-up."""
-        location, settings = lane.location, self._settings
+        location, settings = lane.location, self.settings
         if location not in self._duties.sweeps:
             return settings.poll
         health = health_of(self._board(), location)
@@ -251,14 +279,14 @@ class Scheduler:
 
     async def _until_due(self, lane: _Lane) -> float:
         due = await self._ledger.next_due([lane.location])
-        return self._settings.poll if due is None else max(due, self._settings.shortest_wait)
+        return self.settings.poll if due is None else max(due, self.settings.shortest_wait)
 
     def _start_sweep(self, lane: _Lane, nursery: trio.Nursery) -> None:
         now = trio.current_time()
         if lane.sweeping or now < lane.sweep_not_before:
             return
         lane.sweeping = True
-        lane.sweep_not_before = now + self._settings.between_sweeps
+        lane.sweep_not_before = now + self.settings.between_sweeps
         nursery.start_soon(self._sweep, lane)
 
     async def _sweep(self, lane: _Lane) -> None:
@@ -283,7 +311,7 @@ class Scheduler:
             self._count(ledger_failures=1)  # The lease runs out by itself.
         except Exception as bug:
             # It ends the scheduler; without this the next one would meet the same task at once, for ever.
-            with trio.move_on_after(self._settings.hand_back_deadline, shield=True):
+            with trio.move_on_after(self.settings.hand_back_deadline, shield=True):
                 await self._fail(task, f"bug: {type(bug).__name__}: {bug}")
             raise
         self._running.pop(task.lease, None)
@@ -318,20 +346,20 @@ class Scheduler:
     async def _renew(self) -> None:
         """Keep the leases of running copies, and stop the copies whose lease is lost or can no longer be known to be ours."""
         while True:
-            await trio.sleep(self._settings.lease_seconds / 3)
+            await trio.sleep(self.settings.lease_seconds / 3)
             asked = trio.current_time()
             leases = list(self._running)
             if not leases:
                 continue
             kept: frozenset[str] = frozenset(leases)
-            with trio.move_on_after(self._settings.lease_seconds / 3):
+            with trio.move_on_after(self.settings.lease_seconds / 3):
                 try:
-                    kept = await self._ledger.renew(leases, self._settings.lease_seconds)
+                    kept = await self._ledger.renew(leases, self.settings.lease_seconds)
                 except LedgerUnavailable:
                     self._count(ledger_failures=1)
                 else:
                     for lease in kept & self._running.keys():
-                        self._running[lease].sure_until = asked + self._settings.lease_seconds
+                        self._running[lease].sure_until = asked + self.settings.lease_seconds
             now = trio.current_time()
             for lease in leases:
                 running = self._running.get(lease)

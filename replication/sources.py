@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from math import inf
 
-from replication.model import Board, LocationHealth, Placement, Verdict
+from replication.model import PIECE, Blob, Board, LocationHealth, LocationState, Placement, Verdict
 
 VERDICT_ORDER = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
@@ -50,4 +50,34 @@ def may_redirect(placement: Placement, board: Board, now: float) -> bool:
         and health.probe_good
         and now <= health.fresh_until
         and health.verdict in (Verdict.HEALTHY, Verdict.DEGRADED)
+    )
+
+
+def lacks(placements: Iterable[Placement], location: str) -> bool:
+    """Return whether `location` has no copy that is trusted."""
+    return not any(placement.location == location and not placement.suspect for placement in placements)
+
+
+def may_tee(
+    blob: Blob,
+    placements: Iterable[Placement],
+    preferred: str,
+    state: LocationState | None,
+    board: Board,
+    *,
+    least: int,
+    most: int,
+) -> bool:
+    """Return whether a pull that the node streams should bring the blob to the preferred store on the way.
+
+    Only a blob with pieces of at least `least` bytes that the store lacks, and only into a store that operators want (active) and
+    that is well. `most` is the size of the spool: with room for no piece there is no tee.
+    """
+    return (
+        blob.pieces is not None
+        and blob.size >= max(least, 1)
+        and most >= PIECE
+        and lacks(placements, preferred)
+        and state is LocationState.ACTIVE
+        and health_of(board, preferred).verdict in (Verdict.HEALTHY, Verdict.DEGRADED)
     )

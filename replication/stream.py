@@ -1,8 +1,10 @@
 """The pump behind a streamed read: takes verified chunks from one source after the other and hands them over."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from math import inf
+from typing import Protocol
 
 import trio
 
@@ -16,10 +18,25 @@ _SMALL_STEP = 64 * 1024
 """What a slow source is asked for at a time, so that slow is not taken for silent."""
 
 
+Pace = Callable[[str, int], Awaitable[None]]
+"""Waits until so many bytes that came from this location may be handed on."""
+
+
+class Feed(Protocol):
+    """What fills a stream: sends all chunks and closes; where that fails `error` says why."""
+
+    location: str | None
+    error: NoGoodSource | None
+
+    async def run(self, send: trio.MemorySendChannel[bytes]) -> None:
+        """Run as one task of its own."""
+        ...
+
+
 class BlobStream:
     """An async iterator of a blob's chunks, in order, up to 1 MiB each. Raises NoGoodSource when no source is left."""
 
-    def __init__(self, pump: "Pump", chunks: trio.MemoryReceiveChannel[bytes]) -> None:
+    def __init__(self, pump: Feed, chunks: trio.MemoryReceiveChannel[bytes]) -> None:
         self._pump = pump
         self._chunks = chunks
 
@@ -40,11 +57,30 @@ class BlobStream:
             raise StopAsyncIteration from None
 
 
+@asynccontextmanager
+async def streamed(feed: Feed) -> AsyncIterator[BlobStream]:
+    """Run a feed beside the body and hand its chunks over, one read ahead; it ends with the body."""
+    send, receive = trio.open_memory_channel[bytes](0)
+    raised: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed.run, send)
+        # Caught here, so that what the body raises leaves as it is and not inside a group.
+        try:
+            yield BlobStream(feed, receive)
+        except BaseException as error:  # noqa: BLE001 - raised again below, after the feed has ended
+            raised = error
+        receive.close()
+        nursery.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
+
+
 class Pump:
     """Reads [start, stop) of a transfer's blob. Runs as one task, in which every source is opened and closed."""
 
-    def __init__(self, transfer: Transfer, start: int, stop: int) -> None:
+    def __init__(self, transfer: Transfer, start: int, stop: int, pace: Pace | None = None) -> None:
         self._transfer = transfer
+        self._pace = pace
         self._blob = transfer.blob
         self._start, self._stop = start, stop
         self._whole = (start, stop) == (0, self._blob.size)
@@ -140,6 +176,8 @@ class Pump:
         if self._blob.pieces is None and self._whole and end == self._limit:
             self._check_digest()
         self._offset = end
+        if self._pace is not None:
+            await self._pace(candidate.placement.location, len(data))
         low, high = max(self._start, begin), min(self._stop, end)
         await send.send(data if (low, high) == (begin, end) else data[low - begin : high - begin])
         return True
