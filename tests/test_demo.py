@@ -33,7 +33,7 @@ def image(tmp_path: Path) -> Image:
 
 def _load(image: Image, descriptor: dict[str, Any]) -> bytes:
     """Return the bytes that a descriptor names, having checked digest and size."""
-    algorithm, _, encoded = descriptor["digest"].partition(":")
+    algorithm, _, encoded = str(descriptor["digest"]).partition(":")
     data = (image.folder / "blobs" / algorithm / encoded).read_bytes()
     assert len(data) == descriptor["size"]
     assert hashlib.sha256(data).hexdigest() == encoded
