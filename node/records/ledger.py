@@ -19,9 +19,10 @@ _PLACEMENTS = """
 
 # {which} says which tasks; the order is that of `replication.plan.precedence`, which the database has as task_precedence.
 _CLAIM = f"""
-    WITH here AS (SELECT id FROM location WHERE name = $1),
+    WITH here AS (SELECT id FROM location WHERE name = $1 AND state = 'active'),
     due AS (
-        SELECT t.blob_id, t.location_id, t.key, EXISTS (
+        -- Nothing is copied to where every namespace that links the blob says *never*, whoever asked for it.
+        SELECT t.blob_id, t.location_id, t.key, blob_forbidden(t.blob_id, t.location_id) OR EXISTS (
             SELECT FROM placement p WHERE p.blob_id = t.blob_id AND p.location_id = t.location_id AND p.state = 'present'
         ) AS paid
         FROM task t JOIN here ON here.id = t.location_id
@@ -108,16 +109,20 @@ class PostgresLedger:
             """
             WITH here AS (SELECT id FROM location WHERE name = $2),
             known AS (SELECT id FROM blob WHERE id = $1 FOR KEY SHARE),
+            -- Whoever struck the task has buried its key: only a task that is still there, or a repeat, makes it a placement.
+            mine AS (SELECT t.key FROM task t JOIN here ON here.id = t.location_id WHERE t.blob_id = $1 FOR UPDATE OF t),
             learnt AS (UPDATE blob SET pieces = $4 WHERE id = $1 AND pieces IS NULL AND $4::bytea IS NOT NULL),
             before AS (
                 SELECT p.key FROM placement p JOIN here ON here.id = p.location_id
                 WHERE p.blob_id = $1 AND p.state = 'suspect' AND p.key <> $3),
             placed AS (
                 INSERT INTO placement AS p (blob_id, location_id, key) SELECT known.id, here.id, $3 FROM known, here
+                WHERE EXISTS (SELECT FROM mine WHERE key = $3)
+                    OR EXISTS (SELECT FROM placement q WHERE q.location_id = here.id AND q.key = $3)
                 ON CONFLICT (blob_id, location_id) DO UPDATE SET key = $3, state = 'present', reason = NULL, created_at = now()
                 WHERE p.state = 'suspect' OR p.key = $3 RETURNING key),
             paid AS (
-                DELETE FROM task t USING here WHERE t.blob_id = $1 AND t.location_id = here.id
+                DELETE FROM task t USING here, mine WHERE t.blob_id = $1 AND t.location_id = here.id
                 AND (t.lease = $5 OR t.key = $3 OR t.lease_until IS NULL OR t.lease_until < now()) RETURNING t.key),
             dead AS (
                 INSERT INTO dead_object (location_id, key, not_before)

@@ -75,7 +75,23 @@ CREATE FUNCTION blob_tags(wanted_blob bigint) RETURNS TABLE (repository_id bigin
     SELECT t.repository_id, t.name FROM up JOIN tag t ON t.manifest_id = up.id
 $$;
 
--- Where a blob must be. Locations that are being emptied require nothing.
+-- Where a blob may be: one namespace that links it and does not forbid the location is enough.
+CREATE FUNCTION blob_allowed(wanted_blob bigint, wanted_location integer) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id
+        WHERE rb.blob_id = wanted_blob AND NOT EXISTS (
+            SELECT FROM namespace_never v WHERE v.namespace_id = r.namespace_id AND v.location_id = wanted_location))
+$$;
+
+-- Where a blob may not be: every namespace that links it forbids the location. What nothing links is nobody's to forbid.
+CREATE FUNCTION blob_forbidden(wanted_blob bigint, wanted_location integer) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM namespace_never v WHERE v.location_id = wanted_location)
+        AND EXISTS (SELECT FROM repository_blob rb WHERE rb.blob_id = wanted_blob)
+        AND NOT blob_allowed(wanted_blob, wanted_location)
+$$;
+
+-- Where a blob must be. Locations that are being emptied require nothing, and a *never* of all who link the blob outweighs tags
+-- and wishes.
 CREATE FUNCTION blob_required(wanted_blob bigint) RETURNS SETOF integer LANGUAGE sql STABLE AS $$
     SELECT q.location_id FROM (
         SELECT rl.location_id FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id
@@ -83,17 +99,11 @@ CREATE FUNCTION blob_required(wanted_blob bigint) RETURNS SETOF integer LANGUAGE
         UNION
         SELECT tl.location_id FROM blob_tags(wanted_blob) t
             JOIN tag_location tl ON tl.repository_id = t.repository_id AND tl.name = t.name
+            WHERE EXISTS (SELECT FROM tag_location)
         UNION
         SELECT w.location_id FROM wanted w WHERE w.blob_id = wanted_blob AND w.until > now()) q
     JOIN location l ON l.id = q.location_id AND l.state IN ('active', 'paused')
-$$;
-
--- Where a blob may be: one namespace that links it and does not forbid the location is enough.
-CREATE FUNCTION blob_allowed(wanted_blob bigint, wanted_location integer) RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (
-        SELECT FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id
-        WHERE rb.blob_id = wanted_blob AND NOT EXISTS (
-            SELECT FROM namespace_never v WHERE v.namespace_id = r.namespace_id AND v.location_id = wanted_location))
+    WHERE NOT blob_forbidden(wanted_blob, q.location_id)
 $$;
 
 -- Owes the closure of a manifest, referrers included, to locations; tasks that exist get at least this priority.
@@ -103,6 +113,7 @@ CREATE FUNCTION owe_closure(root bigint, locations integer[], wanted_priority in
     FROM manifest_closure(root, true) m JOIN manifest_blob mb ON mb.manifest_id = m JOIN blob b ON b.id = mb.blob_id
     JOIN location l ON l.id = ANY(locations) AND l.state IN ('active', 'paused')
     WHERE NOT EXISTS (SELECT FROM placement p WHERE p.blob_id = b.id AND p.location_id = l.id AND p.state = 'present')
+        AND NOT blob_forbidden(b.id, l.id)
     ORDER BY 1, 2
     ON CONFLICT (blob_id, location_id) DO UPDATE SET priority = greatest(task.priority, excluded.priority)
 $$;
@@ -138,6 +149,7 @@ BEGIN
         JOIN location l ON l.id = tl.location_id AND l.state IN ('active', 'paused')
         WHERE NOT EXISTS (
             SELECT FROM placement p WHERE p.blob_id = b.id AND p.location_id = tl.location_id AND p.state = 'present')
+            AND NOT blob_forbidden(b.id, tl.location_id)
         ORDER BY 1, 2 ON CONFLICT (blob_id, location_id) DO NOTHING;
     END IF;
     RETURN NULL;
@@ -287,3 +299,170 @@ CREATE TABLE bookmark (
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 ALTER TABLE node ADD COLUMN throughput jsonb NOT NULL DEFAULT '{}';  -- bytes per second this node copies into each location
+
+-- Reconciliation. What a blob is, owes and holds, as one value: a decision that was made on it is applied only while it still holds.
+CREATE FUNCTION blob_facts(wanted_blob bigint) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'linked', EXISTS (SELECT FROM repository_blob rb WHERE rb.blob_id = wanted_blob),
+        'required', (SELECT coalesce(jsonb_agg(l.name ORDER BY l.id), '[]') FROM location l
+            WHERE l.id IN (SELECT blob_required(wanted_blob))),
+        'forbidden', (SELECT coalesce(jsonb_agg(l.name ORDER BY l.id), '[]') FROM location l WHERE blob_forbidden(wanted_blob, l.id)),
+        'placed', (SELECT coalesce(jsonb_object_agg(l.name, p.state), '{}') FROM placement p JOIN location l ON l.id = p.location_id
+            WHERE p.blob_id = wanted_blob),
+        'tasks', (SELECT coalesce(jsonb_object_agg(l.name, coalesce(t.lease_until > now(), false)), '{}')
+            FROM task t JOIN location l ON l.id = t.location_id WHERE t.blob_id = wanted_blob),
+        'states', (SELECT jsonb_agg(jsonb_build_array(l.name, l.state)
+            ORDER BY NOT EXISTS (SELECT FROM default_location d WHERE d.location_id = l.id), l.id) FROM location l))
+$$;
+
+-- Applies to one blob what was decided on its facts. Never waits for anybody: what is in use is left to the next look. A
+-- function, because what it looks at under the lock must be newer than the lock.
+CREATE FUNCTION settle_blob(
+    wanted_blob bigint, facts jsonb, owe text[], strike text[], trim_at text[], keep_seconds double precision
+) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    IF cardinality(strike) + cardinality(trim_at) = 0 THEN
+        PERFORM FROM blob b WHERE b.id = wanted_blob FOR KEY SHARE SKIP LOCKED;
+    ELSE
+        -- Excludes everything that links the blob, records a copy of it or collects it.
+        PERFORM FROM blob b WHERE b.id = wanted_blob FOR UPDATE SKIP LOCKED;
+    END IF;
+    IF NOT FOUND THEN
+        RETURN 'busy';
+    END IF;
+    IF (SELECT count(*) FROM (SELECT FROM task t WHERE t.blob_id = wanted_blob FOR UPDATE SKIP LOCKED) q)
+            <> (SELECT count(*) FROM task t WHERE t.blob_id = wanted_blob)
+        OR (SELECT count(*) FROM (SELECT FROM placement p WHERE p.blob_id = wanted_blob FOR UPDATE SKIP LOCKED) q)
+            <> (SELECT count(*) FROM placement p WHERE p.blob_id = wanted_blob) THEN
+        RETURN 'busy';
+    END IF;
+    IF blob_facts(wanted_blob) IS DISTINCT FROM facts THEN
+        RETURN 'changed';
+    END IF;
+    INSERT INTO task (blob_id, location_id, size)
+        SELECT b.id, l.id, b.size FROM blob b JOIN location l ON l.name = ANY(owe) WHERE b.id = wanted_blob
+        ON CONFLICT (blob_id, location_id) DO NOTHING;
+    WITH gone AS (
+        DELETE FROM task t USING location l WHERE t.blob_id = wanted_blob AND l.id = t.location_id AND l.name = ANY(strike)
+        RETURNING t.location_id, t.key)
+    INSERT INTO dead_object (location_id, key, not_before)
+        SELECT g.location_id, g.key, now() + keep_seconds * interval '1 second' FROM gone g
+        WHERE g.key IS NOT NULL AND NOT EXISTS (SELECT FROM placement p WHERE p.location_id = g.location_id AND p.key = g.key)
+        ON CONFLICT DO NOTHING;
+    WITH gone AS (
+        DELETE FROM placement p USING location l WHERE p.blob_id = wanted_blob AND l.id = p.location_id AND l.name = ANY(trim_at)
+        RETURNING p.location_id, p.key)
+    INSERT INTO dead_object (location_id, key, not_before)
+        SELECT g.location_id, g.key, now() + keep_seconds * interval '1 second' FROM gone g ON CONFLICT DO NOTHING;
+    RETURN 'done';
+END $$;
+
+-- The pages of the round that the nodes are at together, while somebody works on them. The round itself is a bookmark.
+CREATE TABLE reconcile_page (
+    after_blob  bigint PRIMARY KEY,
+    last_blob   bigint NOT NULL,
+    lease_until timestamptz NOT NULL
+);
+
+-- Gives a caller the next piece of the round: the tags that have to be compiled, a page of blobs, or nothing for the moment.
+CREATE FUNCTION claim_reconciliation(most integer, lease_seconds double precision, between_rounds double precision)
+RETURNS TABLE (kind text, after_blob bigint, last_blob bigint, hurry boolean) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    at jsonb;
+    round bigint;
+    upto bigint;
+    until timestamptz := now() + lease_seconds * interval '1 second';
+BEGIN
+    INSERT INTO bookmark (name, value) VALUES ('reconcile', '{"round": 1, "phase": "tags", "after": 0, "hurry_before": 0}')
+        ON CONFLICT DO NOTHING;
+    SELECT b.value INTO at FROM bookmark b WHERE b.name = 'reconcile' FOR UPDATE;
+    round := (at->>'round')::bigint;
+    hurry := round < (at->>'hurry_before')::bigint;
+    IF at->>'phase' = 'rest' THEN
+        IF NOT hurry AND now() < (at->>'until')::timestamptz THEN
+            RETURN QUERY SELECT 'rest', NULL::bigint, NULL::bigint, hurry;
+            RETURN;
+        END IF;
+        round := round + 1;
+        hurry := round < (at->>'hurry_before')::bigint;
+        at := at || jsonb_build_object('round', round, 'phase', 'tags', 'after', 0, 'until', NULL);
+    END IF;
+    IF at->>'phase' = 'tags' THEN
+        IF now() < (at->>'until')::timestamptz THEN
+            RETURN QUERY SELECT 'rest', NULL::bigint, NULL::bigint, hurry;
+            RETURN;
+        END IF;
+        UPDATE bookmark b SET value = at || jsonb_build_object('until', until), updated_at = now() WHERE b.name = 'reconcile';
+        RETURN QUERY SELECT 'tags', NULL::bigint, NULL::bigint, hurry;
+        RETURN;
+    END IF;
+    -- A page whose worker went away comes first.
+    RETURN QUERY UPDATE reconcile_page p SET lease_until = until WHERE p.after_blob = (
+        SELECT q.after_blob FROM reconcile_page q WHERE q.lease_until < now() ORDER BY 1 LIMIT 1)
+        RETURNING 'blobs', p.after_blob, p.last_blob, hurry;
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    SELECT max(q.id) INTO upto FROM (
+        SELECT b.id FROM blob b WHERE b.id > (at->>'after')::bigint ORDER BY b.id LIMIT most) q;
+    IF upto IS NULL THEN
+        IF NOT EXISTS (SELECT FROM reconcile_page) THEN
+            UPDATE bookmark b SET updated_at = now(), value = at || jsonb_build_object('phase', 'rest', 'completed_at', now(),
+                'until', now() + between_rounds * interval '1 second') WHERE b.name = 'reconcile';
+        END IF;
+        RETURN QUERY SELECT 'rest', NULL::bigint, NULL::bigint, hurry;
+        RETURN;
+    END IF;
+    INSERT INTO reconcile_page (after_blob, last_blob, lease_until) VALUES ((at->>'after')::bigint, upto, until);
+    UPDATE bookmark b SET value = at || jsonb_build_object('after', upto), updated_at = now() WHERE b.name = 'reconcile';
+    RETURN QUERY SELECT 'blobs', (at->>'after')::bigint, upto, hurry;
+END $$;
+
+-- Takes a location out for good: refused while anything would be lost by it. Its rows go in batches afterwards (purge_location).
+CREATE FUNCTION remove_location(wanted text, OUT outcome text, OUT blobs bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    here location;
+BEGIN
+    blobs := 0;
+    -- One removal at a time, and no other change of states meanwhile: two that rely on each other's copies would lose both.
+    PERFORM FROM location l ORDER BY l.id FOR NO KEY UPDATE;
+    SELECT l.* INTO here FROM location l WHERE l.name = wanted;
+    IF NOT FOUND THEN
+        outcome := 'unknown';
+        RETURN;
+    END IF;
+    IF here.state = 'removed' THEN
+        outcome := 'removed';
+        RETURN;
+    END IF;
+    IF here.state NOT IN ('draining', 'drained') THEN
+        outcome := 'not drained';
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM location l JOIN placement p ON p.location_id = l.id WHERE l.state = 'removed') THEN
+        outcome := 'another removal';
+        RETURN;
+    END IF;
+    -- An upload that would still end there is ended, and a copy struck: from here on nothing can be placed there.
+    UPDATE location l SET state = 'removed' WHERE l.id = here.id;
+    DELETE FROM upload u WHERE u.location_id = here.id;
+    DELETE FROM task t WHERE t.location_id = here.id;
+    blobs := only_at(here.id);
+    IF blobs > 0 THEN
+        RAISE EXCEPTION 'only there: %', blobs USING ERRCODE = 'AN001';
+    END IF;
+    outcome := 'removed';
+EXCEPTION WHEN SQLSTATE 'AN001' THEN
+    outcome := 'only copies';
+END $$;
+
+-- How many blobs have no good copy outside a location.
+CREATE FUNCTION only_at(wanted_location integer) RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT (SELECT count(*) FROM sole_copy s WHERE s.location_id = wanted_location)
+        + (SELECT count(*) FROM placement p WHERE p.location_id = wanted_location AND p.state = 'suspect' AND NOT EXISTS (
+            SELECT FROM placement q WHERE q.blob_id = p.blob_id AND q.state = 'present'))
+$$;
+CREATE INDEX placement_suspect ON placement (location_id) WHERE state = 'suspect';
+CREATE INDEX task_key ON task (location_id, key) WHERE key IS NOT NULL;
+CREATE INDEX task_stalled ON task (location_id, failing_since) WHERE attempts >= 8;  -- replication.plan.STALLED_AFTER

@@ -1,0 +1,209 @@
+"""Locations as operators see and change them: active, paused, draining, drained, removed. One statement each."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+
+from attrs import frozen
+
+from node.records.postgres import Database
+from replication.model import LocationState
+
+_SECONDS = 30.0
+
+
+@frozen
+class LocationLine:
+    """A location with what is there. Counts of blobs, sizes in bytes."""
+
+    name: str
+    state: LocationState
+    default: bool
+    """Whether the database's default list has it."""
+    blobs: int
+    sole_blobs: int
+    """Blobs whose only good copy is here."""
+    sole_bytes: int
+    owed_blobs: int
+    owed_bytes: int
+    uploads: int
+    dead_objects: int
+
+
+async def list_locations(database: Database) -> Sequence[LocationLine]:
+    """Return all locations, removed ones too, by name."""
+    rows = await database.fetch(
+        """
+        SELECT l.name, l.state, d.location_id IS NOT NULL AS is_default, coalesce(p.blobs, 0) AS blobs,
+            coalesce(s.blobs, 0)::bigint AS sole_blobs, coalesce(s.bytes, 0)::bigint AS sole_bytes,
+            coalesce(t.blobs, 0) AS owed_blobs, coalesce(t.bytes, 0)::bigint AS owed_bytes,
+            coalesce(u.uploads, 0) AS uploads, coalesce(o.objects, 0) AS dead_objects
+        FROM location l LEFT JOIN default_location d ON d.location_id = l.id
+        LEFT JOIN (SELECT location_id, count(*) AS blobs FROM placement GROUP BY 1) p ON p.location_id = l.id
+        LEFT JOIN (SELECT location_id, sum(blobs) AS blobs, sum(bytes) AS bytes FROM sole_total GROUP BY 1) s ON s.location_id = l.id
+        LEFT JOIN (SELECT location_id, count(*) AS blobs, sum(size) AS bytes FROM task GROUP BY 1) t ON t.location_id = l.id
+        LEFT JOIN (SELECT location_id, count(*) AS uploads FROM upload GROUP BY 1) u ON u.location_id = l.id
+        LEFT JOIN (SELECT location_id, count(*) AS objects FROM dead_object GROUP BY 1) o ON o.location_id = l.id
+        ORDER BY l.name
+        """,
+        deadline=_SECONDS,
+    )
+    return [
+        LocationLine(
+            row["name"],
+            LocationState(row["state"]),
+            row["is_default"],
+            row["blobs"],
+            row["sole_blobs"],
+            row["sole_bytes"],
+            row["owed_blobs"],
+            row["owed_bytes"],
+            row["uploads"],
+            row["dead_objects"],
+        )
+        for row in rows
+    ]
+
+
+class Change(Enum):
+    """What became of a request to change a location."""
+
+    DONE = "done"
+    UNKNOWN = "unknown"
+    """There is no such location."""
+    REFUSED = "refused"
+    """It is not in a state from which that is possible."""
+    ONLY_COPIES = "only copies"
+    """Blobs have their only copy there."""
+    ANOTHER_REMOVAL = "another removal"
+    """The rows of another removed location are still being taken away."""
+
+
+@frozen
+class Changed:
+    """The outcome with the state before it; `blobs` is how many have their only copy there."""
+
+    outcome: Change
+    before: LocationState | None = None
+    blobs: int = 0
+
+
+_FROM: Mapping[LocationState, tuple[LocationState, ...]] = {
+    LocationState.ACTIVE: (
+        LocationState.PAUSED,
+        LocationState.DRAINING,
+        LocationState.DRAINED,
+        LocationState.REMOVED,
+    ),
+    LocationState.PAUSED: (LocationState.ACTIVE,),
+    LocationState.DRAINING: (LocationState.ACTIVE, LocationState.PAUSED),
+}
+"""From which states a location may come into this one by hand. The state itself is always fine: the request is repeated."""
+
+
+async def set_state(database: Database, name: str, state: LocationState) -> Changed:
+    """Make a location active, paused or draining, if that is possible from where it is.
+
+    A removed one becomes active again only when the rows of its copies are gone. Never leaves the registry without an active
+    location.
+    """
+    allowed = [state.value, *(before.value for before in _FROM[state])]
+    row = await database.fetch_row(
+        """
+        WITH every AS (SELECT id, name, state FROM location ORDER BY id FOR NO KEY UPDATE),
+        before AS (
+            SELECT id, state, state = ANY($3::text[])
+                AND ($2 = 'active' OR EXISTS (SELECT FROM every e WHERE e.name <> $1 AND e.state = 'active'))
+                AND (state <> 'removed' OR NOT EXISTS (SELECT FROM placement p WHERE p.location_id = every.id)) AS ok
+            FROM every WHERE name = $1),
+        done AS (UPDATE location l SET state = $2 FROM before WHERE l.id = before.id AND before.ok AND l.state <> $2)
+        SELECT state, ok FROM before
+        """,
+        name,
+        state.value,
+        allowed,
+    )
+    if row is None:
+        return Changed(Change.UNKNOWN)
+    return Changed(Change.DONE if row["ok"] else Change.REFUSED, LocationState(row["state"]))
+
+
+async def remove_location(database: Database, name: str) -> Changed:
+    """Take a draining or drained location out for good, unless a blob has its only copy there. Its bucket is left as it is.
+
+    Its rows go in batches afterwards: `purge_removed`. Repeating it is harmless.
+    """
+    row = await database.fetch_row("SELECT * FROM remove_location($1)", name, deadline=_SECONDS)
+    assert row is not None
+    outcome = {
+        "removed": Change.DONE,
+        "unknown": Change.UNKNOWN,
+        "not drained": Change.REFUSED,
+        "only copies": Change.ONLY_COPIES,
+        "another removal": Change.ANOTHER_REMOVAL,
+    }[row["outcome"]]
+    return Changed(outcome, blobs=row["blobs"] if outcome is Change.ONLY_COPIES else 0)
+
+
+async def purge_removed(database: Database, most: int = 2000) -> int:
+    """Take away up to `most` rows each of copies, dead objects, tasks and wishes of removed locations; return how many went."""
+    row = await database.fetch_row(
+        """
+        WITH out AS (SELECT id FROM location WHERE state = 'removed'),
+        few AS (
+            SELECT p.blob_id, p.location_id FROM out JOIN placement p ON p.location_id = out.id
+            LIMIT $1 FOR UPDATE OF p SKIP LOCKED),
+        placements AS (
+            DELETE FROM placement p USING few f WHERE p.blob_id = f.blob_id AND p.location_id = f.location_id RETURNING 1),
+        dead AS (
+            DELETE FROM dead_object WHERE id IN (
+                SELECT d.id FROM out JOIN dead_object d ON d.location_id = out.id LIMIT $1 FOR UPDATE OF d SKIP LOCKED) RETURNING 1),
+        tasks AS (DELETE FROM task t USING out WHERE t.location_id = out.id RETURNING 1),
+        wishes AS (DELETE FROM wanted w USING out WHERE w.location_id = out.id RETURNING 1)
+        SELECT (SELECT count(*) FROM placements) + (SELECT count(*) FROM dead) + (SELECT count(*) FROM tasks)
+            + (SELECT count(*) FROM wishes) AS gone
+        """,
+        most,
+        deadline=_SECONDS,
+    )
+    assert row is not None
+    return int(row["gone"])
+
+
+async def note_drained(database: Database) -> Sequence[str]:
+    """Make draining locations drained where nothing is only there any more, and drained ones draining where something is again.
+
+    Returns the names of those that became drained.
+    """
+    rows = await database.fetch(
+        """
+        WITH looked AS (SELECT l.id, l.state, only_at(l.id) AS blobs FROM location l WHERE l.state IN ('draining', 'drained')),
+        changed AS (
+            UPDATE location l SET state = CASE WHEN looked.blobs = 0 THEN 'drained' ELSE 'draining' END FROM looked
+            WHERE l.id = looked.id AND l.state = looked.state AND (looked.blobs = 0) <> (l.state = 'drained')
+            RETURNING l.name, l.state)
+        SELECT name FROM changed WHERE state = 'drained' ORDER BY name
+        """,
+        deadline=_SECONDS,
+    )
+    return [row["name"] for row in rows]
+
+
+async def only_copies(database: Database, name: str) -> int:
+    """Return how many blobs have no good copy outside a location; 0 for an unknown one."""
+    row = await database.fetch_row("SELECT only_at(l.id) AS blobs FROM location l WHERE l.name = $1", name)
+    return 0 if row is None else int(row["blobs"])
+
+
+async def apply_defaults(database: Database, names: Sequence[str]) -> bool:
+    """Make these the database's default locations at once; return whether that changed anything."""
+    row = await database.fetch_row(
+        """
+        WITH named AS (SELECT id FROM location WHERE name = ANY($1::text[])),
+        gone AS (DELETE FROM default_location d WHERE d.location_id NOT IN (SELECT id FROM named) RETURNING 1),
+        new AS (INSERT INTO default_location (location_id) SELECT id FROM named ON CONFLICT DO NOTHING RETURNING 1)
+        SELECT EXISTS (SELECT FROM gone) OR EXISTS (SELECT FROM new) AS changed
+        """,
+        list(names),
+    )
+    assert row is not None
+    return bool(row["changed"])
