@@ -22,6 +22,17 @@ MIB = 1 << 20
 _MANIFEST_BYTES = 32 * MIB
 _SMALL_BLOB_BYTES = 16 * MIB
 _LINKS = 50_000
+_ENTRY = 256
+"""What an entry costs besides its bytes, about; a great many tiny ones must not cost more than a few large ones."""
+
+
+def _bytes(value: bytes) -> int:
+    return len(value) + _ENTRY
+
+
+def _links(found: FoundBlob) -> int:
+    """Weigh a blob in entries: the piece digests of a large one are as long as those of many others together."""
+    return 1 + len(found.blob.pieces or b"") // _ENTRY
 
 
 @define(eq=False)
@@ -29,11 +40,11 @@ class Memory:
     """What the pull plane remembers. Bytes are immutable; links and placements live for `METADATA_STALENESS` at most."""
 
     freshness: Freshness
-    manifest_bytes: Cache[str, bytes] = field(factory=lambda: Cache(_MANIFEST_BYTES, weigh=len))
-    small_blobs: Cache[str, bytes] = field(factory=lambda: Cache(_SMALL_BLOB_BYTES, weigh=len))
+    manifest_bytes: Cache[str, bytes] = field(factory=lambda: Cache(_MANIFEST_BYTES, weigh=_bytes))
+    small_blobs: Cache[str, bytes] = field(factory=lambda: Cache(_SMALL_BLOB_BYTES, weigh=_bytes))
     manifests: Cache[tuple[str, str], FoundManifest] = field(factory=lambda: Cache(_LINKS))
     """(repository, digest) -> what it has, without the bytes."""
-    blobs: Cache[tuple[str, str], FoundBlob] = field(factory=lambda: Cache(_LINKS))
+    blobs: Cache[tuple[str, str], FoundBlob] = field(factory=lambda: Cache(_LINKS, weigh=_links))
     """(repository, digest) -> the blob and its placements."""
     policies: Cache[str, tuple[int, Policy]] = field(factory=lambda: Cache(_LINKS))
     """namespace -> version and policy; every commit checks the version, so an old one is only a detour."""

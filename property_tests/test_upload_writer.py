@@ -1,7 +1,9 @@
 """The upload writer against the plainest model: any sequence of requests, by any writers, becomes exactly its bytes."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -31,12 +33,6 @@ from tests.registry.world import digest_of
 PART = 50
 """Scaled down 100 000 times: a part of 5 MiB is 50 bytes here, and a request of 12 MiB is 120."""
 
-Work = Callable[[UploadWriter], Awaitable[None]]
-
-
-async def nothing(_state: UploadState) -> None:
-    """Record nothing."""
-
 
 @define
 class Uploader:
@@ -44,7 +40,7 @@ class Uploader:
 
     engine: FaultyEngine
     pool: PartPool
-    state: UploadState = UploadState("r/object.1", "r/object.2")
+    state: UploadState = field(factory=lambda: UploadState("r/object.1", "r/object.2"))
     hasher: BlobHasher | None = field(factory=BlobHasher)
     epoch: int = 1
     keys: int = 2
@@ -96,7 +92,7 @@ class Uploader:
                 await writer.write(chunk)
             return await writer.finish(expected or digest_of(self.data))
 
-    def opened(self):  # type: ignore[no-untyped-def]  # what open_writer returns
+    def opened(self) -> AbstractAsyncContextManager[UploadWriter]:
         return open_writer(
             self.engine,
             self.state,
@@ -253,7 +249,7 @@ def test_a_long_request_is_recorded_on_its_way() -> None:
         await upload.write([bytes(PART)] * 100)
         numbers = [0, *(state.next_part for state in upload.records)]
         assert len(upload.records) > 100 // (record_every(epoch) + 1)
-        assert max(b - a for a, b in zip(numbers, numbers[1:], strict=False)) <= record_every(epoch) + 1
+        assert max(b - a for a, b in pairwise(numbers)) <= record_every(epoch) + 1
         for state in upload.records:
             offset = sum(part.size for part in state.parts) + (state.tail.size if state.tail else 0)
             assert state.offset == offset

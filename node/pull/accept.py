@@ -1,6 +1,7 @@
 """Content negotiation for manifests: whether a client that asks by tag can use what the tag points to. Pure."""
 
 import json
+import re
 
 INDEX_TYPES = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
@@ -9,19 +10,25 @@ IMAGE_TYPES = frozenset(
     {"application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"}
 )
 
+_ZERO = re.compile(r"q\s*=\s*0(\.0{0,3})?")
+
 
 def accepts(header: str | None, media_type: str) -> bool:
-    """Tell whether an Accept header (RFC 9110, 12.5.1) allows a media type. No header allows everything."""
+    """Tell whether an Accept header allows a media type: the most specific range decides (RFC 9110, 12.5.1).
+
+    No header allows everything.
+    """
     if not header or not header.strip():
         return True
     kind = media_type.partition("/")[0]
+    precise = (media_type.lower(), f"{kind}/*", "*/*")
+    said: dict[str, bool] = {}
     for item in header.split(","):
         name, *parameters = (part.strip().lower() for part in item.split(";"))
-        if name in (media_type.lower(), f"{kind}/*", "*/*"):
-            return not any(
-                parameter.replace(" ", "") in ("q=0", "q=0.0", "q=0.00", "q=0.000") for parameter in parameters
-            )
-    return False
+        if name in precise:
+            refused = any(_ZERO.fullmatch(parameter) for parameter in parameters)
+            said[name] = said.get(name, False) or not refused
+    return next((said[name] for name in precise if name in said), False)
 
 
 def default_child(index: bytes, header: str | None) -> str | None:

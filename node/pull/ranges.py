@@ -4,7 +4,7 @@ import re
 
 from attrs import frozen
 
-_SPEC = re.compile(r"bytes=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.IGNORECASE)
+_SPEC = re.compile(r"bytes=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.IGNORECASE | re.ASCII)
 
 
 class RangeNotSatisfiable(ValueError):

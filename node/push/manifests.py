@@ -92,7 +92,7 @@ async def delete_reference(registry: Registry, repository: str, reference: str) 
         if not await delete_manifest(registry.database, repository, digest):
             raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference})
         registry.hints.publish(Forget(repository, digest))
-    elif await delete_tag(registry.database, repository, reference) is None:
+    elif not is_tag(reference) or await delete_tag(registry.database, repository, reference) is None:
         raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference[:160]})
     return Answer(202, _LEGACY, outcome="database")
 
@@ -111,7 +111,7 @@ async def delete_blob(registry: Registry, repository: str, digest_text: str) -> 
 
 async def _read_body(request: Request, most: int) -> bytes:
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > most:
+    if announced.isascii() and announced.isdigit() and int(announced) > most:
         raise RegistryError(MANIFEST_TOO_LARGE, {"limit": most, "found": int(announced)})
     chunks, size = [], 0
     while data := await request.body.receive():

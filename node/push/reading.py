@@ -34,7 +34,7 @@ def read_manifest(body: bytes, content_type: str | None, digest: str) -> Manifes
     children: tuple[str, ...] = ()
     blobs: tuple[str, ...] = ()
     if media_type in _INDEXES:
-        children = tuple(_digest(item, f"manifests[{n}]") for n, item in enumerate(_descriptors(document, "manifests")))
+        children, blobs = _children(document)
     else:
         blobs = tuple(_blobs(document, media_type))
     subject = document.get("subject")
@@ -88,6 +88,18 @@ def _media_type(document: Json, content_type: str | None) -> str:
         if name in document:
             raise _invalid(name, "present", f"absent in {named}")
     return named
+
+
+def _children(document: Json) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return an index's manifests, and what else it names: build caches keep their layers in an index, as blobs."""
+    manifests, blobs = [], []
+    for n, item in enumerate(_descriptors(document, "manifests")):
+        digest = _digest(item, f"manifests[{n}]")
+        if item["mediaType"] in KNOWN:
+            manifests.append(digest)
+        elif not _FOREIGN.match(str(item["mediaType"])):
+            blobs.append(digest)
+    return tuple(manifests), tuple(blobs)
 
 
 def _blobs(document: Json, media_type: str) -> Sequence[str]:

@@ -43,7 +43,7 @@ from replication.hashing import BlobHasher
 from replication.targets import choose_targets
 from replication.uploading import DigestMismatch, UploadState, UploadWriter, open_writer, record_every
 
-_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d{1,19}|\*))?")
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d{1,19}|\*))?", re.ASCII)
 _COMMIT_SECONDS = 15.0
 _SALVAGE_SECONDS = 5.0
 _LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
