@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from scripts.demo_parts.image import Image, build_image, content_size
+from scripts.services.postgres import _readable, unprivileged_uid
 from scripts.services.processes import accepts_connections, free_ports
 
 ROOT = Path(__file__).parent.parent
@@ -213,3 +214,24 @@ def test_demo_names_a_taken_port(tmp_path: Path) -> None:
             assert f"port {taken} of 127.0.0.1, for the eu node, cannot be had" in demo.said
             assert "--eu-port" in demo.said
             assert demo.left_behind() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to run PostgreSQL as somebody else")
+def test_wheel_in_a_closed_folder_is_copied_with_its_libraries(tmp_path: Path) -> None:
+    """Where the other user cannot enter the folder of a wheel, its programs and their libraries keep their places to each other."""
+    closed = tmp_path / "site-packages"
+    programs, libraries = closed / "wheel" / "pginstall" / "bin", closed / "wheel.libs"
+    for folder, name in ((programs, "postgres"), (libraries, "libpq.so")):
+        folder.mkdir(parents=True)
+        (folder / name).write_text(name)
+    closed.chmod(0o700)
+    uid = unprivileged_uid()
+    assert uid is not None
+    copy = _readable(programs, tmp_path, uid)
+    assert copy != programs
+    assert (copy / "postgres").read_text() == "postgres"
+    library = (
+        copy / "../../../wheel.libs/libpq.so"
+    )  # as the run path of the wheel's programs says, from their own folder
+    assert library.read_text() == "libpq.so"
+    assert library.stat().st_uid == uid
