@@ -1,6 +1,7 @@
 """The reconciler: recomputes required minus present in pages, gently all the time and at once after a change, with other nodes."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import structlog
 import trio
@@ -20,7 +21,7 @@ from node.records.reconcile import (
     finish_page,
     forget_wishes,
 )
-from replication.ports import Forget, Hints, LedgerUnavailable, Placed, Wake
+from replication.ports import Forget, Hint, Hints, LedgerUnavailable, Placed, Wake
 from replication.reconcile import Settlement, settle
 
 _log = structlog.get_logger("antipode.reconciler")
@@ -72,6 +73,14 @@ class Findings:
         return Findings(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
+class Publish(Protocol):
+    """Tells all nodes (`Hints.publish`). Must not wait."""
+
+    def __call__(self, *hints: Hint) -> None:
+        """Send."""
+        ...
+
+
 async def compile_tags(database: Database) -> int:
     """Give every tag the locations of its namespace's policy; return how many rows changed. Raises LedgerUnavailable."""
     changed, after = 0, (0, "")
@@ -85,7 +94,7 @@ async def compile_tags(database: Database) -> int:
 
 
 async def settle_page(
-    database: Database, hints: Hints, page: CandidatePage, settings: ReconcilerSettings, down: frozenset[str]
+    database: Database, publish: Publish, page: CandidatePage, settings: ReconcilerSettings, down: frozenset[str]
 ) -> Findings:
     """Decide and apply what a page of blobs needs, and tell the nodes. Raises LedgerUnavailable."""
     decided = [
@@ -97,7 +106,7 @@ async def settle_page(
         return findings
     outcomes = await apply_settlements(database, todo, settings.keep)
     done = [pair for pair, outcome in zip(todo, outcomes, strict=True) if outcome is Applied.DONE]
-    _tell(hints, done)
+    _tell(publish, done)
     return findings + Findings(
         owed=sum(len(made.owe) for _, made in done),
         moving=sum(len(made.owe) for _, made in done if made.moving),
@@ -107,18 +116,18 @@ async def settle_page(
     )
 
 
-def _tell(hints: Hints, done: Iterable[tuple[Candidate, Settlement]]) -> None:
+def _tell(publish: Publish, done: Iterable[tuple[Candidate, Settlement]]) -> None:
     woken: set[str] = set()
     for candidate, made in done:
         woken.update(made.owe)
-        hints.publish(*(Placed(candidate.digest, at) for at in made.trim))
+        publish(*(Placed(candidate.digest, at) for at in made.trim))
     if woken:
-        hints.publish(Wake(tuple(sorted(woken))))
+        publish(Wake(tuple(sorted(woken))))
 
 
 async def backfill(
     database: Database,
-    hints: Hints,
+    publish: Publish,
     settings: ReconcilerSettings,
     *,
     down: frozenset[str] = frozenset(),
@@ -133,7 +142,7 @@ async def backfill(
     after: int | None = 0
     while after is not None:
         page = await find_candidates(database, after, None, settings.page, replicate=settings.replicate)
-        findings += await settle_page(database, hints, page, settings, down)
+        findings += await settle_page(database, publish, page, settings, down)
         progress(findings)
         after = page.last
     return findings
@@ -199,7 +208,7 @@ class Reconciler:
             candidates = await find_candidates(
                 self.database, page.after, page.last, settings.page, replicate=settings.replicate
             )
-            found = await settle_page(self.database, self.hints, candidates, settings, self.down())
+            found = await settle_page(self.database, self.hints.publish, candidates, settings, self.down())
         await finish_page(self.database, page)
         self.totals += found
         if evolve(found, blobs=0) != Findings():

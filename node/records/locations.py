@@ -39,7 +39,8 @@ async def list_locations(database: Database) -> Sequence[LocationLine]:
             coalesce(u.uploads, 0) AS uploads, coalesce(o.objects, 0) AS dead_objects
         FROM location l LEFT JOIN default_location d ON d.location_id = l.id
         LEFT JOIN (SELECT location_id, count(*) AS blobs FROM placement GROUP BY 1) p ON p.location_id = l.id
-        LEFT JOIN (SELECT location_id, sum(blobs) AS blobs, sum(bytes) AS bytes FROM sole_total GROUP BY 1) s ON s.location_id = l.id
+        LEFT JOIN (SELECT location_id, sum(blobs) AS blobs, sum(bytes) AS bytes FROM sole_total GROUP BY 1) s
+            ON s.location_id = l.id
         LEFT JOIN (SELECT location_id, count(*) AS blobs, sum(size) AS bytes FROM task GROUP BY 1) t ON t.location_id = l.id
         LEFT JOIN (SELECT location_id, count(*) AS uploads FROM upload GROUP BY 1) u ON u.location_id = l.id
         LEFT JOIN (SELECT location_id, count(*) AS objects FROM dead_object GROUP BY 1) o ON o.location_id = l.id
@@ -156,7 +157,8 @@ async def purge_removed(database: Database, most: int = 2000) -> int:
             DELETE FROM placement p USING few f WHERE p.blob_id = f.blob_id AND p.location_id = f.location_id RETURNING 1),
         dead AS (
             DELETE FROM dead_object WHERE id IN (
-                SELECT d.id FROM out JOIN dead_object d ON d.location_id = out.id LIMIT $1 FOR UPDATE OF d SKIP LOCKED) RETURNING 1),
+                SELECT d.id FROM out JOIN dead_object d ON d.location_id = out.id LIMIT $1 FOR UPDATE OF d SKIP LOCKED)
+            RETURNING 1),
         tasks AS (DELETE FROM task t USING out WHERE t.location_id = out.id RETURNING 1),
         wishes AS (DELETE FROM wanted w USING out WHERE w.location_id = out.id RETURNING 1)
         SELECT (SELECT count(*) FROM placements) + (SELECT count(*) FROM dead) + (SELECT count(*) FROM tasks)

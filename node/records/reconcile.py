@@ -48,7 +48,8 @@ async def find_candidates(
     rows = await database.fetch(
         """
         WITH page AS (
-            SELECT b.id, b.digest, b.size FROM blob b WHERE b.id > $1 AND ($2::bigint IS NULL OR b.id <= $2) ORDER BY b.id LIMIT $3),
+            SELECT b.id, b.digest, b.size FROM blob b WHERE b.id > $1 AND ($2::bigint IS NULL OR b.id <= $2)
+            ORDER BY b.id LIMIT $3),
         looked AS (
             SELECT page.*, ARRAY(SELECT blob_required(page.id)) AS required,
                 ARRAY(SELECT p.location_id FROM placement p WHERE p.blob_id = page.id) AS placed,
@@ -111,7 +112,8 @@ async def apply_settlements(
     rows = await database.fetch(
         """
         SELECT settle_blob(u.blob_id, u.facts, ARRAY(SELECT jsonb_array_elements_text(u.change->0)),
-            ARRAY(SELECT jsonb_array_elements_text(u.change->1)), ARRAY(SELECT jsonb_array_elements_text(u.change->2)), $4) AS outcome
+            ARRAY(SELECT jsonb_array_elements_text(u.change->1)),
+            ARRAY(SELECT jsonb_array_elements_text(u.change->2)), $4) AS outcome
         FROM unnest($1::bigint[], $2::jsonb[], $3::jsonb[]) WITH ORDINALITY AS u (blob_id, facts, change, place) ORDER BY u.place
         """,
         [candidate.blob_id for candidate, _ in settlements],
