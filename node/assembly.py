@@ -12,6 +12,7 @@ from node.cache import Freshness
 from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
 from node.hint_hub import Hub
+from node.metrics import Metrics
 from node.records.ledger import PostgresLedger
 from node.records.members import LocationRow, Membership
 from node.records.postgres import Database
@@ -21,7 +22,7 @@ from node.settings import Settings
 from replication.bandwidth import Bandwidth
 from replication.copier import Copier, CopierSettings
 from replication.health import HealthRules
-from replication.model import LocationHealth, LocationState, Placement, Verdict
+from replication.model import Blob, LocationHealth, LocationState, Placement, Verdict
 from replication.parts import PartPool
 from replication.reader import Reader, ReaderSettings
 from replication.scheduler import Scheduler, SchedulerSettings
@@ -52,6 +53,7 @@ class Node:
     gates: Gates
     name: str
     """This process's id, new at every start."""
+    metrics: Metrics = field(factory=Metrics)
     board: ServiceBoard = field(factory=ServiceBoard)
     draining: bool = False
     handed_over: bool = False
@@ -116,7 +118,11 @@ def assemble(
     keys = {at: probe_keys(engine.prefix, name, rows[at].marker.encode()) for at, engine in engines.items()}
     ledger = PostgresLedger(database=database, member=member)
     pool = PartPool(settings.part_memory)
-    suspects = Suspects(ledger, hints)
+    suspects, metrics = Suspects(ledger, hints), Metrics()
+
+    def distrust(blob: Blob, placement: Placement, reason: str) -> None:
+        metrics.distrusted(blob, placement, reason)
+        suspects.note(blob, placement, reason)
 
     def changed(before: LocationHealth, after: LocationHealth) -> None:
         tell = _log.error if after.verdict is Verdict.DOWN else _log.warning
@@ -132,7 +138,7 @@ def assemble(
         interval=settings.probe_interval, deadline=settings.probe_deadline, recovery_quiet=settings.recovery_quiet
     )
     watcher = Watcher(engines, keys, rules, lambda location: location in settings.preference, changed)
-    reader = Reader(engines, watcher.report, suspects.note, ReaderSettings(stall=settings.source_stall))
+    reader = Reader(engines, watcher.report, distrust, ReaderSettings(stall=settings.source_stall))
 
     def choose(placements: Iterable[Placement]) -> tuple[Placement, ...]:
         return choose_sources(placements, settings.preference, watcher.board)
@@ -160,6 +166,7 @@ def assemble(
             lease_seconds=settings.lease_seconds,
         ),
         random.random,
+        metrics.copied,
     )
     return Node(
         settings=settings,
@@ -174,6 +181,7 @@ def assemble(
         ledger=ledger,
         reader=reader,
         pool=pool,
+        metrics=metrics,
         gates=Gates(settings.maximum_pulls, settings.maximum_streams, settings.maximum_pushes, settings.queue_patience),
         name=name,
     )

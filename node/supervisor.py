@@ -29,6 +29,7 @@ from node.health import DiskSpace
 from node.hints import open_hints
 from node.janitor import run_janitor
 from node.markers import keep_markers
+from node.metrics_state import State, Totals
 from node.records.members import LocationRow, Membership, default_locations, enrol_locations, sign_off
 from node.records.migrate import migrate
 from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, open_database
@@ -109,7 +110,10 @@ async def _prepare(database: Database, settings: Settings) -> Mapping[str, Locat
 
 async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
     freshness = Freshness(node.settings.metadata_staleness, node.settings.metadata_grace)
-    app = create_app(Routes(node.registry(freshness)).answer, node, node.settings, draining=lambda: node.draining)
+    registry, totals = node.registry(freshness), Totals(node.database)
+    node.metrics.add(State(node, registry.memory, totals, version("antipode")))
+    answer = node.metrics.counting(Routes(registry).answer)
+    app = create_app(answer, node, node.settings, draining=lambda: node.draining, metrics=node.metrics)
 
     marked = trio.Event()
 
@@ -137,6 +141,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         await start("events", partial(_listen, node.hints, freshness))
         await start("janitor", partial(run_janitor, node.database, node.hints))
         await start("disk", partial(_look_at_disk, node))
+        await start("totals", totals.keep)
         await node.watcher.first_round()
         shutdown = trio.Event()
         async with trio.open_nursery() as serving:

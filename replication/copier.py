@@ -45,6 +45,8 @@ class CopyReport:
     kept: int = 0
     """Bytes that an earlier try had brought to the destination already."""
     seconds: float = 0.0
+    source: str = ""
+    """The location that most likely sent the bytes: the best of those that were still good at the end."""
 
 
 @frozen
@@ -143,7 +145,7 @@ class Copier:
             report = CopyReport(CopyEnd.LEASE_LOST, "another node has the task")
         except LedgerUnavailable as error:
             report = CopyReport(CopyEnd.LEDGER_UNAVAILABLE, str(error))
-        return evolve(report, seconds=trio.current_time() - began)
+        return evolve(report, seconds=trio.current_time() - began, source=job.transfer.roster.best() or job.source)
 
     async def _pay(self, job: _Job) -> CopyReport:
         size, pieces = job.task.blob.size, job.task.blob.pieces

@@ -70,6 +70,11 @@ class Roster:
         candidate.dropped = True
         candidate.reason = reason
 
+    def best(self) -> str | None:
+        """Return the location of the copy that proved itself best so far, None if all were dropped."""
+        left = [c for c in self.candidates if not c.dropped]
+        return min(left, key=lambda c: c.failures).placement.location if left else None
+
     def reasons(self) -> tuple[tuple[str, str], ...]:
         """Return per location what was wrong with it."""
         return tuple((c.placement.location, c.reason) for c in self.candidates)

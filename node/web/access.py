@@ -18,8 +18,8 @@ log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.access
 
 KEY = "antipode.exchange"
 SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
-QUIET = re.compile(r"/(health|status|_internal_ping|v1/_internal_ping)(/|$)")
-"""Load balancers ask these every second: their good answers are logged at debug level."""
+QUIET = re.compile(r"/(health|status|metrics|_internal_ping|v1/_internal_ping)(/|$)")
+"""Load balancers and monitors ask these every few seconds: their good answers are logged at debug level."""
 
 
 class Outcome(Enum):
@@ -70,12 +70,23 @@ def exchange_of(scope: Scope) -> Exchange:
     return exchange
 
 
+Observe = Callable[[Exchange, float], None]
+"""Told of every request that has ended, and how many seconds it took. Must not wait."""
+
+
+def unobserved(_exchange: Exchange, _seconds: float) -> None:
+    """Take no notice."""
+
+
 class AccessLog:
     """Give every request an id, put it and a draining node's `connection: close` on every answer, and log one line at the end."""
 
-    def __init__(self, app: App, *, draining: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, app: App, *, draining: Callable[[], bool] = lambda: False, observe: Observe = unobserved
+    ) -> None:
         self._app = app
         self._draining = draining
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one request."""
@@ -112,7 +123,9 @@ class AccessLog:
                 exchange.failed = True
                 raise
             finally:
-                _write(exchange, trio.current_time() - began)
+                seconds = trio.current_time() - began
+                _write(exchange, seconds)
+                self._observe(exchange, seconds)
 
 
 def request_id(scope: Scope) -> str:

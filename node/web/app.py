@@ -5,8 +5,9 @@ from typing import cast
 
 from node.errors import UNAVAILABLE, RegistryError
 from node.health import HealthSource
+from node.metrics import Metrics
 from node.settings import Settings
-from node.web.access import AccessLog, exchange_of
+from node.web.access import AccessLog, exchange_of, unobserved
 from node.web.adapter import Adapter, Handler
 from node.web.asgi import App, Receive, Scope, Send
 from node.web.failures import answer_to
@@ -18,7 +19,7 @@ from node.web.outgoing import head_of, send_whole
 BEYOND_LIMIT = "antipode.beyond_limit"
 """Key of the ASGI state of a connection that is one too many: it serves health checks and tells everybody else to come back."""
 
-_ALWAYS = (b"/health", b"/status", b"/_internal_ping", b"/v1/_internal_ping")
+_ALWAYS = (b"/health", b"/status", b"/metrics", b"/_internal_ping", b"/v1/_internal_ping")
 _BUSY = {"reason": "this node has as many connections as it may (MAXIMUM_CONNECTIONS)"}
 _RETRY_AFTER_BUSY = 5
 """Seconds. Long enough for a pull to end and free a connection."""
@@ -31,15 +32,21 @@ def create_app(
     *,
     draining: Callable[[], bool] = lambda: False,
     linger: float = LINGER,
+    metrics: Metrics | None = None,
 ) -> App:
     """Return the application that `listener.serve` serves.
 
     `registry` answers `/v2` and everything below it; `health` the rest. While `draining()` every answer says `connection: close`,
     so that clients with a kept connection go elsewhere before the listener closes. `linger`: see `hygiene.py`, seconds.
+    `metrics` counts all requests, and answers /metrics.
     """
     adapter = Adapter(registry, stall_deadline=settings.stall_deadline)
-    operator = create_operator_app(health, debug_secret=settings.debug_secret)
-    return Hygiene(AccessLog(Router(adapter, cast("App", operator)), draining=draining), linger=linger)
+    operator = create_operator_app(
+        health, debug_secret=settings.debug_secret, metrics=None if metrics is None else metrics.expose
+    )
+    router = Router(adapter, cast("App", operator))
+    observe = unobserved if metrics is None else metrics.request
+    return Hygiene(AccessLog(router, draining=draining, observe=observe), linger=linger)
 
 
 class Router:

@@ -23,13 +23,22 @@ MAXIMUM_BODY = 64 * 1024
 DEBUG_HEADER = "x-health-debug"
 """Carries ENABLE_HEALTH_DEBUG_SECRET; Quay keeps a session for it, which a probe does not have."""
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
 NO_CACHE = "no-cache, no-store, must-revalidate"
 
 
 def create_operator_app(
-    source: HealthSource, *, debug_secret: str | None = None, clock: Callable[[], float] = trio.current_time
+    source: HealthSource,
+    *,
+    debug_secret: str | None = None,
+    clock: Callable[[], float] = trio.current_time,
+    metrics: Callable[[], bytes] | None = None,
 ) -> QuartTrio:
-    """Return the application. `clock` is the clock of the facts' times. It must run inside `AccessLog`."""
+    """Return the application. It must run inside `AccessLog`.
+
+    `clock` is the clock of the facts' times; `metrics` returns everything in Prometheus' text form, without waiting.
+    """
     app = QuartTrio("antipode.operator")
     # Quart would end a slow client's answer after a minute without a word, and take 16 MiB of body.
     app.config.update(RESPONSE_TIMEOUT=None, MAX_CONTENT_LENGTH=MAXIMUM_BODY)
@@ -60,6 +69,13 @@ def create_operator_app(
     @app.get("/v1/_internal_ping")
     async def ping() -> quart.Response:
         return _json(True, 200)  # Quay's body: the JSON value true
+
+    if metrics is not None:
+        expose = metrics
+
+        @app.get("/metrics")
+        async def scrape() -> quart.Response:
+            return quart.Response(expose(), headers={"content-type": METRICS_TYPE, "cache-control": NO_CACHE})
 
     @app.errorhandler(RegistryError)
     @app.errorhandler(Exception)

@@ -1,0 +1,175 @@
+"""What a node counts as it happens, in Prometheus form: requests, blob answers, copies, bad copies. One registry per node.
+
+Nothing here waits, and labels are resolved once. What is read at a scrape instead is in `metrics_state.py`.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from attrs import frozen
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.registry import Collector
+
+from node.answers import Answer, Request
+from node.web.access import QUIET, Exchange
+from replication.copier import CopyEnd, CopyReport
+from replication.model import Blob, CopyTask, Placement
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+LAG_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
+"""Seconds. A small blob takes well below one, the backlog of an outage hours."""
+
+REQUEST_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0)
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_BELOW_V2 = {"manifests": "manifest", "blobs": "blob", "uploads": "upload", "tags": "tags", "referrers": "referrers"}
+_SERVED = frozenset({"redirect", "streamed", "memory", "teed"})
+
+# When a series began is what a scraper finds out by itself; it would double every counter's lines.
+disable_created_metrics()  # type: ignore[no-untyped-call] # it has no annotations
+
+
+def route_of(path: str) -> str:
+    """Return the kind of a request by its path: one of a dozen words, whatever clients ask for."""
+    if path.startswith("/v2/"):
+        before, _, last = path.rpartition("/")
+        if before == "/v2":
+            return {"": "version", "_catalog": "catalog"}.get(last, "other")
+        return _BELOW_V2.get(before.rpartition("/")[2], "other")
+    if path == "/v2":
+        return "version"
+    if path == "/metrics":
+        return "metrics"
+    if path.startswith("/api/"):
+        return "api"
+    return "health" if QUIET.match(path) else "other"
+
+
+@frozen
+class Described:
+    """What the documentation says of a metric."""
+
+    kind: str
+    help: str
+    labels: tuple[str, ...]
+
+
+class Metrics:
+    """The counters and histograms of one node, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._described: dict[str, Described] = {}
+        ProcessCollector(registry=self.registry)
+        self._requests = self._counter(
+            "antipode_requests", "Requests by what became of them.", "route", "method", "status", "outcome"
+        )
+        self._seconds = self._histogram(
+            "antipode_request_seconds", "Time from a request's head to its answer's end.", REQUEST_BUCKETS, "route"
+        )
+        self._sent = self._counter("antipode_sent_bytes", "Bytes of answers' bodies handed to clients.", "route")
+        self._blobs = self._counter(
+            "antipode_blob_answers", "Blob answers by how the bytes go out and from which location.", "how", "location"
+        )
+        self._lag = self._histogram(
+            "antipode_replication_lag_seconds",
+            "Age of the debt at the moment at which its copy was placed.",
+            LAG_BUCKETS,
+            *("source", "destination"),
+        )
+        self._copies = self._counter(
+            "antipode_copies", "Tries to copy a blob by how they ended.", "source", "destination", "end"
+        )
+        self._copied = self._counter(
+            "antipode_copied_bytes", "Bytes of placed copies that were fetched.", "source", "destination"
+        )
+        self._kept = self._counter(
+            "antipode_copy_kept_bytes",
+            "Bytes that a resumed copy did not have to fetch again.",
+            *("source", "destination"),
+        )
+        self._heals = self._counter("antipode_heals", "Suspect copies that were replaced by a good one.", "location")
+        self._bad = self._counter(
+            "antipode_verification_failures", "Copies that were found missing or wrong when they were read.", "location"
+        )
+        self._request_children: dict[tuple[str, str, int, str], Counter] = {}
+        self._route_children: dict[str, tuple[Histogram, Counter]] = {}
+        self._blob_children: dict[tuple[str, str], Counter] = {}
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        self._described[name + "_total"] = Described("counter", text, labels)
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        self._described[name] = Described("histogram", text, labels)
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+    def described(self) -> dict[str, Described]:
+        """Return what is counted here, by name as a scrape shows it."""
+        return dict(self._described)
+
+    def add(self, collector: Collector) -> None:
+        """Ask `collector` too at every scrape."""
+        self.registry.register(collector)
+
+    def expose(self) -> bytes:
+        """Return everything in Prometheus' text form (`CONTENT_TYPE`). Costs no I/O but a look at /proc/self."""
+        return generate_latest(self.registry)
+
+    def request(self, exchange: Exchange, seconds: float) -> None:
+        """Count a request that has ended, `seconds` after it began."""
+        route = route_of(exchange.path)
+        method = exchange.method if exchange.method in _METHODS else "other"
+        key = (route, method, exchange.status, exchange.outcome.value)
+        child = self._request_children.get(key)
+        if child is None:
+            labels = (route, method, str(exchange.status), exchange.outcome.value)
+            child = self._request_children[key] = self._requests.labels(*labels)
+        child.inc()
+        pair = self._route_children.get(route)
+        if pair is None:
+            pair = self._route_children[route] = (self._seconds.labels(route), self._sent.labels(route))
+        pair[0].observe(seconds)
+        if exchange.sent:
+            pair[1].inc(exchange.sent)
+
+    def counting(self, answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Answer]]:
+        """Return `answer` with every blob that it gives counted by where its bytes come from."""
+
+        async def counted(request: Request) -> Answer:
+            given = await answer(request)
+            if given.outcome in _SERVED and request.method == "GET" and route_of(request.path) == "blob":
+                location = next((value for name, value in given.headers if name == "antipode-location"), "")
+                self._blob(given.outcome, location)
+            return given
+
+        return counted
+
+    def _blob(self, how: str, location: str) -> None:
+        child = self._blob_children.get((how, location))
+        if child is None:
+            child = self._blob_children[how, location] = self._blobs.labels(how, location)
+        child.inc()
+
+    def copied(self, task: CopyTask, report: CopyReport) -> None:
+        """Count a try to pay a debt."""
+        pair = (report.source, task.destination)
+        self._copies.labels(*pair, report.end.name.lower()).inc()
+        if report.end is not CopyEnd.PLACED:
+            return
+        self._lag.labels(*pair).observe(task.age + report.seconds)
+        self._copied.labels(*pair).inc(report.fetched)
+        self._kept.labels(*pair).inc(report.kept)
+        if any(placement.location == task.destination and placement.suspect for placement in task.placements):
+            self._heals.labels(task.destination).inc()
+
+    def distrusted(self, _blob: Blob, placement: Placement, _reason: str) -> None:
+        """Count a copy that was found missing or wrong."""
+        self._bad.labels(placement.location).inc()

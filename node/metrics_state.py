@@ -1,0 +1,211 @@
+"""What a scrape reads: a node's parts as they are at that moment, and what the database said last. From memory, at once."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import structlog
+import trio
+from attrs import define, field
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from node.assembly import Node
+from node.health import ServiceState
+from node.metrics import Described
+from node.records.postgres import Database
+from node.records.totals import LocationTotals, look_at_totals
+from node.registry import Memory
+from replication.model import LocationState, Verdict
+from replication.ports import LedgerUnavailable
+
+_log = structlog.get_logger("antipode.metrics")
+
+TOTALS_EVERY = 15.0
+"""Seconds between two looks at the database, however often anybody scrapes."""
+
+_LOCATION = ("location",)
+
+
+def _described(kind: str, text: str, *labels: str) -> Described:
+    return Described(kind, text, labels)
+
+
+STATE: Mapping[str, Described] = {
+    "antipode_location_verdict": _described(
+        "gauge", "1 for what the watcher thinks of a location.", "location", "verdict"
+    ),
+    "antipode_location_state": _described("gauge", "1 for what the operators want of a location.", "location", "state"),
+    "antipode_location_probe_good": _described("gauge", "Whether the latest finished probe was good.", *_LOCATION),
+    "antipode_location_latency_seconds": _described("gauge", "Smoothed time to first byte.", *_LOCATION),
+    "antipode_debt_blobs": _described("gauge", "Copies that are owed to a location (whole registry).", *_LOCATION),
+    "antipode_debt_bytes": _described("gauge", "Bytes that are owed to a location (whole registry).", *_LOCATION),
+    "antipode_debt_oldest_seconds": _described("gauge", "Age of the oldest debt (whole registry).", *_LOCATION),
+    "antipode_stalled_copies": _described(
+        "gauge", "Copies that keep failing; still retried (whole registry).", *_LOCATION
+    ),
+    "antipode_sole_copies": _described("gauge", "Blobs whose only good copy is here (whole registry).", *_LOCATION),
+    "antipode_sole_copy_bytes": _described("gauge", "Bytes whose only good copy is here (whole registry).", *_LOCATION),
+    "antipode_dead_objects": _described("gauge", "Objects that wait to be deleted (whole registry).", *_LOCATION),
+    "antipode_dead_objects_failing": _described(
+        "gauge", "Of these, failed at least once (whole registry).", *_LOCATION
+    ),
+    "antipode_uploads_open": _described("gauge", "Uploads that are under way (whole registry).", *_LOCATION),
+    "antipode_totals_age_seconds": _described("gauge", "Age of what is said here of the whole registry."),
+    "antipode_copies_running": _described("gauge", "Copies that this node is at.", *_LOCATION),
+    "antipode_leases_lost_total": _described("counter", "Copies given up because another node had the lease."),
+    "antipode_ledger_failures_total": _described("counter", "Times that replication could not reach the database."),
+    "antipode_deleted_objects_total": _described("counter", "Dead objects that this node deleted."),
+    "antipode_deletes_failed_total": _described("counter", "Deletes that a store did not confirm."),
+    "antipode_suspects_marked_total": _described("counter", "Bad copies recorded in the database."),
+    "antipode_suspects_dropped_total": _described("counter", "Bad copies that could not be remembered until then."),
+    "antipode_database_up": _described("gauge", "Whether the latest statement was answered."),
+    "antipode_database_trips_total": _described("counter", "Statements sent to the database."),
+    "antipode_database_unavailable_total": _described("counter", "Statements that the database did not answer."),
+    "antipode_hints_connected": _described("gauge", "Whether hints reach the other nodes.", "transport"),
+    "antipode_hints_published_total": _described("counter", "Hints that this node published."),
+    "antipode_hints_received_total": _described("counter", "Messages with hints from other nodes."),
+    "antipode_hints_dropped_total": _described("counter", "Hints that were lost on the way out."),
+    "antipode_hints_gaps_total": _described(
+        "counter", "Times that the line came back, so that hints may have been missed."
+    ),
+    "antipode_hints_waiting": _described("gauge", "Hints that wait to be sent."),
+    "antipode_cache_hits_total": _described("counter", "Look-ups that a cache answered.", "cache"),
+    "antipode_cache_misses_total": _described("counter", "Look-ups that a cache could not answer.", "cache"),
+    "antipode_cache_weight": _described("gauge", "What a cache holds: bytes, or entries.", "cache"),
+    "antipode_part_memory_bytes": _described("gauge", "Memory that part buffers may take (PART_MEMORY)."),
+    "antipode_part_memory_held_bytes": _described("gauge", "Memory that part buffers take."),
+    "antipode_part_memory_waiting": _described("gauge", "Copies and uploads that wait for memory."),
+    "antipode_service_up": _described("gauge", "Whether a service of this node runs.", "service"),
+    "antipode_service_restarts_total": _described("counter", "Times that a service was started again.", "service"),
+    "antipode_draining": _described("gauge", "Whether this node is about to stop."),
+    "antipode_info": _described("gauge", "1; says which program and node this is.", "version", "node"),
+}
+"""Every metric that is read at a scrape, by name."""
+
+Sample = tuple[str, tuple[str, ...], float]
+
+
+@define(eq=False)
+class Totals:
+    """What the database said last about the whole registry; `keep` asks it for ever."""
+
+    _database: Database = field(alias="database")
+    locations: tuple[LocationTotals, ...] = ()
+    taken_at: float | None = None
+    """Trio's clock, None before the first answer."""
+
+    async def keep(
+        self, *, every: float = TOTALS_EVERY, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Ask every so many seconds. Ends by cancellation; while the database is away the old answer grows older in sight."""
+        task_status.started()
+        while True:
+            asked = trio.current_time()
+            try:
+                self.locations = await look_at_totals(self._database)
+                self.taken_at = asked
+            except LedgerUnavailable as error:
+                _log.debug("metrics of the whole registry are getting old", reason=str(error))
+            await trio.sleep(every)
+
+
+class State(Collector):
+    """A node's parts as metrics."""
+
+    def __init__(self, node: Node, memory: Memory, totals: Totals, version: str) -> None:
+        self._node = node
+        self._memory = memory
+        self._totals = totals
+        self._version = version
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all families of `STATE`, also those without a sample."""
+        families: dict[str, Metric] = {}
+        for name, said in STATE.items():
+            if said.kind == "counter":
+                families[name] = CounterMetricFamily(name.removesuffix("_total"), said.help, labels=said.labels)
+            else:
+                families[name] = GaugeMetricFamily(name, said.help, labels=said.labels)
+        for name, labels, value in self._samples():
+            families[name].add_metric(labels, value)  # type: ignore[attr-defined] # both families have it, Metric has not
+        return families.values()
+
+    def _samples(self) -> Iterator[Sample]:
+        yield from self._locations()
+        yield from self._registry()
+        yield from self._replication()
+        yield from self._shared()
+        yield from self._own()
+
+    def _locations(self) -> Iterator[Sample]:
+        for name, health in self._node.watcher.board.items():
+            for verdict in Verdict:
+                yield "antipode_location_verdict", (name, verdict.value), float(health.verdict is verdict)
+            yield "antipode_location_probe_good", (name,), float(health.probe_good)
+            if health.latency is not None:
+                yield "antipode_location_latency_seconds", (name,), health.latency
+        for name, wanted in self._node.states().items():
+            for state in LocationState:
+                yield "antipode_location_state", (name, state.value), float(wanted is state)
+
+    def _registry(self) -> Iterator[Sample]:
+        if self._totals.taken_at is None:
+            return
+        age = trio.current_time() - self._totals.taken_at
+        yield "antipode_totals_age_seconds", (), age
+        for at in self._totals.locations:
+            where = (at.location,)
+            yield "antipode_debt_blobs", where, at.debt_blobs
+            yield "antipode_debt_bytes", where, at.debt_bytes
+            yield "antipode_debt_oldest_seconds", where, at.oldest_debt + age if at.debt_blobs else 0.0
+            yield "antipode_stalled_copies", where, at.stalled
+            yield "antipode_sole_copies", where, at.sole_blobs
+            yield "antipode_sole_copy_bytes", where, at.sole_bytes
+            yield "antipode_dead_objects", where, at.dead_objects
+            yield "antipode_dead_objects_failing", where, at.dead_failing
+            yield "antipode_uploads_open", where, at.uploads
+
+    def _replication(self) -> Iterator[Sample]:
+        done, suspects = self._node.scheduler.statistics, self._node.suspects
+        for location in self._node.engines:
+            yield "antipode_copies_running", (location,), done.running.get(location, 0)
+        yield "antipode_leases_lost_total", (), done.leases_lost
+        yield "antipode_ledger_failures_total", (), done.ledger_failures
+        yield "antipode_deleted_objects_total", (), done.deleted
+        yield "antipode_deletes_failed_total", (), done.deletes_failed
+        yield "antipode_suspects_marked_total", (), suspects.marked
+        yield "antipode_suspects_dropped_total", (), suspects.dropped
+
+    def _shared(self) -> Iterator[Sample]:
+        database, hints = self._node.database.statistics(), self._node.hints.statistics()
+        yield "antipode_database_up", (), float(self._node.database.reachability()[0])
+        yield "antipode_database_trips_total", (), database.trips
+        yield "antipode_database_unavailable_total", (), database.unavailable
+        yield "antipode_hints_connected", (hints.transport,), float(hints.connected)
+        yield "antipode_hints_published_total", (), hints.published
+        yield "antipode_hints_received_total", (), hints.received
+        yield "antipode_hints_dropped_total", (), hints.dropped
+        yield "antipode_hints_gaps_total", (), hints.gaps
+        yield "antipode_hints_waiting", (), hints.waiting
+
+    def _own(self) -> Iterator[Sample]:
+        memory = self._memory
+        caches = {
+            "manifest_bytes": memory.manifest_bytes.statistics(),
+            "small_blobs": memory.small_blobs.statistics(),
+            "manifests": memory.manifests.statistics(),
+            "blobs": memory.blobs.statistics(),
+            "policies": memory.policies.statistics(),
+        }
+        for name, cache in caches.items():
+            yield "antipode_cache_hits_total", (name,), cache.hits
+            yield "antipode_cache_misses_total", (name,), cache.misses
+            yield "antipode_cache_weight", (name,), cache.weight
+        pool = self._node.pool.statistics()
+        yield "antipode_part_memory_bytes", (), pool.total
+        yield "antipode_part_memory_held_bytes", (), pool.held
+        yield "antipode_part_memory_waiting", (), pool.waiting
+        for name, service in self._node.board.statuses().items():
+            yield "antipode_service_up", (name,), float(service.state is ServiceState.RUNNING)
+            yield "antipode_service_restarts_total", (name,), service.restarts
+        yield "antipode_draining", (), float(self._node.draining)
+        yield "antipode_info", (self._version, self._node.name), 1.0
