@@ -9,6 +9,7 @@ from attrs import define, field
 
 from engines.contract import Engine
 from node.cache import Freshness
+from node.config_spool import folder_of
 from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
 from node.hint_hub import Hub
@@ -19,16 +20,19 @@ from node.records.postgres import Database
 from node.registry import Memory, Registry
 from node.services import ServiceBoard
 from node.settings import Settings
-from replication.bandwidth import Bandwidth
+from replication.bandwidth import Bandwidth, FailoverCap
 from replication.copier import Copier, CopierSettings
 from replication.health import HealthRules
 from replication.model import Blob, LocationHealth, LocationState, Placement, Verdict
 from replication.parts import PartPool
 from replication.reader import Reader, ReaderSettings
 from replication.scheduler import Scheduler, SchedulerSettings
-from replication.sources import choose_sources
+from replication.sources import choose_sources, may_tee
+from replication.spool import Spool
 from replication.suspects import Suspects
 from replication.sweeper import Sweeper
+from replication.tees import Tees
+from replication.wanted import Wanted
 from replication.watcher import ProbeKeys, Watcher, probe_keys
 
 _log = structlog.get_logger("antipode.locations")
@@ -46,7 +50,12 @@ class Node:
     keys: Mapping[str, ProbeKeys]
     watcher: Watcher
     scheduler: Scheduler
+    copier: Copier
     suspects: Suspects
+    wanted: Wanted
+    tees: Tees
+    bandwidth: Mapping[str, Bandwidth]
+    cap: FailoverCap
     ledger: PostgresLedger
     reader: Reader
     pool: PartPool
@@ -95,6 +104,8 @@ class Node:
             engines=self.engines,
             watcher=self.watcher,
             reader=self.reader,
+            tees=self.tees,
+            wanted=self.wanted,
             hints=self.hints,
             pool=self.pool,
             gates=self.gates,
@@ -143,6 +154,7 @@ def assemble(
     def choose(placements: Iterable[Placement]) -> tuple[Placement, ...]:
         return choose_sources(placements, settings.preference, watcher.board)
 
+    bandwidth = {location: Bandwidth(settings.bandwidth_per_location) for location in engines}
     copier = Copier(
         engines,
         reader,
@@ -150,7 +162,8 @@ def assemble(
         pool,
         choose,
         CopierSettings(part_size=settings.part_size, parts_per_blob=settings.copy_parts_per_blob),
-        {location: Bandwidth(settings.bandwidth_per_location) for location in engines},
+        bandwidth,
+        shared=lambda digest: tees.running(digest),
     )
     scheduler = Scheduler(
         ledger,
@@ -168,7 +181,27 @@ def assemble(
         random.random,
         metrics.copied,
     )
-    return Node(
+    cap = FailoverCap(settings.preferred, settings.failover_bandwidth)
+
+    def worth_a_tee(blob: Blob, sources: tuple[Placement, ...]) -> bool:
+        return may_tee(
+            blob,
+            sources,
+            settings.preferred,
+            node.states().get(settings.preferred),
+            watcher.board,
+            least=settings.redirect_minimum_size,
+            most=settings.tee_spool.most,
+        )
+
+    tees = Tees(
+        reader,
+        Spool(folder_of(settings.tee_spool), settings.tee_spool.most),
+        worth_a_tee,
+        lambda blob: scheduler.pay_at_once(blob.id, settings.preferred),
+        cap.take,
+    )
+    node = Node(
         settings=settings,
         database=database,
         hints=hints,
@@ -177,7 +210,12 @@ def assemble(
         keys=keys,
         watcher=watcher,
         scheduler=scheduler,
+        copier=copier,
         suspects=suspects,
+        wanted=Wanted(ledger, hints),
+        tees=tees,
+        bandwidth=bandwidth,
+        cap=cap,
         ledger=ledger,
         reader=reader,
         pool=pool,
@@ -185,3 +223,4 @@ def assemble(
         gates=Gates(settings.maximum_pulls, settings.maximum_streams, settings.maximum_pushes, settings.queue_patience),
         name=name,
     )
+    return node

@@ -16,6 +16,7 @@ import yaml
 from node.config_database import describe_database, read_database
 from node.config_keys import KEYS, SUPPORTED, nearest
 from node.config_redis import read_redis
+from node.config_spool import read_spool
 from node.config_storage import read_storage
 from node.config_values import Findings, Problem, Unfit, say_duration, say_size, show
 from node.quay_keys import is_unsupported
@@ -199,6 +200,7 @@ def _read(document: Mapping[object, object], environ: Mapping[str, str], finding
         findings=findings,
     )
     redis = read_redis(known, findings)
+    tee_spool = read_spool(known, "TEE_SPOOL", _DEFAULTS["tee_spool"], findings)
     if findings.problems or database is None or storage is None:
         raise ConfigurationErrors(tuple(findings.problems), tuple(findings.warnings))
     if database.pool is not None:
@@ -210,6 +212,7 @@ def _read(document: Mapping[object, object], environ: Mapping[str, str], finding
         preference=storage.preference,
         default_locations=storage.default_locations,
         redis=redis,
+        tee_spool=tee_spool,
         warnings=tuple(findings.warnings),
     )
 

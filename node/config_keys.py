@@ -67,6 +67,7 @@ KEYS = (
     Key("REPLICATION_PARTS_PER_BLOB", "copy_parts_per_blob", read_number(1, 100)),
     Key("REPLICATION_STREAMS_PER_LOCATION", "copy_streams_per_location", read_number(1, 1000)),
     Key("REPLICATION_BYTES_PER_SECOND", "bandwidth_per_location", read_size(64 * KIB)),
+    Key("FAILOVER_BYTES_PER_SECOND", "failover_bandwidth", read_size(64 * KIB)),
     Key("REPLICATION_LEASE_SECONDS", "lease_seconds", read_duration(1, 3600)),
     Key("HEALTH_PROBE_INTERVAL", "probe_interval", read_duration(0.05, 3600)),
     Key("HEALTH_PROBE_DEADLINE", "probe_deadline", read_duration(0.05, 60)),
@@ -92,8 +93,9 @@ STRUCTURED = (
     "DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS",
     "USER_EVENTS_REDIS",
     "BUILDLOGS_REDIS",
+    "TEE_SPOOL",
 )
-"""Keys that `config_database`, `config_storage` and `config_redis` read."""
+"""Keys that `config_database`, `config_storage`, `config_redis` and `config_spool` read."""
 
 SUPPORTED = frozenset((*(key.name for key in KEYS), *STRUCTURED))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from node.config_database import describe_database
+from node.config_spool import folder_of
 from node.config_values import say_duration, say_size
 from node.settings import LocationSettings, Settings
 
@@ -41,6 +42,13 @@ def _picture(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "bare names", f"belong to the namespace {settings.library_namespace}"
 
 
+def _from_elsewhere(settings: Settings) -> str:
+    rate, spool = settings.failover_bandwidth, settings.tee_spool
+    said = "unlimited bandwidth" if rate is None else f"{say_size(rate)} a second"
+    tees = f"tees in {say_size(spool.most)} of {folder_of(spool)}" if spool.most else "no tees"
+    return f"{said} per location for streamed pulls; {tees}"
+
+
 def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "blob", f"at most {say_size(settings.maximum_layer_size)}"
     yield "manifest", f"at most {say_size(settings.maximum_manifest_size)}"
@@ -54,6 +62,7 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
         rate = "unlimited bandwidth" if bandwidth is None else f"{say_size(bandwidth)} a second"
         streams = f"{settings.copy_streams} at once, {settings.copy_streams_per_location} per location"
         yield "copies", f"{streams}, {settings.copy_parts_per_blob} parts of a blob in flight; {rate} per location"
+    yield "from elsewhere", _from_elsewhere(settings)
     interval, deadline = say_duration(settings.probe_interval), say_duration(settings.probe_deadline)
     yield "health", f"every store probed every {interval}, given {deadline} to answer"
     delay, drain = say_duration(settings.drain_delay), say_duration(settings.drain_deadline)

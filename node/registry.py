@@ -16,6 +16,8 @@ from replication.parts import PartPool
 from replication.policy import Policy
 from replication.ports import Hints
 from replication.reader import Reader
+from replication.tees import Tees
+from replication.wanted import Wanted
 from replication.watcher import Watcher
 
 MIB = 1 << 20
@@ -61,6 +63,8 @@ class Registry:
     engines: Mapping[str, Engine]
     watcher: Watcher
     reader: Reader
+    tees: Tees
+    wanted: Wanted
     hints: Hints
     pool: PartPool
     gates: Gates

@@ -4,6 +4,7 @@ Keys that Quay knows have Quay's names and meanings (noted per field); the rest 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from attrs import Factory, field, frozen
 
@@ -32,6 +33,14 @@ class RedisSettings:
     db: int = 0
     tls: bool = False
     ca_file: str | None = None
+
+
+@frozen
+class SpoolSettings:
+    """A folder for bytes on their way: `path` (None: the system's temporary one) and how many bytes it may hold, 0 for none."""
+
+    path: Path | None = None
+    most: int = 1 << 30
 
 
 @frozen
@@ -95,6 +104,10 @@ class Settings:
     """REPLICATION_STREAMS_PER_LOCATION."""
     bandwidth_per_location: int | None = None
     """REPLICATION_BYTES_PER_SECOND per location and node; None is unlimited."""
+    failover_bandwidth: int | None = None
+    """FAILOVER_BYTES_PER_SECOND from each location that is not this node's preferred one, in streamed pulls; None is unlimited."""
+    tee_spool: SpoolSettings = SpoolSettings()
+    """TEE_SPOOL: where the node keeps blobs that it fetches for pulls and for its preferred store at once."""
     lease_seconds: float = 30.0
     """REPLICATION_LEASE_SECONDS."""
     probe_interval: float = 2.0

@@ -1,6 +1,6 @@
 """One nursery per node: opens the parts in the order in which they need each other, runs the services, and drains.
 
-    bridge -> database -> hints -> engines -> [ markers, watcher, suspects, scheduler, events, janitor, disk ] -> HTTP server
+    bridge -> database -> hints -> engines -> [ markers, watcher, desks, scheduler, tees, events, janitor, disk ] -> HTTP server
 
 On SIGTERM or SIGINT: health says 503, then after DRAIN_DELAY the listener closes, requests in flight end (bounded), the
 services end by cancellation and give back what they had leased, and the node takes its row out of the table.
@@ -126,6 +126,10 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         task_status.started()
         await node.suspects.run()
 
+    async def wanted(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await node.wanted.run()
+
     async with trio.open_nursery() as services:
 
         async def start(name: str, service: Service, restart: RestartPolicy = ALWAYS_RESTART) -> None:
@@ -137,7 +141,9 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             await marked.wait()
         await start("watcher", node.watcher.run)
         await start("suspects", suspects)
+        await start("wanted", wanted)
         await start("scheduler", node.scheduler.run)
+        await start("tees", node.tees.run)
         await start("events", partial(_listen, node.hints, freshness))
         await start("janitor", partial(run_janitor, node.database, node.hints))
         await start("disk", partial(_look_at_disk, node))

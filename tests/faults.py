@@ -31,6 +31,8 @@ class FaultyStore:
         self.bytes_per_second: float | None = None
         self.fault: Fault | None = None
         self.connections = 0
+        self.answered = 0
+        """Bytes that the store sent through the proxy."""
         self._changed = trio.Event()
         self._listener: trio.SocketListener | None = None
         self._port = 0
@@ -109,6 +111,7 @@ class FaultyStore:
                 while self.fault in holding:
                     await self._changed.wait()
                 await sink.send_all(chunk)
+                self.answered += len(chunk) if "silent" in holding else 0
                 if self.bytes_per_second is not None:
                     await trio.sleep(len(chunk) / self.bytes_per_second)
             await sink.send_eof()

@@ -15,7 +15,7 @@ from node.records.pulls import FoundBlob, find_blob
 from node.registry import Registry
 from replication.model import Placement
 from replication.reader import NoGoodSource
-from replication.sources import choose_sources, may_redirect
+from replication.sources import choose_sources, lacks, may_redirect
 
 _RANGE_UNSATISFIABLE = Code("SIZE_INVALID", 416, "the requested range is not inside the blob")
 
@@ -46,6 +46,8 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         return Answer(200, (("content-type", "application/octet-stream"), *headers), length=size)
     board = registry.watcher.board
     sources = choose_sources(found.placements, registry.settings.preference, board)
+    if registry.settings.replicate and lacks(sources, registry.settings.preferred):
+        registry.wanted.note(found.blob, registry.settings.preferred)
     if size < registry.settings.redirect_minimum_size:
         return await _answer_small(registry, repository, found, sources, wanted, headers)
     best = sources[0]
@@ -161,7 +163,7 @@ async def _opened(
     try:
         async with (
             registry.gates.streams.enter(),
-            registry.reader.open_blob(blob, sources, part.start, part.stop) as stream,
+            registry.tees.open_blob(blob, sources, part.start, part.stop) as stream,
         ):
             yield stream
     except NoGoodSource as error:
