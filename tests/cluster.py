@@ -130,13 +130,17 @@ class Node:
             self._process.wait(STOP_SECONDS)
             self._process = None
 
+    def signal(self, name: str) -> None:
+        """Send a signal (`"SIGUSR1"`) and leave what comes of it to the test."""
+        os.kill(self.pid, signal.Signals[name])
+
     def pause(self) -> None:
         """Freeze the process (SIGSTOP), as a node that hangs."""
-        os.kill(self.pid, signal.SIGSTOP)
+        self.signal("SIGSTOP")
 
     def resume(self) -> None:
         """Let a frozen process go on."""
-        os.kill(self.pid, signal.SIGCONT)
+        self.signal("SIGCONT")
 
     async def start(self) -> None:
         """Start the process and wait until it serves."""
