@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import trio
 from attrs import define, field
 
 from engines.contract import Engine
@@ -14,7 +15,7 @@ from node.settings import Settings
 from replication.model import LocationState
 from replication.parts import PartPool
 from replication.policy import Policy
-from replication.ports import Hints
+from replication.ports import Forget, Hint, Hints, Placed
 from replication.reader import Reader
 from replication.tees import Tees
 from replication.wanted import Wanted
@@ -75,3 +76,11 @@ class Registry:
     clock: Callable[[], float]
     """POSIX seconds, for presigned URLs."""
     memory: Memory
+
+    def tell(self, *hints: Hint) -> None:
+        """Tell all nodes what has just been committed, and forget at once what this one remembers of it."""
+        now = trio.current_time()
+        for hint in hints:
+            if isinstance(hint, Forget | Placed):
+                self.memory.freshness.note(hint, now)
+        self.hints.publish(*hints)

@@ -48,7 +48,7 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
     digest = _digest_of(body, named)
     facts = read_manifest(body, request.headers.get("content-type"), digest)
     await _commit(registry, repository, facts, tuple(tags))
-    registry.hints.publish(Forget(repository, digest), Wake())
+    registry.tell(Forget(repository, digest), Wake())
     headers: Headers = (
         ("location", f"/v2/{repository}/manifests/{reference}"),
         ("docker-content-digest", digest),
@@ -91,7 +91,7 @@ async def delete_reference(registry: Registry, repository: str, reference: str) 
         digest = str(check_digest(reference))
         if not await delete_manifest(registry.database, repository, digest):
             raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference})
-        registry.hints.publish(Forget(repository, digest))
+        registry.tell(Forget(repository, digest))
     elif not is_tag(reference) or await delete_tag(registry.database, repository, reference) is None:
         raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference[:160]})
     return Answer(202, _LEGACY, outcome="database")
@@ -105,7 +105,7 @@ async def delete_blob(registry: Registry, repository: str, digest_text: str) -> 
         raise RegistryError(BLOB_UNKNOWN, {"name": repository, "digest": digest})
     if outcome is Unlinking.IN_USE:
         raise RegistryError(UNSUPPORTED, {"digest": digest, "reason": "a manifest of this repository uses the blob"})
-    registry.hints.publish(Forget(repository, digest))
+    registry.tell(Forget(repository, digest))
     return Answer(202, _LEGACY, outcome="database")
 
 

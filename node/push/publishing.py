@@ -47,7 +47,7 @@ async def publish(registry: Registry, session: Session, digest: Digest, stored: 
 
 def announce(registry: Registry, repository: str, digest: str, committed: Committed) -> None:
     """Tell every node what has just been committed."""
-    registry.hints.publish(Forget(repository, digest), *([Wake(committed.debt)] if committed.debt else []))
+    registry.tell(Forget(repository, digest), *([Wake(committed.debt)] if committed.debt else []))
 
 
 async def _rehash(engine: Engine, stored: StoredObject, algorithm: str) -> StoredObject:

@@ -7,7 +7,7 @@ from attrs import field, frozen
 
 from node.names import namespace_of
 from node.records.postgres import Database
-from node.records.uploads import REPOSITORY
+from node.records.uploads import REPOSITORY_UNLESS_MISSING
 
 
 @frozen
@@ -60,7 +60,7 @@ async def commit_manifest(
     """
     row = await database.fetch_row(
         f"""
-        WITH {REPOSITORY},
+        WITH RECURSIVE {REPOSITORY_UNLESS_MISSING},
         wanted_blob AS (SELECT unnest($4::text[]) AS digest),
         found_blob AS (
             SELECT b.id, b.digest FROM wanted_blob w JOIN blob b ON b.digest = w.digest

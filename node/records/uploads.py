@@ -12,20 +12,24 @@ from node.names import namespace_of
 from node.records.postgres import Database, Row
 from replication.uploading import OFTEN_TAKEN_OVER, Tail, UploadState, record_every
 
-REPOSITORY = """
+_REPOSITORY = """
     found AS (SELECT id, namespace_id FROM repository WHERE name = $1),
     namespace_found AS (SELECT id FROM namespace WHERE name = $2),
     namespace_new AS (
-        INSERT INTO namespace (name) SELECT $2 WHERE NOT EXISTS (SELECT FROM namespace_found)
+        INSERT INTO namespace (name) SELECT $2 WHERE NOT EXISTS (SELECT FROM namespace_found){unless}
         ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id),
     repository_new AS (
         INSERT INTO repository (namespace_id, name)
         SELECT n.id, $1 FROM (SELECT id FROM namespace_found UNION ALL SELECT id FROM namespace_new) n
-        WHERE NOT EXISTS (SELECT FROM found)
+        WHERE NOT EXISTS (SELECT FROM found){unless}
         ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, namespace_id),
     repo AS (SELECT id, namespace_id FROM found UNION ALL SELECT id, namespace_id FROM repository_new)
 """
+REPOSITORY = _REPOSITORY.format(unless="")
 """Finds or makes the repository named $1 in the namespace $2. Looks first, so that a push locks no shared row."""
+
+REPOSITORY_UNLESS_MISSING = _REPOSITORY.format(unless=" AND NOT EXISTS (SELECT FROM missing)")
+"""The same, but makes nothing where `missing` has rows, which may itself depend on `found` (WITH RECURSIVE: it comes later)."""
 
 
 @frozen

@@ -8,7 +8,7 @@ async def test_x(world: MakeWorld) -> None:
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -31,6 +31,14 @@ EMPTY = "application/vnd.oci.empty.v1+json"
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Wait until something that only asking can tell is so."""
+    deadline = trio.current_time() + seconds
+    while not await condition():
+        assert trio.current_time() < deadline, f"not so within {seconds} s: {condition.__name__}"
+        await trio.sleep(0.01)
 
 
 @define

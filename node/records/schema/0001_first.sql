@@ -139,6 +139,8 @@ COMMENT ON TABLE tag_history IS 'closed intervals: what a tag pointed to before 
 
 -- A trigger, because it runs under the row's lock: two moves at once are recorded in the order in which they happened.
 CREATE FUNCTION tag_remember() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    moved timestamptz := greatest(clock_timestamp(), OLD.since);  -- one instant: the line has no gap
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.manifest_id = OLD.manifest_id THEN
         NEW.since := OLD.since;
@@ -147,12 +149,12 @@ BEGIN
     -- A repository that is being deleted takes its history along.
     IF EXISTS (SELECT FROM repository WHERE id = OLD.repository_id) THEN
         INSERT INTO tag_history (repository_id, name, manifest_id, since, until)
-        VALUES (OLD.repository_id, OLD.name, OLD.manifest_id, OLD.since, greatest(clock_timestamp(), OLD.since));
+        VALUES (OLD.repository_id, OLD.name, OLD.manifest_id, OLD.since, moved);
     END IF;
     IF TG_OP = 'DELETE' THEN
         RETURN OLD;
     END IF;
-    NEW.since := greatest(clock_timestamp(), OLD.since);
+    NEW.since := moved;
     RETURN NEW;
 END $$;
 CREATE TRIGGER tag_remember BEFORE UPDATE OR DELETE ON tag FOR EACH ROW EXECUTE FUNCTION tag_remember();
