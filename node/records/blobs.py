@@ -14,7 +14,7 @@ OWE = """
     owed AS (
         INSERT INTO task (blob_id, location_id, size)
         SELECT linked.blob_id, r.location_id, linked.size
-        FROM linked JOIN required_location r ON r.namespace_id = linked.namespace_id
+        FROM linked JOIN {required} r ON r.namespace_id = linked.namespace_id
         JOIN location l ON l.id = r.location_id AND l.state IN ('active', 'paused')
         WHERE {replicate} AND NOT EXISTS (
             SELECT FROM placement p
@@ -22,6 +22,11 @@ OWE = """
         ON CONFLICT (blob_id, location_id) DO NOTHING RETURNING location_id)
 """
 """Schedules the debt of the rows of `linked` (blob_id, size, namespace_id): what their namespace requires and is not present."""
+
+# A namespace that the statement itself makes is not in the view yet, and has no policy.
+_REQUIRED_OF_NEW = """(
+            SELECT namespace_id, location_id FROM required_location
+            UNION ALL SELECT n.id, d.location_id FROM namespace_new n CROSS JOIN default_location d)"""
 
 
 @frozen
@@ -49,7 +54,7 @@ async def commit_blob(
     None: the upload is gone, or somebody else owns it. If its location has a good copy already, ours becomes a dead object, like
     the `leftovers` (keys of tails that are part of the object now). A suspect copy there is replaced by ours.
     """
-    owe = OWE.format(replicate="$9", besides=" AND r.location_id <> (SELECT location_id FROM gone)")
+    owe = OWE.format(required="required_location", replicate="$9", besides=" AND r.location_id <> (SELECT location_id FROM gone)")
     row = await database.fetch_row(
         f"""
         WITH gone AS (
@@ -119,7 +124,7 @@ async def mount_blob(
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, wanted.id FROM repo, wanted
             ON CONFLICT DO NOTHING),
-        {OWE.format(replicate="$5", besides="")}
+        {OWE.format(required=_REQUIRED_OF_NEW, replicate="$5", besides="")}
         SELECT (SELECT coalesce(array_agg(l.name), '{{}}') FROM owed JOIN location l ON l.id = owed.location_id) AS debt FROM wanted
         """,  # noqa: S608
         repository,
