@@ -80,6 +80,7 @@ async def _pull_at_once(screen: Screen, eu: Client, image: Image) -> None:
 
 async def _watch_copies(screen: Screen, eu: Client, image: Image, pushed_at: float) -> None:
     screen.step("Watch the replicas arrive in the eu store")
+    screen.say("Copies bring them, or eu kept them while it passed them on just now.")
     screen.say(f"eu is asked for the first byte of every blob; its header {LOCATION_HEADER} names the store.")
     missing = {blob.digest: blob for blob in image.blobs}
     with (
