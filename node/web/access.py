@@ -5,7 +5,7 @@ Hypercorn's own access log copies every header into every line, and cannot say w
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 import structlog
@@ -93,7 +93,7 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(request_id(scope), scope["method"], _shown(scope["path"]), client_address(scope))
+        exchange = Exchange(request_id(scope["headers"]), scope["method"], shown(scope["path"]), client_address(scope))
         scope[KEY] = exchange
 
         async def receive_noting() -> Message:
@@ -124,13 +124,13 @@ class AccessLog:
                 raise
             finally:
                 seconds = trio.current_time() - began
-                _write(exchange, seconds)
+                log_exchange(exchange, seconds)
                 self._observe(exchange, seconds)
 
 
-def request_id(scope: Scope) -> str:
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Return the client's `X-Request-ID` where it is harmless in logs, headers and JSON, else a new one."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         text: str = value.decode("latin-1")
         if name == b"x-request-id" and SANE_ID.fullmatch(text):
             return text
@@ -140,14 +140,21 @@ def request_id(scope: Scope) -> str:
 def client_address(scope: Scope) -> str:
     """Return the peer's address; an IPv4 peer of a dual-stack socket in its usual form."""
     peer = scope.get("client")
-    return str(peer[0]).removeprefix("::ffff:") if peer else ""
+    return address_text(str(peer[0])) if peer else ""
 
 
-def _shown(path: str) -> str:
+def address_text(host: str) -> str:
+    """Return an address in its usual form."""
+    return host.removeprefix("::ffff:")
+
+
+def shown(path: str) -> str:
+    """Return a path as a log may show it."""
     return path if path.isprintable() else repr(path)
 
 
-def _write(exchange: Exchange, seconds: float) -> None:
+def log_exchange(exchange: Exchange, seconds: float) -> None:
+    """Write the one line about a request that has ended."""
     quiet = exchange.outcome is Outcome.COMPLETE and exchange.status < 400 and QUIET.match(exchange.path)
     (log.debug if quiet else log.info)(
         "request",

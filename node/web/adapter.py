@@ -37,27 +37,35 @@ class Adapter:
         body = body_of(scope, receive, self._stall_deadline)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, body, receive, nursery.cancel_scope)
-            await self._respond(scope, body, send, exchange)
+            await respond(self._handler, lambda: request_from(scope, body, exchange.id), send, exchange, body)
             nursery.cancel_scope.cancel(reason="the request is answered")
 
-    async def _respond(self, scope: Scope, body: IncomingBody | EmptyBody, send: Send, exchange: Exchange) -> None:
-        method = exchange.method
-        try:
-            with unwrap():
-                answer = await self._handler(request_from(scope, body, exchange.id))
-            head = head_of(answer, method)
-        except ClientGone:
-            exchange.client_left = True
-            return
-        except Exception as error:  # noqa: BLE001  # the one place where any error becomes an answer; it logs what is ours
-            answer, head = _failure(error, exchange)
-        if isinstance(body, IncomingBody):
-            body.over.set()
-        exchange.answered = answer.outcome
-        if isinstance(answer.body, Stream) and method != "HEAD":
-            await _stream(answer.body, Outlet(head, answer.body.length, exchange, send), exchange, send)
-        else:
-            await send_whole(answer, method, head, send)
+
+async def respond(
+    handler: Handler,
+    request: Callable[[], Request],
+    send: Send,
+    exchange: Exchange,
+    body: IncomingBody | EmptyBody | None = None,
+) -> None:
+    """Ask the handler and send what it answers, or what its failure means. `send` takes ASGI messages, whatever carries them."""
+    method = exchange.method
+    try:
+        with unwrap():
+            answer = await handler(request())
+        head = head_of(answer, method)
+    except ClientGone:
+        exchange.client_left = True
+        return
+    except Exception as error:  # noqa: BLE001  # the one place where any error becomes an answer; it logs what is ours
+        answer, head = _failure(error, exchange)
+    if isinstance(body, IncomingBody):
+        body.over.set()
+    exchange.answered = answer.outcome
+    if isinstance(answer.body, Stream) and method != "HEAD":
+        await _stream(answer.body, Outlet(head, answer.body.length, exchange, send), exchange, send)
+    else:
+        await send_whole(answer, method, head, send)
 
 
 async def _stream(stream: Stream, outlet: Outlet, exchange: Exchange, send: Send) -> None:
@@ -67,6 +75,8 @@ async def _stream(stream: Stream, outlet: Outlet, exchange: Exchange, send: Send
                 async for chunk in chunks:
                     await outlet.put(chunk)
             await outlet.finish()
+    except ClientGone:
+        exchange.client_left = True
     except Exception as error:
         if not outlet.started:
             answer, head = _failure(error, exchange)

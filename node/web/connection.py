@@ -4,7 +4,7 @@ Hypercorn would follow a plain-text client to HTTP/2 (`Upgrade: h2c`, or the HTT
 every other request of the connection, and neither the hygiene wrapper nor the drain has been tried.
 """
 
-from typing import cast
+from typing import Any
 
 import h11
 import trio
@@ -18,6 +18,26 @@ TlsStream = trio.SSLStream[trio.SocketStream]
 Stream = trio.SocketStream | TlsStream
 
 
+class Pushback:
+    """A stream with bytes in front that somebody has read already. Everything but reading goes straight to the stream."""
+
+    def __init__(self, stream: Stream, data: bytes) -> None:
+        self._stream = stream
+        self._data = data
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return the bytes in front first."""
+        if not self._data:
+            return bytes(await self._stream.receive_some(max_bytes))
+        await trio.lowlevel.checkpoint()
+        most = len(self._data) if max_bytes is None else max_bytes
+        data, self._data = self._data[:most], self._data[most:]
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Http1(H11Protocol):
     """HTTP/1.1 and 1.0, nothing else."""
 
@@ -28,18 +48,9 @@ class Http1(H11Protocol):
 class Connection(TCPServer):
     """Serves one accepted stream until it closes. Timeouts, limits and the drain signal come from `config` and `context`."""
 
-    async def run(self) -> None:
-        """Shake hands where the stream is TLS, then serve requests until either side closes. The stream is closed at the end."""
+    async def serve(self, socket: trio.socket.SocketType, *, secure: bool) -> None:
+        """Serve requests until either side closes; a TLS stream has shaken hands. The stream is closed at the end."""
         try:
-            # Hypercorn declares TLS only, and tells plain streams by what they lack.
-            stream = cast("Stream", self.stream)
-            secure = isinstance(stream, trio.SSLStream)
-            if isinstance(stream, trio.SSLStream):
-                with trio.fail_after(self.config.ssl_handshake_timeout):
-                    await stream.do_handshake()
-                socket = stream.transport_stream.socket
-            else:
-                socket = stream.socket
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup() as self._task_group:

@@ -18,8 +18,9 @@ from hypercorn.typing import ASGIFramework, LifespanState
 from node.settings import Settings
 from node.web.app import BEYOND_LIMIT
 from node.web.asgi import App
-from node.web.connection import Connection, Stream, TlsStream
+from node.web.connection import Connection, Pushback, Stream, TlsStream
 from node.web.groups import unwrap
+from node.web.lane import Lane
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
 
@@ -118,6 +119,7 @@ async def serve(
     shutdown: trio.Event,
     keep_alive: float = KEEP_ALIVE,
     tls: ssl.SSLContext | None = None,
+    lane: Lane | None = None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` on `bind` until `shutdown`, then drain and return; `task_status` reports the bound address.
@@ -126,7 +128,14 @@ async def serve(
     """
     listening = await open_socket(bind, send_stall=settings.stall_deadline)
     await serve_sockets(
-        app, settings, sockets=[listening], shutdown=shutdown, keep_alive=keep_alive, tls=tls, task_status=task_status
+        app,
+        settings,
+        sockets=[listening],
+        shutdown=shutdown,
+        keep_alive=keep_alive,
+        tls=tls,
+        lane=lane,
+        task_status=task_status,
     )
 
 
@@ -139,6 +148,7 @@ async def serve_sockets(
     keep_alive: float = KEEP_ALIVE,
     tls: ssl.SSLContext | None = None,
     outlived: bool = False,
+    lane: Lane | None = None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on sockets that already listen, and close them at the end; otherwise as `serve`. Reports the first one's address.
@@ -149,7 +159,7 @@ async def serve_sockets(
         tls.set_alpn_protocols(["http/1.1"])
     host, port = sockets[0].getsockname()[:2]
     most = settings.maximum_connections
-    server = _Server(app, hypercorn_config(keep_alive), tls, most, trio.Semaphore(most + RESERVE))
+    server = _Server(app, hypercorn_config(keep_alive), tls, most, trio.Semaphore(most + RESERVE), lane)
     listeners = [trio.socket.from_stdlib_socket(listening) for listening in sockets]
     try:
         with unwrap():
@@ -170,6 +180,8 @@ async def serve_sockets(
                     log.info("draining", connections=len(server.live), seconds=settings.drain_deadline)
                     await trio.sleep(SETTLE)
                     await server.context.terminated.set()
+                    if lane is not None:
+                        lane.stop()
                     outer.cancel_scope.deadline = trio.current_time() + settings.drain_deadline
                 outer.cancel_scope.cancel(reason="every connection has ended")
     finally:
@@ -200,6 +212,7 @@ class _Server:
     tls: ssl.SSLContext | None
     most: int
     slots: trio.Semaphore
+    lane: Lane | None
     context: WorkerContext = field(factory=lambda: WorkerContext(None))
     live: set[trio.socket.SocketType] = Factory(set)
     quiet: trio.Event = Factory(trio.Event)
@@ -246,10 +259,10 @@ class _Server:
             stream: Stream = plain
             if self.tls is not None:
                 stream = trio.SSLStream(plain, self.tls, server_side=True, https_compatible=True)
+                with trio.fail_after(self.config.ssl_handshake_timeout):
+                    await stream.do_handshake()
             with unwrap():
-                app = ASGIWrapper(cast("ASGIFramework", self.app))
-                state = LifespanState({BEYOND_LIMIT: len(self.live) > self.most})
-                await Connection(app, self.config, self.context, state, cast("TlsStream", stream)).run()
+                await self._serve(stream, accepted)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             log.debug("connection lost", error=repr(error))
         except Exception:
@@ -260,6 +273,20 @@ class _Server:
             self.slots.release()
             if not self.live:
                 self.quiet.set()
+
+    async def _serve(self, stream: Stream, accepted: trio.socket.SocketType) -> None:
+        """Let the pull lane have the connection as long as it can, then Hypercorn."""
+        beyond = len(self.live) > self.most
+        rest: bytes | None = b""
+        if self.lane is not None and not beyond:
+            rest = await self.lane.serve(stream, accepted.getpeername()[0])
+        if rest is None:
+            await stream.aclose()
+            return
+        app = ASGIWrapper(cast("ASGIFramework", self.app))
+        state = LifespanState({BEYOND_LIMIT: beyond})
+        connection = Connection(app, self.config, self.context, state, cast("TlsStream", Pushback(stream, rest)))
+        await connection.serve(accepted, secure=self.tls is not None)
 
     async def cut_when_cancelled(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wait to be cancelled, give the connections a moment to end, then close their sockets: their sends are shielded."""

@@ -18,6 +18,7 @@ from node.health import HealthFacts, Reachability
 from node.settings import Settings
 from node.web.adapter import Handler
 from node.web.app import create_app
+from node.web.lane import Lane
 from node.web.listener import Address, serve
 from replication.model import LocationHealth, Verdict
 from tests.edge.wire import PATIENCE, Client, connect
@@ -88,6 +89,7 @@ class Node:
     shutdown: trio.Event = field(factory=trio.Event)
     stopped: trio.Event = field(factory=trio.Event)
     draining: bool = False
+    with_lane: bool = False
 
     def facts(self) -> HealthFacts:
         return self.facts_now
@@ -106,6 +108,8 @@ class Node:
         settings = evolve(SETTINGS, **changes)
         app = create_app(handler, self, settings, draining=lambda: self.draining, linger=linger)
 
+        lane = Lane(handler, lambda: self.draining, keep_alive=keep_alive) if self.with_lane else None
+
         async def run(task_status: trio.TaskStatus[Address]) -> None:
             await serve(
                 app,
@@ -114,6 +118,7 @@ class Node:
                 shutdown=self.shutdown,
                 keep_alive=keep_alive,
                 tls=tls,
+                lane=lane,
                 task_status=task_status,
             )
             self.stopped.set()
@@ -135,9 +140,10 @@ class Node:
         return trio.current_time() - began
 
 
-@pytest.fixture
-async def node(nursery: trio.Nursery) -> Node:
-    return Node(nursery)
+@pytest.fixture(params=["hypercorn", "lane"])
+async def node(nursery: trio.Nursery, request: pytest.FixtureRequest) -> Node:
+    """Every test runs over both edges: what a client sees must not depend on who answers it."""
+    return Node(nursery, with_lane=request.param == "lane")
 
 
 async def hello(request: Request) -> Answer:

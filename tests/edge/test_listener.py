@@ -9,7 +9,7 @@ import trio
 
 from node.web.listener import Address, CannotListen, parse_bind, serve
 from tests.edge.conftest import SETTINGS, Node, hello
-from tests.edge.wire import QUIET, Closed, connect
+from tests.edge.wire import Closed, connect
 
 
 @pytest.mark.parametrize(
