@@ -6,7 +6,7 @@ QUAY_DISTRIBUTED_STORAGE_PREFERENCE, then the defaults in `Settings`.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +154,34 @@ def _check_together(values: Mapping[str, Any], findings: Findings) -> None:
     # One part being filled and one on its way is the least that a single upload needs.
     if memory < 2 * part:
         findings.wrong("PART_MEMORY", say_size(memory), f"write at least twice PART_SIZE: {say_size(2 * part)}")
-    retention = value("deleted_blob_retention")
-    for name, field in (("PRESIGN_LIFETIME", "presign_lifetime"), ("METADATA_STALENESS", "metadata_staleness")):
-        if retention < value(field):
-            findings.warn(
-                f"DELETED_BLOB_RETENTION ({say_duration(retention)}) is shorter than {name} "
-                f"({say_duration(value(field))}): a pull may name bytes that are gone"
-            )
+    _check_durations(value, findings)
+
+
+def _check_durations(value: Callable[[str], Any], findings: Findings) -> None:
+    """Find durations that would let something go while somebody relies on it."""
+    retention, needed = value("deleted_blob_retention"), value("presign_lifetime") + value("metadata_staleness")
+    if retention < needed:
+        findings.wrong(
+            "DELETED_BLOB_RETENTION",
+            say_duration(retention),
+            "a pull may name bytes that are gone: write at least PRESIGN_LIFETIME plus METADATA_STALENESS, "
+            f"which is {say_duration(needed)}",
+        )
+    grace, age = value("garbage_grace"), value("upload_max_age")
+    if grace <= age:
+        findings.wrong(
+            "GARBAGE_GRACE",
+            say_duration(grace),
+            "the first blobs of a slow push would go before its manifest comes: write more than UPLOAD_MAX_AGE, "
+            f"which is {say_duration(age)}",
+        )
+    window, options = value("tag_expiration"), value("tag_expiration_options")
+    if window not in options:
+        findings.wrong(
+            "DEFAULT_TAG_EXPIRATION",
+            say_duration(window),
+            f"write one of TAG_EXPIRATION_OPTIONS: {', '.join(map(say_duration, options))}",
+        )
 
 
 def _check_open(values: Mapping[str, Any], document: Mapping[str, object], findings: Findings) -> None:

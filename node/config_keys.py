@@ -16,6 +16,7 @@ from node.config_values import (
     parse_duration,
     read_choice,
     read_duration,
+    read_durations,
     read_flag,
     read_hostname,
     read_number,
@@ -24,7 +25,8 @@ from node.config_values import (
     read_whole_duration,
 )
 
-DAY = 86400
+HOUR = 3600
+DAY = 24 * HOUR
 WEEK = 7 * DAY
 
 
@@ -54,6 +56,12 @@ KEYS = (
     Key("MAXIMUM_MANIFEST_SIZE", "maximum_manifest_size", read_size(64 * KIB, 64 * MIB)),
     Key("UPLOAD_MAX_AGE", "upload_max_age", read_duration(1)),
     Key("DELETED_BLOB_RETENTION", "deleted_blob_retention", parse_duration),
+    # A HEAD promises that a blob stays for an hour; what used it until now, that it stays for two.
+    Key("GARBAGE_GRACE", "garbage_grace", read_duration(2 * HOUR)),
+    Key("FEATURE_GARBAGE_COLLECTION", "collect", read_flag),
+    Key("GARBAGE_COLLECTION_FREQUENCY", "collect_every", read_duration(1, DAY)),
+    Key("DEFAULT_TAG_EXPIRATION", "tag_expiration", parse_duration),
+    Key("TAG_EXPIRATION_OPTIONS", "tag_expiration_options", read_durations),
     Key("METADATA_STALENESS", "metadata_staleness", read_duration(0, 3600)),
     Key("METADATA_GRACE", "metadata_grace", read_duration(0, WEEK)),
     Key("TAG_STALENESS", "tag_staleness", read_duration(0, WEEK)),

@@ -158,6 +158,15 @@ def read_duration(least: float = 0.0, most: float | None = None) -> Callable[[ob
     return read
 
 
+def read_durations(value: object) -> tuple[float, ...]:
+    """Return a list of durations, in seconds, at least one. One text is split as in the environment."""
+    if isinstance(value, str):
+        value = split_ids(value)
+    if not isinstance(value, list | tuple) or not value:
+        raise Unfit('write a list of durations, such as ["0s", "1d", "2w"]')
+    return tuple(parse_duration(item) for item in value)
+
+
 def read_whole_duration(least: int, most: int) -> Callable[[object], int]:
     """Return a reader of durations in whole seconds."""
     inner = read_duration(least, most)

@@ -82,6 +82,16 @@ class Settings:
     """UPLOAD_MAX_AGE."""
     deleted_blob_retention: float = 24 * 3600
     """DELETED_BLOB_RETENTION."""
+    garbage_grace: float = 72 * 3600
+    """GARBAGE_GRACE: how long what nothing references stays."""
+    collect: bool = True
+    """FEATURE_GARBAGE_COLLECTION."""
+    collect_every: float = 30.0
+    """GARBAGE_COLLECTION_FREQUENCY."""
+    tag_expiration: float = 14 * 86400
+    """DEFAULT_TAG_EXPIRATION: how long a deleted or moved tag can be restored, unless its namespace has a window of its own."""
+    tag_expiration_options: tuple[float, ...] = (0.0, 86400.0, 7 * 86400.0, 14 * 86400.0, 28 * 86400.0)
+    """TAG_EXPIRATION_OPTIONS: the windows that a namespace may have."""
     metadata_staleness: float = 5.0
     """METADATA_STALENESS."""
     metadata_grace: float = 3600.0

@@ -227,10 +227,17 @@ class TestValues:
         )
         assert only_error(MAXIMUM_LAYER_SIZE="60G").startswith("MAXIMUM_LAYER_SIZE: found 60 GiB; 10000 parts")
 
-    def test_bytes_that_leave_before_the_answers_that_name_them_are_warned_of(self) -> None:
-        """A retention below what presigned URLs and caches live is allowed, and said."""
-        made = settings(DELETED_BLOB_RETENTION=1)
-        assert len([line for line in made.warnings if line.startswith("DELETED_BLOB_RETENTION (1s)")]) == 2
+    def test_nothing_goes_while_somebody_relies_on_it(self) -> None:
+        """Bytes outlive the answers that name them, and unused blobs the longest upload; the error names both keys."""
+        assert "PRESIGN_LIFETIME plus METADATA_STALENESS, which is 10m 5s" in only_error(DELETED_BLOB_RETENTION="10m")
+        settings(DELETED_BLOB_RETENTION="10m 5s")
+        assert "more than UPLOAD_MAX_AGE, which is 2d" in only_error(GARBAGE_GRACE="48h")
+        settings(GARBAGE_GRACE="49h")
+
+    def test_the_usual_tag_window_is_one_that_may_be_chosen(self) -> None:
+        """DEFAULT_TAG_EXPIRATION is one of TAG_EXPIRATION_OPTIONS, as in Quay."""
+        assert "one of TAG_EXPIRATION_OPTIONS: 1d, 7d" in only_error(TAG_EXPIRATION_OPTIONS=["1d", "1w"])
+        assert settings(TAG_EXPIRATION_OPTIONS=["1d", "1w"], DEFAULT_TAG_EXPIRATION="7d").tag_expiration == 7 * 86400
 
     @pytest.mark.parametrize("given", [ABSENT, False])
     def test_an_open_registry_must_be_asked_for(self, given: object) -> None:

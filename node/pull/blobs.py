@@ -10,8 +10,9 @@ from node.answers import Answer, Headers, Request, Stream
 from node.errors import BLOB_UNKNOWN, UNAVAILABLE, Code, RegistryError
 from node.names import check_digest
 from node.pull.ranges import ByteRange, RangeNotSatisfiable, parse_range
+from node.records.collect import HEAD_PROMISE
 from node.records.postgres import DatabaseUnavailable
-from node.records.pulls import FoundBlob, find_blob
+from node.records.pulls import FoundBlob, find_blob, prolong_blob
 from node.registry import Registry
 from replication.model import Placement
 from replication.reader import NoGoodSource
@@ -27,6 +28,8 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
     """
     digest = str(check_digest(digest_text))
     found = await look_up_blob(registry, repository, digest, pieces=False)
+    if request.method == "HEAD" and found is not None:
+        found = await _promised(registry, repository, found)
     if found is None or not found.placements:
         raise RegistryError(BLOB_UNKNOWN, {"name": repository, "digest": digest})
     size = found.blob.size
@@ -64,7 +67,9 @@ async def look_up_blob(registry: Registry, repository: str, digest: str, *, piec
     if warm is not None and (not pieces or warm.blob.pieces is not None):
         return warm
     try:
-        found = await find_blob(registry.database, repository, digest, pieces=pieces)
+        found = await find_blob(
+            registry.database, repository, digest, pieces=pieces, grace=registry.settings.garbage_grace
+        )
     except DatabaseUnavailable:
         seen = cache.get(
             (repository, digest), registry.memory.freshness.oldest(repository, digest, asked_at, away=True)
@@ -81,6 +86,23 @@ def _may_send_away(registry: Registry, placement: Placement) -> bool:
     settings, engine = registry.settings, registry.engines.get(placement.location)
     return (
         engine is not None
+async def _promised(registry: Registry, repository: str, found: FoundBlob) -> FoundBlob | None:
+    """Return the blob if it stays for an hour at least, which a client that asks before it pushes relies on.
+
+    A candidate of collection with less left is prolonged; None if the collector was faster.
+    """
+    settings, digest = registry.settings, found.blob.digest
+    # What is in memory has grown older since.
+    if found.stays is None or found.stays >= HEAD_PROMISE + settings.metadata_staleness:
+        return found
+    await prolong_blob(registry.database, repository, digest)
+    asked_at = trio.current_time()
+    again = await find_blob(registry.database, repository, digest, pieces=False, grace=settings.garbage_grace)
+    if again is not None:
+        registry.memory.blobs.keep((repository, digest), again, asked_at)
+    return again
+
+
         and engine.presigns
         and not settings.proxy_storage
         and settings.locations[placement.location].redirect

@@ -70,7 +70,7 @@ async def commit_blob(
         linked AS (SELECT new.id AS blob_id, $5::bigint AS size, gone.namespace_id FROM new, gone),
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT gone.repository_id, new.id FROM gone, new
-            ON CONFLICT DO NOTHING),
+            ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = now()),
         placed AS (
             INSERT INTO placement AS p (blob_id, location_id, key) SELECT new.id, gone.location_id, $7 FROM gone, new
             ON CONFLICT (blob_id, location_id)
@@ -123,7 +123,7 @@ async def mount_blob(
         linked AS (SELECT wanted.id AS blob_id, wanted.size, repo.namespace_id FROM wanted, repo),
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, wanted.id FROM repo, wanted
-            ON CONFLICT DO NOTHING),
+            ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = now()),
         {OWE.format(required=_REQUIRED_OF_NEW, replicate="$5", besides="")}
         SELECT (SELECT coalesce(array_agg(l.name), '{{}}') FROM owed JOIN location l ON l.id = owed.location_id) AS debt FROM wanted
         """,  # noqa: S608

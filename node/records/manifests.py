@@ -75,19 +75,21 @@ async def commit_manifest(
         policy AS (SELECT n.version, n.policy FROM namespace n JOIN found f ON f.namespace_id = n.id),
         stale AS (SELECT version, policy FROM policy WHERE version <> $13),
         ok AS (SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM stale)),
-        known AS (SELECT id FROM manifest WHERE digest = $3),
+        known AS (SELECT id FROM manifest WHERE digest = $3 FOR KEY SHARE),
         made AS (
             INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations)
             SELECT $3, $7, $8, $9, $10::json FROM ok WHERE NOT EXISTS (SELECT FROM known)
             ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest RETURNING id),
         m AS (SELECT known.id FROM known, ok UNION SELECT id FROM made),
         link AS (
-            INSERT INTO repository_manifest AS rm (repository_id, manifest_id, media_type) SELECT ok.id, m.id, $11 FROM ok, m
-            ON CONFLICT (repository_id, manifest_id) DO UPDATE SET media_type = excluded.media_type
-            WHERE rm.media_type <> excluded.media_type),
+            INSERT INTO repository_manifest (repository_id, manifest_id, media_type) SELECT ok.id, m.id, $11 FROM ok, m
+            ON CONFLICT (repository_id, manifest_id) DO UPDATE SET media_type = excluded.media_type, linked_at = now()),
         blobs AS (INSERT INTO manifest_blob (manifest_id, blob_id) SELECT m.id, b.id FROM m, found_blob b ON CONFLICT DO NOTHING),
         children AS (
             INSERT INTO manifest_child (manifest_id, child_id) SELECT m.id, c.id FROM m, found_child c ON CONFLICT DO NOTHING),
+        awaited AS (
+            INSERT INTO awaited_child (manifest_id, digest) SELECT m.id, w.digest FROM m, wanted_child w
+            WHERE NOT EXISTS (SELECT FROM found_child c WHERE c.digest = w.digest) ON CONFLICT DO NOTHING),
         tags AS (
             INSERT INTO tag (repository_id, name, manifest_id) SELECT ok.id, t, m.id FROM ok, m, unnest($12::text[]) t
             ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id),

@@ -39,6 +39,8 @@ _LOST = (
     TimeoutError,
 )
 _AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+# What a statement had seen was collected before it could refer to it: a second look will not see it any more.
+_COLLECTED = asyncpg.ForeignKeyViolationError
 
 
 class DatabaseUnavailable(LedgerUnavailable):
@@ -139,7 +141,7 @@ class Database:
                     self._trips += 1
                     try:
                         return await work(connection)
-                    except _AGAIN:
+                    except (*_AGAIN, _COLLECTED):
                         if attempt == _TRIES - 1:
                             raise
                 raise AssertionError("unreachable")

@@ -1,0 +1,23 @@
+"""Repositories and namespaces deleted whole. What they held becomes garbage at once; its grace begins now. One statement each."""
+
+from node.records.postgres import Database
+
+_SECONDS = 300.0
+"""A repository of a hundred thousand manifests takes its time."""
+
+
+async def delete_repository(database: Database, repository: str) -> bool:
+    """Delete a repository with its tags, their history, its manifests and uploads. False: there is none of that name.
+
+    Tags of it cannot be restored. Its blobs are collected when their grace is over, unless another repository links them.
+    """
+    row = await database.fetch_row("SELECT delete_repository($1) AS deleted", repository, deadline=_SECONDS)
+    assert row is not None
+    return bool(row["deleted"])
+
+
+async def delete_namespace(database: Database, namespace: str) -> int | None:
+    """Delete a namespace with its policy and all its repositories; return how many there were, None without such a namespace."""
+    row = await database.fetch_row("SELECT delete_namespace($1) AS deleted", namespace, deadline=_SECONDS)
+    assert row is not None
+    return None if row["deleted"] is None else int(row["deleted"])

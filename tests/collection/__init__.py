@@ -1,0 +1,1 @@
+"""Deletes and collection, on a real database and real stores."""
