@@ -40,8 +40,8 @@ def duties(
     """Return what this node serves: its own preferred location, and those that no living node prefers.
 
     `cluster.nodes` are the other nodes; one that has been silent for more than `silent_after` seconds, or is draining, owns
-    nothing. `known` are the locations that this node's file has. Copies go to active locations only; deletes reach all but removed
-    ones. A node that is itself draining takes on nothing new.
+    nothing. `known` are the locations that this node's file has. Copies go to active locations only; deletes reach all but paused
+    and removed ones. A node that is itself draining takes on nothing new.
     """
     if draining:
         return Duties((), ())
@@ -59,7 +59,7 @@ def duties(
         sweeps=tuple(
             location
             for location in served
-            if cluster.states.get(location, LocationState.REMOVED) is not LocationState.REMOVED
+            if cluster.states.get(location, LocationState.REMOVED) not in (LocationState.PAUSED, LocationState.REMOVED)
         ),
     )
 

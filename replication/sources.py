@@ -1,7 +1,9 @@
 """Pull-source selection: which copies of a blob to read, best first, and whether a client may be sent to one. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
+
+from attrs import evolve
 
 from replication.model import PIECE, Blob, Board, LocationHealth, LocationState, Placement, Verdict
 
@@ -36,6 +38,25 @@ def choose_sources(placements: Iterable[Placement], preference: Sequence[str], b
         )
 
     return tuple(sorted(placements, key=rank))
+
+
+OUT_OF_SERVICE = frozenset({LocationState.PAUSED, LocationState.REMOVED})
+"""States in which operators want nothing read from a location, or written to it."""
+
+
+def readable(placements: Iterable[Placement], states: Mapping[str, LocationState]) -> tuple[Placement, ...]:
+    """Return the copies that may be read at all: those in locations that are not out of service. One without a state is not."""
+    return tuple(placement for placement in placements if states.get(placement.location) not in OUT_OF_SERVICE)
+
+
+def in_service(board: Board, states: Mapping[str, LocationState]) -> Board:
+    """Return the board as operators want it seen: what is out of service is down there, however well it answers probes."""
+    return {
+        name: evolve(health, verdict=Verdict.DOWN, probe_good=False, reason=f"{states[name].value} by the operators")
+        if states.get(name) in OUT_OF_SERVICE
+        else health
+        for name, health in board.items()
+    }
 
 
 def may_redirect(placement: Placement, board: Board, now: float) -> bool:

@@ -16,7 +16,7 @@ from node.records.pulls import FoundBlob, find_blob, prolong_blob
 from node.registry import Registry
 from replication.model import Placement
 from replication.reader import NoGoodSource
-from replication.sources import choose_sources, lacks, may_redirect
+from replication.sources import choose_sources, in_service, lacks, may_redirect, readable
 
 _RANGE_UNSATISFIABLE = Code("SIZE_INVALID", 416, "the requested range is not inside the blob")
 
@@ -47,9 +47,13 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
     )
     if request.method == "HEAD":
         return Answer(200, (("content-type", "application/octet-stream"), *headers), length=size)
-    board = registry.watcher.board
-    sources = choose_sources(found.placements, registry.settings.preference, board)
-    if registry.settings.replicate and lacks(sources, registry.settings.preferred):
+    board = in_service(registry.watcher.board, registry.states())
+    sources = choose_sources(readable(found.placements, registry.states()), registry.settings.preference, board)
+    if not sources:
+        where = ", ".join(sorted(placement.location for placement in found.placements))
+        detail = {"digest": digest, "reason": f"every location that holds this blob is out of service now: {where}"}
+        raise RegistryError(UNAVAILABLE, detail, retry_after=30)
+    if registry.settings.replicate and lacks(found.placements, registry.settings.preferred):
         registry.wanted.note(found.blob, registry.settings.preferred)
     if size < registry.settings.redirect_minimum_size:
         return await _answer_small(registry, repository, found, sources, wanted, headers)

@@ -63,7 +63,7 @@ async def begin_upload(
         choice AS (
             SELECT l.id, c.key, c.reserved_key, c.place
             FROM repo, unnest($4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS c (location, key, reserved_key, place)
-            JOIN location l ON l.name = c.location
+            JOIN location l ON l.name = c.location AND l.state = 'active'
             WHERE NOT EXISTS (
                 SELECT FROM namespace_never v WHERE v.namespace_id = repo.namespace_id AND v.location_id = l.id)
             ORDER BY c.place LIMIT 1),
