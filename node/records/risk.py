@@ -1,7 +1,7 @@
 """What would be lost if a location died now: blobs whose only good copy is there, and the tags whose images they belong to."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from attrs import frozen
 
@@ -10,6 +10,7 @@ from node.records.postgres import Database
 _BLOBS_AT_ONCE = 200
 _TAGS_PER_BLOB = 1000
 _MOST_LOOKS = 25
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @frozen
@@ -31,7 +32,8 @@ async def risk_totals(database: Database, location: str | None = None) -> Sequen
         SELECT l.name, coalesce(s.blobs, 0)::bigint AS blobs, coalesce(s.bytes, 0)::bigint AS bytes, greatest(0, extract(epoch FROM
             now() - (SELECT c.since FROM sole_copy c WHERE c.location_id = l.id ORDER BY c.since LIMIT 1)))::float8 AS oldest
         FROM location l
-        LEFT JOIN LATERAL (SELECT sum(t.blobs) AS blobs, sum(t.bytes) AS bytes FROM sole_total t WHERE t.location_id = l.id) s ON true
+        LEFT JOIN LATERAL (
+            SELECT sum(t.blobs) AS blobs, sum(t.bytes) AS bytes FROM sole_total t WHERE t.location_id = l.id) s ON true
         WHERE l.state <> 'removed' AND ($1::text IS NULL OR l.name = $1) ORDER BY l.name
         """,
         location,
@@ -64,13 +66,14 @@ async def tags_at_risk(database: Database, location: str, most: int) -> RiskPage
     blobs without any tag are passed over, and after some thousand of them in a row the page ends early, with `more`.
     """
     found: dict[tuple[str, str], TagAtRisk] = {}
-    since, blob, more = datetime.min, 0, False
+    since, blob, more = _BEGINNING, 0, False
     for _ in range(_MOST_LOOKS):
         rows = await database.fetch(
             f"""
             WITH batch AS MATERIALIZED (
                 SELECT s.blob_id, s.since FROM sole_copy s JOIN location l ON l.id = s.location_id
-                WHERE l.name = $1 AND (s.since, s.blob_id) > ($2::timestamptz, $3) ORDER BY s.since, s.blob_id LIMIT {_BLOBS_AT_ONCE}),
+                WHERE l.name = $1 AND (s.since, s.blob_id) > ($2::timestamptz, $3)
+                ORDER BY s.since, s.blob_id LIMIT {_BLOBS_AT_ONCE}),
             named AS (
                 SELECT batch.since, batch.blob_id, t.repository_id, t.name
                 FROM batch CROSS JOIN LATERAL (SELECT * FROM blob_tags(batch.blob_id) LIMIT {_TAGS_PER_BLOB}) t),
