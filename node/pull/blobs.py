@@ -86,10 +86,6 @@ async def look_up_blob(registry: Registry, repository: str, digest: str, *, piec
     return found
 
 
-def _may_send_away(registry: Registry, placement: Placement) -> bool:
-    settings, engine = registry.settings, registry.engines.get(placement.location)
-    return (
-        engine is not None
 async def _promised(registry: Registry, repository: str, found: FoundBlob) -> FoundBlob | None:
     """Return the blob if it stays for an hour at least, which a client that asks before it pushes relies on.
 
@@ -107,6 +103,10 @@ async def _promised(registry: Registry, repository: str, found: FoundBlob) -> Fo
     return again
 
 
+def _may_send_away(registry: Registry, placement: Placement) -> bool:
+    settings, engine = registry.settings, registry.engines.get(placement.location)
+    return (
+        engine is not None
         and engine.presigns
         and not settings.proxy_storage
         and settings.locations[placement.location].redirect
