@@ -2,9 +2,10 @@
 
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 
 import structlog
+import trio
 from attrs import define, field
 
 from engines.contract import Engine
@@ -14,16 +15,19 @@ from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
 from node.hint_hub import Hub
 from node.metrics import Metrics
+from node.records.closures import read_closure
 from node.records.ledger import PostgresLedger
 from node.records.members import LocationRow, Membership
 from node.records.postgres import Database
 from node.registry import Memory, Registry
 from node.services import ServiceBoard
 from node.settings import Settings
+from node.waiting import Subject, Waiting
 from replication.bandwidth import Bandwidth, FailoverCap
-from replication.copier import Copier, CopierSettings
+from replication.closure import Closure
+from replication.copier import Copier, CopierSettings, CopyEnd, CopyReport
 from replication.health import HealthRules
-from replication.model import Blob, LocationHealth, LocationState, Placement, Verdict
+from replication.model import Blob, CopyTask, LocationHealth, LocationState, Placement, Verdict
 from replication.parts import PartPool
 from replication.reader import Reader, ReaderSettings
 from replication.scheduler import Scheduler, SchedulerSettings
@@ -60,6 +64,8 @@ class Node:
     reader: Reader
     pool: PartPool
     gates: Gates
+    waiting: Waiting
+    durable: Waiting
     name: str
     """This process's id, new at every start."""
     metrics: Metrics = field(factory=Metrics)
@@ -95,6 +101,8 @@ class Node:
     def start_draining(self) -> None:
         """Take on nothing new, and say so."""
         self.draining = self.scheduler.draining = self.ledger.draining = True
+        self.waiting.close()
+        self.durable.close()
 
     def registry(self, freshness: Freshness) -> Registry:
         """Return what registry requests are answered from."""
@@ -109,6 +117,8 @@ class Node:
             hints=self.hints,
             pool=self.pool,
             gates=self.gates,
+            waiting=self.waiting,
+            durable=self.durable,
             states=self.states,
             instance=self.name,
             clock=time.time,
@@ -154,6 +164,23 @@ def assemble(
     def choose(placements: Iterable[Placement]) -> tuple[Placement, ...]:
         return choose_sources(placements, settings.preference, watcher.board)
 
+    def copied(task: CopyTask, report: CopyReport) -> None:
+        metrics.copied(task, report)
+        if report.end is CopyEnd.PLACED:
+            now = trio.current_time()
+            ledger.throughput.note(task.destination, report.fetched, now - report.seconds, now)
+
+    def look(subject: Subject) -> Awaitable[Closure | None]:
+        return read_closure(
+            database,
+            subject.repository,
+            subject.digest,
+            locations=subject.locations or None,
+            referrers=subject.referrers,
+            replicate=settings.replicate,
+            whole=subject.whole,
+        )
+
     bandwidth = {location: Bandwidth(settings.bandwidth_per_location) for location in engines}
     copier = Copier(
         engines,
@@ -179,7 +206,7 @@ def assemble(
             lease_seconds=settings.lease_seconds,
         ),
         random.random,
-        metrics.copied,
+        copied,
     )
     cap = FailoverCap(settings.preferred, settings.failover_bandwidth)
 
@@ -220,6 +247,8 @@ def assemble(
         reader=reader,
         pool=pool,
         metrics=metrics,
+        waiting=Waiting(look, hints, settings.replication_waiters),
+        durable=Waiting(look, hints, settings.durability_waiters),
         gates=Gates(settings.maximum_pulls, settings.maximum_streams, settings.maximum_pushes, settings.queue_patience),
         name=name,
     )

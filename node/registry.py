@@ -12,6 +12,7 @@ from node.records.manifests import FoundManifest
 from node.records.postgres import Database
 from node.records.pulls import FoundBlob
 from node.settings import Settings
+from node.waiting import Waiting
 from replication.model import LocationState
 from replication.parts import PartPool
 from replication.policy import Policy
@@ -69,6 +70,10 @@ class Registry:
     hints: Hints
     pool: PartPool
     gates: Gates
+    waiting: Waiting
+    """Who waits for an image to arrive."""
+    durable: Waiting
+    """Pushes that wait for their copies: as many as DURABILITY_WAITERS, whoever else waits."""
     states: Callable[[], Mapping[str, LocationState]]
     """The locations' states as the last heartbeat brought them."""
     instance: str

@@ -120,6 +120,14 @@ class Settings:
     """TEE_SPOOL: where the node keeps blobs that it fetches for pulls and for its preferred store at once."""
     lease_seconds: float = 30.0
     """REPLICATION_LEASE_SECONDS."""
+    wanted_retention: float = 7 * 24 * 3600
+    """WANTED_RETENTION: how long copies that were asked for beyond policy count as required."""
+    replication_waiters: int = 500
+    """REPLICATION_WAITERS: requests of the wait API that may block at once, per node."""
+    durability_deadline: float = 300.0
+    """DURABILITY_DEADLINE: how long a push waits at most for the copies that it, or a policy, asks for."""
+    durability_waiters: int = 200
+    """DURABILITY_WAITERS: pushes that may wait for their durability at once, per node."""
     probe_interval: float = 2.0
     """HEALTH_PROBE_INTERVAL."""
     probe_deadline: float = 2.0

@@ -37,6 +37,7 @@ from node.routes import Routes
 from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
 from node.settings import Settings
 from node.systemd import Manager, inherited_sockets
+from node.web.api_app import create_api
 from node.web.app import create_app
 from node.web.asgi import App
 from node.web.listener import Address, CannotListen, serve, serve_sockets, tune
@@ -113,7 +114,14 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
     registry, totals = node.registry(freshness), Totals(node.database)
     node.metrics.add(State(node, registry.memory, totals, version("antipode")))
     answer = node.metrics.counting(Routes(registry).answer)
-    app = create_app(answer, node, node.settings, draining=lambda: node.draining, metrics=node.metrics)
+    app = create_app(
+        answer,
+        node,
+        node.settings,
+        api=create_api(registry),
+        draining=lambda: node.draining,
+        metrics=node.metrics,
+    )
 
     marked = trio.Event()
 
@@ -144,6 +152,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         await start("wanted", wanted)
         await start("scheduler", node.scheduler.run)
         await start("tees", node.tees.run)
+        await start("waiting", node.waiting.run)
+        await start("durability", node.durable.run)
         await start("events", partial(_listen, node.hints, freshness))
         await start("janitor", partial(run_janitor, node.database, node.hints))
         await start("disk", partial(_look_at_disk, node))

@@ -1,6 +1,8 @@
 """PUT of a manifest: read, checked, and committed together with its tags; and the deletes of manifests, tags and blobs."""
 
 import hashlib
+import json
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -17,13 +19,22 @@ from node.errors import (
     RegistryError,
 )
 from node.names import check_digest, is_tag, namespace_of
+from node.push.durability import Demand, check_possible, make_durable, read_demand
 from node.push.reading import read_manifest
 from node.records.blobs import Unlinking, unlink_blob
-from node.records.manifests import CompiledTags, ManifestFacts, commit_manifest, delete_manifest, delete_tag
+from node.records.closures import move_tags
+from node.records.manifests import (
+    CompiledTags,
+    ManifestCommit,
+    ManifestFacts,
+    commit_manifest,
+    delete_manifest,
+    delete_tag,
+)
 from node.records.policies import load_policy
 from node.registry import Registry
 from replication.digests import Digest
-from replication.policy import NO_POLICY
+from replication.policy import NO_POLICY, Policy, dump_policy
 from replication.ports import Forget, Wake
 
 _MOST_TAGS = 50
@@ -32,7 +43,11 @@ _LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
 
 
 async def put_manifest(registry: Registry, request: Request, repository: str, reference: str) -> Answer:
-    """Store a manifest by tag or digest, with any number of further tags (spec: end-7a, end-7b). Raises RegistryError."""
+    """Store a manifest by tag or digest, with any number of further tags (spec: end-7a, end-7b). Raises RegistryError.
+
+    Where the header Antipode-Durability or the policy asks for copies, the manifest can be pulled by digest at once, and its tags
+    move, and this returns, when the copies are there.
+    """
     named = check_digest(reference) if ":" in reference else None
     tags = request.query.get("tag", ()) if named is not None else (reference,)
     for tag in tags:
@@ -44,11 +59,22 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
             raise RegistryError(TAG_INVALID, detail)
     if len(tags) > _MOST_TAGS:
         raise RegistryError(TAG_INVALID, {"tags": len(tags), "reason": f"at most {_MOST_TAGS} at once"})
-    body = await _read_body(request, registry.settings.maximum_manifest_size)
-    digest = _digest_of(body, named)
-    facts = read_manifest(body, request.headers.get("content-type"), digest)
-    await _commit(registry, repository, facts, tuple(tags))
+    demand = read_demand(registry, request)
+    async with registry.gates.pushes.enter():
+        body = await _read_body(request, registry.settings.maximum_manifest_size)
+        digest = _digest_of(body, named)
+        facts = read_manifest(body, request.headers.get("content-type"), digest)
+        policy, demand = await _commit(registry, repository, facts, tuple(tags), demand)
     registry.tell(Forget(repository, digest), Wake())
+    if demand.durability.waits:
+        # Outside of the gate: who waits for copies works on nothing.
+        del body
+        patterns = (
+            frozenset().union(*(policy.for_tag(tag) for tag in tags)) if registry.settings.replicate else frozenset()
+        )
+        await make_durable(registry, repository, digest, demand, patterns)
+        await _move(registry, repository, digest, tuple(tags))
+        registry.tell(Forget(repository, digest), Wake())
     headers: Headers = (
         ("location", f"/v2/{repository}/manifests/{reference}"),
         ("docker-content-digest", digest),
@@ -61,26 +87,63 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
     return Answer(201, headers, outcome="database")
 
 
-async def _commit(registry: Registry, repository: str, facts: ManifestFacts, tags: tuple[str, ...]) -> None:
-    """Commit with the namespace's policy compiled for these tags; once more if the policy turns out to be another one."""
+async def _commit(
+    registry: Registry, repository: str, facts: ManifestFacts, tags: tuple[str, ...], demand: Demand
+) -> tuple[Policy, Demand]:
+    """Commit under the namespace's policy; return it and what it makes of the demand. Tags move if nothing is waited for."""
     namespace = namespace_of(repository, registry.settings.library_namespace)
-    known = registry.memory.policies.get(namespace) or (0, NO_POLICY)
-    for _ in range(_POLICY_TRIES):
-        version, policy = known
-        places = tuple((tag, location) for tag in tags for location in sorted(policy.for_tag(tag)))
-        committed = await commit_manifest(
+
+    async def commit(version: int, policy: Policy) -> ManifestCommit:
+        now = demand.under(policy)
+        other = await check_possible(registry, namespace, demand, version, policy)
+        if other is not None:
+            return ManifestCommit(stale=True, version=other.version, policy=json.dumps(dump_policy(other.policy)))
+        return await commit_manifest(
             registry.database,
             repository,
             registry.settings.library_namespace,
             facts,
-            CompiledTags(tags, version, places if registry.settings.replicate else ()),
+            CompiledTags((), version) if now.durability.waits else _compiled(registry, tags, version, policy),
             sparse=registry.settings.sparse_index,
         )
-        if committed.missing:
-            raise RegistryError(MANIFEST_BLOB_UNKNOWN, {"name": repository, "missing": list(committed.missing)})
-        if not committed.stale:
-            return
-        known = committed.version, load_policy(committed.policy)
+
+    policy, committed = await _under_policy(registry, repository, commit)
+    if committed.missing:
+        raise RegistryError(MANIFEST_BLOB_UNKNOWN, {"name": repository, "missing": list(committed.missing)})
+    return policy, demand.under(policy)
+
+
+async def _move(registry: Registry, repository: str, digest: str, tags: tuple[str, ...]) -> None:
+    """Move tags to a manifest whose copies are where they were asked for."""
+    if not tags:
+        return
+
+    async def move(version: int, policy: Policy) -> ManifestCommit:
+        return await move_tags(registry.database, repository, digest, _compiled(registry, tags, version, policy))
+
+    _, moved = await _under_policy(registry, repository, move)
+    if moved.missing:
+        reason = "it was deleted while its copies were waited for"
+        raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "digest": digest, "reason": reason})
+
+
+def _compiled(registry: Registry, tags: tuple[str, ...], version: int, policy: Policy) -> CompiledTags:
+    places = tuple((tag, location) for tag in tags for location in sorted(policy.for_tag(tag)))
+    return CompiledTags(tags, version, places if registry.settings.replicate else ())
+
+
+async def _under_policy(
+    registry: Registry, repository: str, work: Callable[[int, Policy], Awaitable[ManifestCommit]]
+) -> tuple[Policy, ManifestCommit]:
+    """Do work that depends on the namespace's policy; once more if that turns out to be another one than is remembered here."""
+    namespace = namespace_of(repository, registry.settings.library_namespace)
+    known = registry.memory.policies.get(namespace) or (0, NO_POLICY)
+    for _ in range(_POLICY_TRIES):
+        version, policy = known
+        done = await work(version, policy)
+        if not done.stale:
+            return policy, done
+        known = done.version, load_policy(done.policy)
         registry.memory.policies.keep(namespace, known, trio.current_time())
     raise RegistryError(UNAVAILABLE, {"reason": "the namespace's policy keeps changing"}, retry_after=1)
 

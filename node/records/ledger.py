@@ -9,6 +9,7 @@ from node.records.members import Membership, heartbeat
 from node.records.postgres import Database, Row
 from replication.model import Blob, ClusterView, CopyTask, DeadObject, Placement
 from replication.ports import CopyOutcome
+from replication.throughput import Throughput
 
 _PLACEMENTS = """
     LEFT JOIN LATERAL (
@@ -58,6 +59,8 @@ class PostgresLedger:
     _database: Database = field(alias="database")
     _member: Membership = field(alias="member")
     _forget_nodes_after: float = field(default=24 * 3600.0, alias="forget_nodes_after")
+    throughput: Throughput = field(factory=Throughput)
+    """What this node's copies bring; told with every heartbeat."""
     draining: bool = False
 
     async def claim_copies(self, location: str, key_prefix: str, most: int, lease_seconds: float) -> Sequence[CopyTask]:
@@ -231,7 +234,11 @@ class PostgresLedger:
     async def heartbeat(self) -> ClusterView:
         """Say that this node lives."""
         return await heartbeat(
-            self._database, self._member, draining=self.draining, forget_after=self._forget_nodes_after
+            self._database,
+            self._member,
+            draining=self.draining,
+            forget_after=self._forget_nodes_after,
+            throughput=self.throughput.rates(),
         )
 
 

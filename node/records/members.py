@@ -1,5 +1,6 @@
 """The nodes and the locations as rows: who lives, what the operators want of each store, which bucket belongs to which name."""
 
+import json
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
@@ -64,16 +65,24 @@ async def default_locations(database: Database) -> tuple[str, ...]:
     return tuple(row["name"] for row in rows)
 
 
-async def heartbeat(database: Database, member: Membership, *, draining: bool, forget_after: float) -> ClusterView:
+async def heartbeat(
+    database: Database,
+    member: Membership,
+    *,
+    draining: bool,
+    forget_after: float,
+    throughput: Mapping[str, float] | None = None,
+) -> ClusterView:
     """Say that this node lives; return the other nodes and the locations' states. Nodes silent for long are forgotten.
 
-    When all live nodes agree on another default list than the database's, it becomes the database's.
+    `throughput` is what this node's copies bring into each location, bytes per second, so that any node can tell. When all live
+    nodes agree on another default list than the database's, it becomes the database's.
     """
     rows = await database.fetch(
         """
         WITH me AS (
-            INSERT INTO node (id, preference, defaults, version, draining) VALUES ($1, $2, $3, $4, $5)
-            ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining),
+            INSERT INTO node (id, preference, defaults, version, draining, throughput) VALUES ($1, $2, $3, $4, $5, $7::jsonb)
+            ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining, throughput = excluded.throughput),
         gone AS (DELETE FROM node WHERE id <> $1 AND seen_at < now() - $6 * interval '1 second')
         SELECT 'node' AS kind, id::text AS name, preference, extract(epoch FROM now() - seen_at)::float8 AS silent, draining,
             NULL AS state
@@ -86,6 +95,7 @@ async def heartbeat(database: Database, member: Membership, *, draining: bool, f
         member.version,
         draining,
         forget_after,
+        json.dumps(dict(throughput or {})),
     )
     return ClusterView(
         tuple(

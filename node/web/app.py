@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import cast
 
+from quart import Blueprint
+
 from node.errors import UNAVAILABLE, RegistryError
 from node.health import HealthSource
 from node.metrics import Metrics
@@ -30,19 +32,21 @@ def create_app(
     health: HealthSource,
     settings: Settings,
     *,
+    api: Blueprint | None = None,
     draining: Callable[[], bool] = lambda: False,
     linger: float = LINGER,
     metrics: Metrics | None = None,
 ) -> App:
     """Return the application that `listener.serve` serves.
 
-    `registry` answers `/v2` and everything below it; `health` the rest. While `draining()` every answer says `connection: close`,
-    so that clients with a kept connection go elsewhere before the listener closes. `linger`: see `hygiene.py`, seconds.
+    `registry` answers `/v2` and everything below it; `api` has the routes below /api/v1; `health` answers the rest. While
+    `draining()` every answer says `connection: close`, so that clients with a kept connection go elsewhere before the listener
+    closes. `linger`: see `hygiene.py`, seconds.
     `metrics` counts all requests, and answers /metrics.
     """
     adapter = Adapter(registry, stall_deadline=settings.stall_deadline)
     operator = create_operator_app(
-        health, debug_secret=settings.debug_secret, metrics=None if metrics is None else metrics.expose
+        health, api=api, debug_secret=settings.debug_secret, metrics=None if metrics is None else metrics.expose
     )
     router = Router(adapter, cast("App", operator))
     observe = unobserved if metrics is None else metrics.request

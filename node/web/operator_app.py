@@ -13,6 +13,7 @@ from node import health
 from node.answers import Answer, Headers
 from node.errors import NOT_FOUND, Code, RegistryError
 from node.health import HealthAnswer, HealthFacts, HealthSource
+from node.web import api_app
 from node.web.access import exchange_of
 from node.web.asgi import Scope
 from node.web.failures import INTERNAL, answer_to
@@ -34,10 +35,12 @@ def create_operator_app(
     debug_secret: str | None = None,
     clock: Callable[[], float] = trio.current_time,
     metrics: Callable[[], bytes] | None = None,
+    api: quart.Blueprint | None = None,
 ) -> QuartTrio:
     """Return the application. It must run inside `AccessLog`.
 
-    `clock` is the clock of the facts' times; `metrics` returns everything in Prometheus' text form, without waiting.
+    `clock` is the clock of the facts' times; `metrics` returns everything in Prometheus' text form, without waiting; `api`
+    are the routes below /api/v1 (`api_app.py`).
     """
     app = QuartTrio("antipode.operator")
     # Quart would end a slow client's answer after a minute without a word, and take 16 MiB of body.
@@ -77,17 +80,26 @@ def create_operator_app(
         async def scrape() -> quart.Response:
             return quart.Response(expose(), headers={"content-type": METRICS_TYPE, "cache-control": NO_CACHE})
 
+    if api is not None:
+        app.register_blueprint(api)
+
     @app.errorhandler(RegistryError)
     @app.errorhandler(Exception)
     async def failed(error: Exception) -> quart.Response:
-        exchange = exchange_of(cast("Scope", quart.request.scope))
-        if isinstance(error, HTTPException):
-            error = _in_our_words(error)
-        answer = answer_to(error, exchange.id)
-        exchange.failed = answer.status == INTERNAL.status
-        return _response(answer)
+        return _failed(error)
 
     return app
+
+
+def _failed(error: Exception) -> quart.Response:
+    if quart.request.path.startswith(f"{api_app.PREFIX}/"):
+        return api_app.failed(error)
+    exchange = exchange_of(cast("Scope", quart.request.scope))
+    if isinstance(error, HTTPException):
+        error = _in_our_words(error)
+    answer = answer_to(error, exchange.id)
+    exchange.failed = answer.status == INTERNAL.status
+    return _response(answer)
 
 
 def _json(document: object, status: int) -> quart.Response:

@@ -1,0 +1,4 @@
+"""The API as functions from a node's parts and plain parameters to JSON values; it knows no web framework.
+
+`frame.py` has what all of them share: problems (RFC 9457) and the reading of parameters. `node/web/api_app.py` maps paths to them.
+"""

@@ -1,0 +1,249 @@
+"""Closures of manifests: where the blobs are and what is owed, in one statement; copies asked for; tags moved in the end."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from node.records.manifests import CompiledTags, ManifestCommit
+from node.records.postgres import Database
+from replication.closure import Closure, ClosureBlob, Debt, Need, Place
+from replication.model import LocationState
+
+ASKED_FOR = 20
+"""The priority of copies that a durable push or the wait API asked for."""
+
+_MOST_AHEAD = 10_000
+"""Tasks of a queue that are counted; a position beyond says at least so many."""
+
+_LIVE_SECONDS = 15
+"""A node that was silent for longer measures nothing."""
+
+# What is attached to a manifest counts where it is attached in the same repository. Tags of the closure's own repository only, too.
+_CLOSURE = """
+    repo AS (SELECT id, namespace_id FROM repository WHERE name = $1),
+    root AS (
+        SELECT m.id, m.digest FROM repo JOIN repository_manifest rm ON rm.repository_id = repo.id
+        JOIN manifest m ON m.id = rm.manifest_id
+        WHERE m.id = (SELECT manifest_id FROM repo JOIN tag t ON t.repository_id = repo.id AND t.name = $2 WHERE $2 NOT LIKE '%:%')
+        OR m.digest = $2),
+    member (id) AS (
+        SELECT id FROM root
+        UNION
+        SELECT next.id FROM member CROSS JOIN LATERAL (
+            SELECT mc.child_id AS id FROM manifest_child mc WHERE mc.manifest_id = member.id
+            UNION ALL
+            SELECT s.id FROM manifest m JOIN manifest s ON s.subject = m.digest
+            JOIN repository_manifest rm ON rm.manifest_id = s.id AND rm.repository_id = (SELECT id FROM repo)
+            WHERE $3 AND m.id = member.id
+            UNION ALL
+            SELECT t.manifest_id FROM manifest m CROSS JOIN unnest(ARRAY['sig', 'att', 'sbom']) suffix
+            JOIN tag t ON t.name = 'sha256-' || substr(m.digest, 8) || '.' || suffix AND t.repository_id = (SELECT id FROM repo)
+            WHERE $3 AND m.id = member.id AND m.digest LIKE 'sha256:%') next),
+    part AS MATERIALIZED (
+        SELECT DISTINCT b.id, b.digest, b.size FROM member JOIN manifest_blob mb ON mb.manifest_id = member.id
+        JOIN blob b ON b.id = mb.blob_id)
+"""
+"""The closure of the reference $2 (a tag or a digest) of the repository $1, with what is attached to it if $3, as `part`."""
+
+
+async def read_closure(
+    database: Database,
+    repository: str,
+    reference: str,
+    *,
+    locations: Sequence[str] | None = None,
+    referrers: bool = False,
+    replicate: bool,
+    whole: bool = True,
+) -> Closure | None:
+    """Return the facts about the closure of what a tag or digest names now; None: the repository has nothing under that name.
+
+    `locations` are those asked about, None all. Without `whole`, the queues are not counted and `Need.required` says only what the
+    namespace itself requires. Without `replicate`, nothing is required but what somebody asked for.
+    """
+    row = await database.fetch_row(
+        f"""
+        WITH RECURSIVE {_CLOSURE},
+        asked AS (
+            SELECT l.id, l.name, l.state,
+                EXISTS (
+                    SELECT FROM namespace_never v WHERE v.namespace_id = repo.namespace_id AND v.location_id = l.id) AS forbidden,
+                $5 AND l.state IN ('active', 'paused') AND EXISTS (
+                    SELECT FROM required_location r WHERE r.namespace_id = repo.namespace_id AND r.location_id = l.id) AS required
+            FROM location l CROSS JOIN repo WHERE $4::text[] IS NULL OR l.name = ANY($4::text[])),
+        held AS (
+            SELECT p.blob_id, json_object_agg(l.name, p.state = 'present') AS held
+            FROM part JOIN placement p ON p.blob_id = part.id JOIN location l ON l.id = p.location_id GROUP BY p.blob_id),
+        need AS MATERIALIZED (
+            SELECT part.id AS blob_id, asked.id AS location_id, asked.name,
+                CASE WHEN asked.required THEN true
+                    WHEN NOT $6 THEN false
+                    WHEN $5 THEN asked.id IN (SELECT blob_required(part.id))
+                    ELSE EXISTS (
+                        SELECT FROM wanted w WHERE w.blob_id = part.id AND w.location_id = asked.id AND w.until > now()
+                        AND asked.state IN ('active', 'paused')) END AS required,
+                t.blob_id IS NOT NULL AS owed, t.attempts, t.last_error, t.priority, t.lease_until > now() AS leased,
+                extract(epoch FROM t.failing_since)::float8 AS failing_since,
+                task_precedence(t.created_at, t.priority, t.size) AS precedence
+            FROM part CROSS JOIN asked LEFT JOIN task t ON t.blob_id = part.id AND t.location_id = asked.id
+            WHERE NOT EXISTS (
+                SELECT FROM placement p WHERE p.blob_id = part.id AND p.location_id = asked.id AND p.state = 'present')),
+        needs AS (
+            SELECT blob_id, json_object_agg(name, json_build_array(
+                required, owed, attempts, last_error, failing_since, priority, leased)) AS needs FROM need GROUP BY blob_id),
+        queue AS (
+            SELECT asked.id AS location_id, ahead.tasks, ahead.bytes FROM asked
+            JOIN (SELECT location_id, max(precedence) AS last FROM need WHERE owed GROUP BY location_id) mine
+                ON mine.location_id = asked.id
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS tasks, coalesce(sum(first.size), 0)::bigint AS bytes FROM (
+                    SELECT t.size FROM task t WHERE t.location_id = asked.id
+                    AND task_precedence(t.created_at, t.priority, t.size) < mine.last AND t.due_at <= now()
+                    AND t.blob_id NOT IN (SELECT id FROM part) LIMIT {_MOST_AHEAD}) first) ahead
+            WHERE $6)
+        SELECT root.digest, extract(epoch FROM now())::float8 AS now,
+            (SELECT coalesce(json_agg(json_build_array(
+                part.digest, part.size, coalesce(held.held, '{{}}'), coalesce(needs.needs, '{{}}')) ORDER BY part.digest), '[]')
+             FROM part LEFT JOIN held ON held.blob_id = part.id LEFT JOIN needs ON needs.blob_id = part.id)::text AS blobs,
+            (SELECT coalesce(json_agg(json_build_array(
+                asked.name, asked.state, asked.forbidden, asked.required, coalesce(queue.tasks, 0), coalesce(queue.bytes, 0), (
+                    SELECT coalesce(
+                        sum((n.throughput ->> asked.name)::float8) FILTER (WHERE n.preference[1] = asked.name),
+                        max((n.throughput ->> asked.name)::float8))
+                    FROM node n WHERE n.seen_at > now() - interval '{_LIVE_SECONDS} seconds')) ORDER BY asked.name), '[]')
+             FROM asked LEFT JOIN queue ON queue.location_id = asked.id)::text AS places
+        FROM root
+        """,  # noqa: S608  # constants of this module
+        repository,
+        reference,
+        referrers,
+        None if locations is None else list(locations),
+        replicate,
+        whole,
+    )
+    if row is None:
+        return None
+    places = [_place(*fields) for fields in json.loads(row["places"])]
+    return Closure(
+        digest=row["digest"],
+        blobs=tuple(
+            ClosureBlob(digest, size, held, {at: _need(*need) for at, need in needs.items()})
+            for digest, size, held, needs in json.loads(row["blobs"])
+        ),
+        places={place.name: place for place in places},
+        now=row["now"],
+    )
+
+
+def _place(name: str, state: str, *facts: Any) -> Place:
+    forbidden, required, position, ahead, throughput = facts
+    return Place(name, LocationState(state), forbidden, required, position, ahead, throughput)
+
+
+def _need(required: bool, owed: bool, *task: Any) -> Need:
+    if not owed:
+        return Need(required)
+    attempts, last_error, failing_since, priority, leased = task
+    return Need(required, Debt(attempts, last_error, failing_since, priority, bool(leased)))
+
+
+@frozen
+class Asked:
+    """Where copies were asked for: locations that now owe some with priority."""
+
+    locations: tuple[str, ...]
+
+
+async def ask_for_copies(
+    database: Database,
+    repository: str,
+    digest: str,
+    *,
+    locations: Sequence[str],
+    keep: Mapping[str, float],
+    referrers: bool = False,
+    priority: int = ASKED_FOR,
+) -> Asked:
+    """Owe a manifest's closure to `locations` before other work, at once even where a try failed lately.
+
+    `keep` are those of them that count as required for so many seconds although no policy may require them. Locations that the
+    namespace forbids, or that are being emptied, are passed over.
+    """
+    row = await database.fetch_row(
+        f"""
+        WITH RECURSIVE {_CLOSURE},
+        place AS (
+            SELECT l.id, l.name FROM location l CROSS JOIN repo WHERE l.name = ANY($4::text[]) AND l.state IN ('active', 'paused')
+            AND NOT EXISTS (
+                SELECT FROM namespace_never v WHERE v.namespace_id = repo.namespace_id AND v.location_id = l.id)),
+        kept AS (
+            INSERT INTO wanted (blob_id, location_id, until)
+            SELECT part.id, place.id, now() + k.seconds * interval '1 second'
+            FROM part CROSS JOIN place JOIN unnest($5::text[], $6::float8[]) AS k (name, seconds) ON k.name = place.name
+            ORDER BY 1, 2
+            ON CONFLICT (blob_id, location_id) DO UPDATE SET until = greatest(wanted.until, excluded.until)),
+        owed AS (
+            INSERT INTO task AS t (blob_id, location_id, size, priority)
+            SELECT part.id, place.id, part.size, $7 FROM part CROSS JOIN place
+            WHERE NOT EXISTS (
+                SELECT FROM placement p WHERE p.blob_id = part.id AND p.location_id = place.id AND p.state = 'present')
+            ORDER BY 1, 2
+            ON CONFLICT (blob_id, location_id)
+            DO UPDATE SET priority = greatest(t.priority, excluded.priority), due_at = least(t.due_at, now())
+            RETURNING t.location_id)
+        SELECT array_agg(DISTINCT place.name) AS names FROM owed JOIN place ON place.id = owed.location_id
+        """,  # noqa: S608
+        repository,
+        digest,
+        referrers,
+        list(locations),
+        list(keep),
+        [float(seconds) for seconds in keep.values()],
+        priority,
+    )
+    return Asked(tuple(sorted((row and row["names"]) or ())))
+
+
+async def move_tags(database: Database, repository: str, digest: str, tags: CompiledTags) -> ManifestCommit:
+    """Move tags to a manifest that the repository has, in one transaction; nothing moves if the policy is another one by now.
+
+    A manifest that is gone meanwhile is `missing`.
+    """
+    row = await database.fetch_row(
+        """
+        WITH found AS (SELECT id, namespace_id FROM repository WHERE name = $1),
+        m AS (
+            SELECT rm.repository_id, rm.manifest_id AS id FROM found JOIN repository_manifest rm ON rm.repository_id = found.id
+            JOIN manifest m ON m.id = rm.manifest_id WHERE m.digest = $2 FOR KEY SHARE OF rm),
+        stale AS (
+            SELECT n.version, n.policy FROM namespace n JOIN found f ON f.namespace_id = n.id WHERE n.version <> $4),
+        ok AS (SELECT m.* FROM m WHERE NOT EXISTS (SELECT FROM stale)),
+        tags AS (
+            INSERT INTO tag (repository_id, name, manifest_id) SELECT ok.repository_id, t, ok.id FROM ok, unnest($3::text[]) t
+            ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id),
+        wanted_place AS (
+            SELECT ok.repository_id, u.name, l.id AS location_id
+            FROM ok, unnest($5::text[], $6::text[]) AS u (name, location) JOIN location l ON l.name = u.location),
+        unplaced AS (
+            DELETE FROM tag_location tl USING ok WHERE tl.repository_id = ok.repository_id AND tl.name = ANY($3::text[])
+            AND (tl.name, tl.location_id) NOT IN (SELECT name, location_id FROM wanted_place)),
+        placed AS (
+            INSERT INTO tag_location (repository_id, name, location_id) SELECT repository_id, name, location_id FROM wanted_place
+            ON CONFLICT DO NOTHING)
+        SELECT (SELECT count(*) FROM m) AS found, (SELECT version FROM stale) AS version, (SELECT policy FROM stale) AS policy
+        """,
+        repository,
+        digest,
+        sorted(set(tags.tags)),
+        tags.version,
+        [tag for tag, _ in tags.locations],
+        [location for _, location in tags.locations],
+    )
+    assert row is not None
+    if not row["found"]:
+        return ManifestCommit(missing=(digest,))
+    if row["version"] is not None:
+        return ManifestCommit(stale=True, version=row["version"], policy=row["policy"])
+    return ManifestCommit()
