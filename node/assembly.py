@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import structlog
 import trio
@@ -70,6 +70,8 @@ class Node:
     """This process's id, new at every start."""
     metrics: Metrics = field(factory=Metrics)
     board: ServiceBoard = field(factory=ServiceBoard)
+    load: Callable[[], Settings] | None = None
+    """Reads the configuration anew."""
     draining: bool = False
     handed_over: bool = False
     """The listening socket outlives this process: the next one takes over at once, so the load balancer need not know."""

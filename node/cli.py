@@ -166,14 +166,15 @@ def serve(config: str | None, bind: tuple[str, int], log_level: str) -> None:
     """Run a node in the foreground until SIGTERM or SIGINT.
 
     Brings the database's schema up to date first; several nodes may start at once. On SIGTERM it tells the load balancer to
-    go elsewhere, ends the requests in flight, and stops.
+    go elsewhere, ends the requests in flight, and stops. On SIGHUP it reads the configuration again and takes over the limits
+    of copies and fail-over (REPLICATION_*, FAILOVER_BYTES_PER_SECOND); its log says what changed and what needs a restart.
     """
     settings = _load(config)
     logs.set_up(log_level)
     # Here, so that the other commands answer without loading the whole node.
     from node.supervisor import run_node
 
-    sys.exit(run(lambda: run_node(settings, bind)))
+    sys.exit(run(lambda: run_node(settings, bind, lambda: load_settings(config or "", os.environ))))
 
 
 @main.group("config")

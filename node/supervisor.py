@@ -11,7 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
@@ -33,6 +33,7 @@ from node.metrics_state import State, Totals
 from node.records.members import LocationRow, Membership, default_locations, enrol_locations, sign_off
 from node.records.migrate import migrate
 from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, open_database
+from node.reload import reload_on_hangup
 from node.routes import Routes
 from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
 from node.settings import Settings
@@ -64,8 +65,11 @@ class Serve(Protocol):
         ...
 
 
-async def run_node(settings: Settings, bind: tuple[str, int]) -> None:
-    """Run a node until SIGTERM or SIGINT. Raises NodeFailure when it cannot start or go on, with one line for the operator."""
+async def run_node(settings: Settings, bind: tuple[str, int], load: Callable[[], Settings]) -> None:
+    """Run a node until SIGTERM or SIGINT; at SIGHUP it takes over what it can of what `load` returns then.
+
+    Raises NodeFailure when it cannot start or go on, with one line for the operator.
+    """
     for line in settings.warnings:
         _log.warning(line)
     manager, sockets = Manager(os.environ), inherited_sockets(os.environ)
@@ -85,6 +89,7 @@ async def run_node(settings: Settings, bind: tuple[str, int]) -> None:
             node = assemble(settings, database, hints, engines, rows, member)
             structlog.contextvars.bind_contextvars(node=node.name)
             node.handed_over = bool(sockets)
+            node.load = load
             await _run(
                 node, manager, partial(_serve_on, sockets) if sockets else partial(_serve_at, str(Address(*bind)))
             )
@@ -154,6 +159,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         await start("tees", node.tees.run)
         await start("waiting", node.waiting.run)
         await start("durability", node.durable.run)
+        if node.load is not None:
+            await start("reload", partial(reload_on_hangup, node, node.load))
         await start("events", partial(_listen, node.hints, freshness))
         await start("janitor", partial(run_janitor, node.database, node.hints))
         await start("disk", partial(_look_at_disk, node))

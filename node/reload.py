@@ -1,0 +1,100 @@
+"""SIGHUP: the limits of copies and fail-over from the configuration file again, while everything goes on."""
+
+import signal
+from collections.abc import Callable, Mapping
+
+import attrs
+import structlog
+import trio
+from attrs import evolve, frozen
+
+from node.assembly import Node
+from node.config import ConfigurationErrors
+from node.config_keys import KEYS
+from node.settings import Settings
+
+_log = structlog.get_logger("antipode.reload")
+
+RELOADED = (
+    "copy_streams",
+    "copy_streams_per_location",
+    "copy_parts_per_blob",
+    "bandwidth_per_location",
+    "lease_seconds",
+    "failover_bandwidth",
+)
+"""The fields of `Settings` that a running node takes over."""
+
+_STRUCTURED = {
+    "database_uri": "DB_URI",
+    "database_pool": "DB_CONNECTION_ARGS",
+    "locations": "DISTRIBUTED_STORAGE_CONFIG",
+    "preference": "DISTRIBUTED_STORAGE_PREFERENCE",
+    "default_locations": "DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS",
+    "redis": "USER_EVENTS_REDIS",
+}
+_PLAIN = {key.field: key.name for key in KEYS}
+
+
+@frozen
+class Difference:
+    """What a file says otherwise than the node does: keys with (old, new) that it takes over, and those that need a restart."""
+
+    taken: Mapping[str, tuple[object, object]]
+    fixed: tuple[str, ...]
+
+
+def differ(before: Settings, after: Settings) -> Difference:
+    """Compare the settings that a node runs with and those of its file now."""
+    changed = [
+        field.name
+        for field in attrs.fields(Settings)
+        if field.name != "warnings" and getattr(before, field.name) != getattr(after, field.name)
+    ]
+    return Difference(
+        {key_of(name): (getattr(before, name), getattr(after, name)) for name in changed if name in RELOADED},
+        tuple(key_of(name) for name in changed if name not in RELOADED),
+    )
+
+
+def key_of(field: str) -> str:
+    """Return the configuration key that fills a field of `Settings`."""
+    return _PLAIN.get(field) or _STRUCTURED.get(field) or field.upper()
+
+
+def apply(node: Node, after: Settings) -> Difference:
+    """Let a node go on with what can be changed of `after`. Copies that run keep the parts in flight they began with."""
+    difference = differ(node.settings, after)
+    node.settings = evolve(node.settings, **{name: getattr(after, name) for name in RELOADED})
+    node.scheduler.settings = evolve(
+        node.scheduler.settings,
+        streams=after.copy_streams,
+        streams_per_location=after.copy_streams_per_location,
+        lease_seconds=after.lease_seconds,
+    )
+    node.copier.settings = evolve(node.copier.settings, parts_per_blob=after.copy_parts_per_blob)
+    for bandwidth in node.bandwidth.values():
+        bandwidth.rate = after.bandwidth_per_location
+    node.cap.change(after.failover_bandwidth)
+    node.scheduler.nudge()
+    return difference
+
+
+async def reload_on_hangup(node: Node, load: Callable[[], Settings], *, task_status: trio.TaskStatus[None]) -> None:
+    """Read the file again at every SIGHUP. With errors in it the old values stay; what happened is said in the log."""
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            try:
+                after = await trio.to_thread.run_sync(load)
+            except ConfigurationErrors as errors:
+                for problem in errors.problems:
+                    _log.error("the configuration was not reloaded: the old values stay", problem=str(problem))
+                continue
+            difference = apply(node, after)
+            for key, (old, new) in difference.taken.items():
+                _log.warning("configuration reloaded", key=key, before=old, now=new)
+            if difference.fixed:
+                _log.warning("these keys changed in the file and need a restart", keys=list(difference.fixed))
+            if not difference.taken:
+                _log.info("configuration reloaded: nothing changed that a running node takes over")
