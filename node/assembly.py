@@ -10,6 +10,7 @@ from attrs import define, field
 
 from engines.contract import Engine
 from node.cache import Freshness
+from node.collector import Collector, collect_rules
 from node.config_spool import folder_of
 from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
@@ -61,6 +62,7 @@ class Node:
     bandwidth: Mapping[str, Bandwidth]
     cap: FailoverCap
     ledger: PostgresLedger
+    collector: Collector
     reader: Reader
     pool: PartPool
     gates: Gates
@@ -96,6 +98,7 @@ class Node:
             redis=redis,
             services=self.board.facts(),
             disk=self.disk,
+            collection_paused=self.collector.statistics().paused,
             draining=self.draining and not self.handed_over,
             node=self.name,
         )
@@ -246,6 +249,7 @@ def assemble(
         bandwidth=bandwidth,
         cap=cap,
         ledger=ledger,
+        collector=Collector(database, hints.publish, collect_rules(settings)),
         reader=reader,
         pool=pool,
         metrics=metrics,

@@ -87,6 +87,8 @@ class HealthFacts:
     services: Mapping[str, ServiceFacts] = Factory(dict)
     disk: DiskSpace | None = None
     draining: bool = False
+    collection_paused: str = ""
+    """Why garbage collection is paused, empty while it is not."""
     node: str = field(default="")
     """The node's own name, for the expanded answer."""
 
@@ -161,8 +163,13 @@ def instance(facts: HealthFacts, now: float) -> HealthAnswer:
 
 
 def warning(facts: HealthFacts) -> HealthAnswer:
-    """Answer `/health/warning`: what will be a failure soon."""
-    return HealthAnswer((_disk("disk_space_warning", facts, DISK_WARNING_THRESHOLD),))
+    """Answer `/health/warning`: what will be a failure soon. Garbage that is not collected is shown while that is so."""
+    disk = _disk("disk_space_warning", facts, DISK_WARNING_THRESHOLD)
+    if not facts.collection_paused:
+        return HealthAnswer((disk,))
+    return HealthAnswer(
+        (disk, Check("garbage_collection", ok=False, message=facts.collection_paused, counts=False)),
+    )
 
 
 def locations(facts: HealthFacts, now: float, *, expanded: bool = False) -> Json:

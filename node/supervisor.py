@@ -163,6 +163,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             await start("reload", partial(reload_on_hangup, node, node.load))
         await start("events", partial(_listen, node.hints, freshness))
         await start("janitor", partial(run_janitor, node.database, node.hints))
+        if node.settings.collect:
+            await start("collector", partial(node.collector.run, node.settings.collect_every))
         await start("disk", partial(_look_at_disk, node))
         await start("totals", totals.keep)
         await node.watcher.first_round()

@@ -1,0 +1,61 @@
+"""A transaction that stays open, so that a race is certain: whoever comes second waits for its locks until the test lets go."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import trio
+from attrs import define
+
+from engines.crossing import cross
+from node.records.postgres import Database, Row
+
+_SECONDS = 20.0
+
+
+class Unreachable(Exception):
+    """The held connection did not answer in time."""
+
+
+@define(eq=False)
+class Held:
+    """Takes statements like `Database`, all in one open transaction."""
+
+    connection: Any
+
+    async def fetch(self, sql: str, *args: object, deadline: float | None = None) -> Sequence[Row]:
+        rows: Sequence[Row] = await cross(
+            self.connection.fetch, sql, *args, deadline=deadline or _SECONDS, unavailable=Unreachable
+        )
+        return rows
+
+    async def fetch_row(self, sql: str, *args: object, deadline: float | None = None) -> Row | None:
+        rows = await self.fetch(sql, *args, deadline=deadline)
+        return rows[0] if rows else None
+
+
+@asynccontextmanager
+async def held_transaction(uri: str) -> AsyncIterator[Any]:
+    """Begin a transaction on a connection of its own; commit it at the end of the block. Use it where a `Database` is wanted."""
+    connection = await cross(asyncpg.connect, uri, deadline=_SECONDS, unavailable=Unreachable)
+    try:
+        held = Held(connection)
+        await held.fetch("BEGIN")
+        yield held
+        await held.fetch("COMMIT")
+    finally:
+        connection.terminate()
+
+
+async def wait_until_one_waits(database: Database) -> None:
+    """Return when a statement in this database waits for a lock."""
+    with trio.fail_after(_SECONDS):
+        while True:
+            row = await database.fetch_row(
+                "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            assert row is not None
+            if row["n"]:
+                return
+            await trio.sleep(0.01)
