@@ -5,7 +5,7 @@ S3 signatures cover the Host header, which passes unchanged, so a client that is
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 import trio
 from attrs import evolve
@@ -17,25 +17,30 @@ _CHUNK = 64 * 1024
 _LINGER_OFF = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 seconds}: close() sends RST
 
 
-class FaultyStore:
-    """A proxy on 127.0.0.1 before `upstream`.
+class FaultProxy:
+    """A proxy on 127.0.0.1 before a TCP service, for any protocol.
 
     Faults: `refuse` closes connections and accepts none; `reset` answers every connection with RST, also open ones;
     `hang` accepts new connections, and nothing flows on any; `silent` lets requests through and holds all answers back.
+    `bytes_per_second` and `delay` (seconds before each chunk of an answer) make it slow.
     """
 
-    def __init__(self, store: Store) -> None:
-        """Describe the proxy; `serve` runs it."""
-        self.upstream = store
-        self.store = store
+    def __init__(self, hostname: str, port: int, listen_on: int = 0) -> None:
+        """Describe the proxy; `serve` runs it. `listen_on` 0 takes any port."""
+        self.hostname, self.upstream_port = hostname, port
         self.bytes_per_second: float | None = None
+        self.delay = 0.0
         self.fault: Fault | None = None
         self.connections = 0
         self.answered = 0
-        """Bytes that the store sent through the proxy."""
+        """Bytes that the service sent through the proxy."""
         self._changed = trio.Event()
-        self._listener: trio.SocketListener | None = None
-        self._port = 0
+        self._port = listen_on
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port
 
     def break_(self, fault: Fault) -> None:
         """Break from now on, open connections included."""
@@ -51,12 +56,10 @@ class FaultyStore:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def serve(self, task_status: trio.TaskStatus["FaultyStore"]) -> None:
+    async def serve(self, task_status: trio.TaskStatus[Self]) -> None:
         """Run until cancelled."""
         listener = await self._listen()
         self._port = listener.socket.getsockname()[1]
-        scheme = "https" if self.upstream.is_secure else "http"
-        self.store = evolve(self.upstream, endpoint=f"{scheme}://127.0.0.1:{self._port}")
         task_status.started(self)
         while True:
             await self._serve_until_fault_changes(listener)
@@ -83,7 +86,7 @@ class FaultyStore:
             self._arm_reset(client)
             return
         try:
-            server = await trio.open_tcp_stream(self.upstream.hostname, self.upstream.port)
+            server = await trio.open_tcp_stream(self.hostname, self.upstream_port)
         except OSError:
             self._arm_reset(client)
             return
@@ -110,6 +113,8 @@ class FaultyStore:
             async for chunk in source:
                 while self.fault in holding:
                     await self._changed.wait()
+                if self.delay and "silent" in holding:
+                    await trio.sleep(self.delay)
                 await sink.send_all(chunk)
                 self.answered += len(chunk) if "silent" in holding else 0
                 if self.bytes_per_second is not None:
@@ -118,6 +123,21 @@ class FaultyStore:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # One side has gone: so goes the other.
             scope.cancel()
+
+
+class FaultyStore(FaultProxy):
+    """The proxy in front of a store: `store` is what a client is to be given, `upstream` the store itself."""
+
+    def __init__(self, store: Store) -> None:
+        """Describe the proxy; `serve` runs it."""
+        super().__init__(store.hostname, store.port)
+        self.upstream = store
+
+    @property
+    def store(self) -> Store:
+        """The store by way of the proxy."""
+        scheme = "https" if self.upstream.is_secure else "http"
+        return evolve(self.upstream, endpoint=f"{scheme}://127.0.0.1:{self.port}")
 
 
 MakeFaulty = Callable[[str], Awaitable[FaultyStore]]
