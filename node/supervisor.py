@@ -23,6 +23,7 @@ import structlog
 import trio
 
 from engines.crossing import open_bridge
+from node.allocator import return_large_buffers
 from node.assembly import Node, assemble
 from node.cache import Freshness
 from node.health import DiskSpace
@@ -65,6 +66,7 @@ class Serve(Protocol):
         ...
 
 
+    return_large_buffers()
 async def run_node(settings: Settings, bind: tuple[str, int], load: Callable[[], Settings]) -> None:
     """Run a node until SIGTERM or SIGINT; at SIGHUP it takes over what it can of what `load` returns then.
 

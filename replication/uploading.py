@@ -233,6 +233,16 @@ class UploadWriter:
 
     async def _take(self, size: int) -> bytes:
         """Cut the oldest `size` bytes off the buffer and hash what of them is new."""
+        # Joined in a function of its own: while the part is hashed, the chunks that it was made of are gone.
+        data = self._cut(size)
+        new = data[self._hashed_ahead :] if self._hashed_ahead else data
+        self._hashed_ahead = max(0, self._hashed_ahead - size)
+        if self._hasher is not None and new:
+            # In a thread of its own: nothing else touches the hasher while this task waits here.
+            await trio.to_thread.run_sync(self._hasher.update, new)
+        return data
+
+    def _cut(self, size: int) -> bytes:
         chunks, missing = [], size
         while missing:
             chunk = self._buffer.popleft()
@@ -242,13 +252,7 @@ class UploadWriter:
             chunks.append(chunk)
             missing -= len(chunk)
         self._buffered -= size
-        data = b"".join(chunks)
-        new = data[self._hashed_ahead :] if self._hashed_ahead else data
-        self._hashed_ahead = max(0, self._hashed_ahead - size)
-        if self._hasher is not None and new:
-            # In a thread of its own: nothing else touches the hasher while this task waits here.
-            await trio.to_thread.run_sync(self._hasher.update, new)
-        return data
+        return b"".join(chunks)
 
     async def _send_part(self, size: int) -> None:
         if self._upload is None:

@@ -1,0 +1,320 @@
+"""What crosses processes: two nodes are one registry, a slow store slows the client, and memory stays flat."""
+
+import gzip
+import hashlib
+import json
+import secrets
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from random import Random
+
+import httpx
+import pytest
+import trio
+
+from tests.cluster import Cluster, Node, StartCluster
+from tests.faults import MakeFaulty
+from tests.registry.world import MIB, digest_of, until
+from tests.services import Store
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+def client(node: Node) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=node.url, timeout=120, follow_redirects=True)
+
+
+async def push(http: httpx.AsyncClient, repository: str, data: bytes) -> str:
+    answer = await http.post(f"/v2/{repository}/blobs/uploads/?digest={digest_of(data)}", content=data)
+    assert answer.status_code == 201, answer.text
+    return digest_of(data)
+
+
+def patterned(size: int, seed: int) -> Iterator[bytes]:
+    """Yield a blob in chunks without holding it."""
+    block = Random(seed).randbytes(MIB)
+    for n in range(size // MIB):
+        yield n.to_bytes(8, "big") + block[8:]
+
+
+async def arriving(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def pulled_digest(http: httpx.AsyncClient, path: str) -> str:
+    sha = hashlib.sha256()
+    async with http.stream("GET", path) as answer:
+        assert answer.status_code == 200
+        async for chunk in answer.aiter_bytes():
+            sha.update(chunk)
+    return f"sha256:{sha.hexdigest()}"
+
+
+async def push_patterned(http: httpx.AsyncClient, repository: str, size: int, seed: int) -> str:
+    sha = hashlib.sha256()
+    for chunk in patterned(size, seed):
+        sha.update(chunk)
+    digest = f"sha256:{sha.hexdigest()}"
+    location = (await http.post(f"/v2/{repository}/blobs/uploads/")).headers["location"]
+    answer = await http.patch(location, content=arriving(patterned(size, seed)))
+    assert answer.status_code == 202, answer.text
+    location = answer.headers["location"]
+    assert location.startswith("/v2/")
+    answer = await http.put(location, params={**dict(httpx.URL(location).params), "digest": digest})
+    assert answer.status_code == 201, answer.text
+    return digest
+
+
+async def served_from(http: httpx.AsyncClient, path: str) -> str:
+    answer = await http.get(path, follow_redirects=False)
+    return answer.headers["antipode-location"]
+
+
+async def test_pushed_here_pulled_there(cluster: Cluster, repository: str) -> None:
+    """A push in us is pullable at once from eu, out of the source store, and a moment later out of eu's own."""
+    data = secrets.token_bytes(3 * MIB)
+    async with client(cluster["us"]) as us, client(cluster["eu"]) as eu:
+        path = f"/v2/{repository}/blobs/{await push(us, repository, data)}"
+        assert (await eu.get(path)).content == data
+
+        async def at_home() -> bool:
+            return await served_from(eu, path) == "eu"
+
+        await until(at_home)
+        assert (await eu.get(path)).content == data
+
+
+async def test_lag_of_small_blobs(cluster: Cluster, repository: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A small blob has its copy in the other region within half a second, in the median of a hundred."""
+    import asyncpg
+
+    async with client(cluster["us"]) as us:
+        for _ in range(100):
+            await push(us, repository, secrets.token_bytes(2000))
+
+    def lags() -> list[float]:
+        import asyncio
+
+        async def ask() -> list[float]:
+            connection = await asyncpg.connect(cluster.configuration["DB_URI"])
+            try:
+                rows = await connection.fetch(
+                    """
+                    SELECT extract(epoch FROM max(p.created_at) - min(p.created_at))::float8 AS lag
+                    FROM placement p JOIN repository_blob rb USING (blob_id) JOIN repository r ON r.id = rb.repository_id
+                    WHERE r.name = $1 GROUP BY p.blob_id HAVING count(*) = 2
+                    """,
+                    repository,
+                )
+                return [row["lag"] for row in rows]
+            finally:
+                await connection.close()
+
+        return asyncio.run(ask())
+
+    found: list[float] = []
+
+    async def all_there() -> bool:
+        found[:] = await trio.to_thread.run_sync(lags)
+        return len(found) == 100
+
+    await until(all_there, seconds=30)
+    found.sort()
+    with capsys.disabled():
+        print(f"\nlag of 100 small blobs: p50 {found[50] * 1000:.0f} ms, p99 {found[98] * 1000:.0f} ms")
+    assert statistics.median(found) < 0.5
+
+
+async def test_two_nodes_in_one_region(start_cluster: StartCluster, repository: str) -> None:
+    """Two nodes of one region work as one; hints go through the database where there is no Redis."""
+    nodes = await start_cluster("us eu", "us eu", "eu us", USER_EVENTS_REDIS=None)
+    data = secrets.token_bytes(300_000)
+    async with client(nodes["us"]) as first, client(nodes["us-2"]) as second, client(nodes["eu"]) as eu:
+        location = (await first.post(f"/v2/{repository}/blobs/uploads/")).headers["location"]
+        location = (await second.patch(location, content=data[:1000])).headers["location"]
+        location = (await first.patch(location, content=data[1000:])).headers["location"]
+        parameters = {**dict(httpx.URL(location).params), "digest": digest_of(data)}
+        assert (await second.put(location, params=parameters)).status_code == 201
+        path = f"/v2/{repository}/blobs/{digest_of(data)}"
+
+        async def at_home() -> bool:
+            return await served_from(eu, path) == "eu"
+
+        began = time.monotonic()
+        await until(at_home)
+        assert time.monotonic() - began < 5, "only the safety net's poll brought it"
+        config = b"{}"
+        await push(first, repository, config)
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2, "digest": digest_of(config)},
+            "layers": [],
+        }
+        body = json.dumps(manifest).encode()
+        put = await first.put(f"/v2/{repository}/manifests/v1", content=body, headers={"content-type": OCI_MANIFEST})
+        assert put.status_code == 201
+        for http in (second, eu):
+            assert (await http.get(f"/v2/{repository}/manifests/v1")).content == body
+            assert (await http.get(f"/v2/{repository}/manifests/{digest_of(body)}")).content == body
+        assert (await eu.delete(f"/v2/{repository}/manifests/{digest_of(body)}")).status_code == 202
+
+        async def gone() -> bool:
+            return (await second.get(f"/v2/{repository}/manifests/{digest_of(body)}")).status_code == 404
+
+        await until(gone, seconds=2)
+
+
+async def test_a_store_that_is_gone(
+    start_cluster: StartCluster, faulty_store: MakeFaulty, s3_stores: dict[str, Store], repository: str
+) -> None:
+    """With the us store gone both nodes serve what has a copy elsewhere, and take pushes."""
+    store = await faulty_store("us")
+    nodes = await start_cluster("us eu", "eu us", stores={"us": store.store})
+    data = secrets.token_bytes(2 * MIB)
+    async with client(nodes["us"]) as us, client(nodes["eu"]) as eu:
+        path = f"/v2/{repository}/blobs/{await push(us, repository, data)}"
+
+        async def at_home() -> bool:
+            return await served_from(eu, path) == "eu"
+
+        await until(at_home)
+        store.break_("refuse")
+        # At once, too: a redirect to the dead store may be given until a probe has failed, so these do not follow any.
+        for http in (us, eu):
+            answers = [await http.get(path, follow_redirects=False) for _ in range(3)]
+            assert {answer.status_code for answer in answers} <= {200, 307}
+
+        async def streamed() -> bool:
+            answer = await us.get(path, follow_redirects=False)
+            return answer.headers["antipode-location"] == "eu" or answer.status_code == 200
+
+        await until(streamed)
+        for http in (us, eu):
+            answer = await http.get(path)
+            assert answer.content == data
+
+        async def takes_pushes() -> bool:
+            fresh = secrets.token_bytes(1000)
+            answer = await us.post(f"/v2/{repository}/blobs/uploads/?digest={digest_of(fresh)}", content=fresh)
+            assert answer.status_code in (201, 503)
+            return answer.status_code == 201
+
+        await until(takes_pushes, seconds=20)
+        store.mend()
+
+
+async def test_a_slow_store_slows_the_client(
+    start_cluster: StartCluster, faulty_store: MakeFaulty, repository: str
+) -> None:
+    """A client is taken in no faster than the store takes, and the node's memory stays flat meanwhile."""
+    store = await faulty_store("us")
+    nodes = await start_cluster("us", stores={"us": store.store}, DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS=["us"])
+    node = nodes["us"]
+    async with client(node) as us:
+        await push_patterned(us, repository, 32 * MIB, seed=1)
+        store.bytes_per_second = 8 * MIB
+        before, began = node.resident_bytes, time.monotonic()
+        await push_patterned(us, repository, 128 * MIB, seed=2)
+        seconds = time.monotonic() - began
+        store.bytes_per_second = None
+    # Two parts are on their way at once, each over a connection of its own.
+    assert seconds > 128 / 8 / 2 * 0.6
+    assert node.peak_resident_bytes < before + 48 * MIB
+
+
+async def large(start_cluster: StartCluster, repository: str, size: int, copies: int) -> tuple[Node, Node]:
+    """Push and pull one blob of `size` bytes while `copies` other blobs, owed since before, are being copied."""
+    nodes = await start_cluster("us eu", "eu us", launch=False, FEATURE_PROXY_STORAGE=True)
+    await nodes["us"].start()
+    async with client(nodes["us"]) as us, client(nodes["eu"]) as eu:
+        for seed in range(copies):
+            await push_patterned(us, repository, size // 16, seed=100 + seed)
+        nodes["eu"].launch()
+        digest = await push_patterned(us, repository, size, seed=1)
+        await trio.to_thread.run_sync(nodes["eu"].wait_ready_now)
+        for http in (eu, us):
+            assert await pulled_digest(http, f"/v2/{repository}/blobs/{digest}") == digest
+    return nodes["us"], nodes["eu"]
+
+
+async def test_memory_is_bounded(start_cluster: StartCluster, repository: str) -> None:
+    """A 256 MiB push and pull, while 8 copies run, stay under 200 MiB resident on both nodes."""
+    for node in await large(start_cluster, repository, 256 * MIB, copies=8):
+        assert node.peak_resident_bytes < 200 * MIB, f"{node.name}: {node.peak_resident_bytes / MIB:.0f} MiB"
+
+
+@pytest.mark.long
+async def test_memory_is_bounded_for_large_blobs(
+    start_cluster: StartCluster, repository: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A 2 GiB push and pull, while 8 copies run, stay under 200 MiB resident on both nodes."""
+    for node in await large(start_cluster, repository, 2048 * MIB, copies=8):
+        with capsys.disabled():
+            print(f"\npeak resident memory of {node.name}: {node.peak_resident_bytes / MIB:.0f} MiB")
+        assert node.peak_resident_bytes < 200 * MIB
+
+
+async def test_skopeo_round_trip(cluster: Cluster, repository: str, tmp_path: Path) -> None:
+    """What skopeo pushes to us it pulls from eu, byte for byte."""
+    blobs = tmp_path / "image" / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def keep(data: bytes) -> dict[str, object]:
+        digest = digest_of(data)
+        (blobs / digest.removeprefix("sha256:")).write_bytes(data)
+        return {"digest": digest, "size": len(data)}
+
+    content = secrets.token_bytes(200_000)
+    layer = gzip.compress(content)
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest_of(content)]}}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", **keep(json.dumps(config).encode())},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **keep(layer)}],
+    }
+    top = {
+        "mediaType": OCI_MANIFEST,
+        **keep(json.dumps(manifest).encode()),
+        "annotations": {"org.opencontainers.image.ref.name": "v1"},
+    }
+    (tmp_path / "image" / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    (tmp_path / "image" / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    steps = (
+        (f"oci:{tmp_path}/image:v1", f"docker://127.0.0.1:{cluster['us'].port}/{repository}:v1"),
+        (f"docker://127.0.0.1:{cluster['eu'].port}/{repository}:v1", f"oci:{tmp_path}/back:v1"),
+    )
+    for source, target in steps:
+        command = ["skopeo", "--insecure-policy", "copy", "--all", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        done = await trio.run_process([*command, source, target], capture_stdout=True, capture_stderr=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+    back = tmp_path / "back" / "blobs" / "sha256"
+    assert {file.name: file.read_bytes() for file in back.iterdir()} == {
+        file.name: file.read_bytes() for file in blobs.iterdir()
+    }
+
+
+async def test_an_unreachable_database(start_cluster: StartCluster) -> None:
+    """A node whose database cannot be reached does not start: exit code 1, one line that names the key."""
+    nodes = await start_cluster("us eu", launch=False, DB_URI="postgresql://antipode@127.0.0.1:1/nothing")
+    nodes["us"].launch()
+    assert await nodes["us"].wait_ended() == 1
+    lines = [line for line in nodes["us"].log.splitlines() if "DB_URI" in line]
+    assert len(lines) == 1
+    assert "Traceback" not in nodes["us"].log
+
+
+async def test_an_unknown_location(start_cluster: StartCluster) -> None:
+    """An unknown id in the preference is a configuration error that names the known ones: exit code 2."""
+    nodes = await start_cluster("us nowhere", launch=False)
+    nodes["us"].launch()
+    assert await nodes["us"].wait_ended() == 2
+    log = nodes["us"].log
+    assert "QUAY_DISTRIBUTED_STORAGE_PREFERENCE" in log
+    assert "nowhere" in log
+    assert "us" in log
+    assert "eu" in log
