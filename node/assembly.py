@@ -12,10 +12,12 @@ from engines.contract import Engine
 from node.cache import Freshness
 from node.collector import Collector, collect_rules
 from node.config_spool import folder_of
+from node.forgetting import Forgetting
 from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
 from node.hint_hub import Hub
 from node.metrics import Metrics
+from node.reconciler import Reconciler, ReconcilerSettings
 from node.records.closures import read_closure
 from node.records.ledger import PostgresLedger
 from node.records.members import LocationRow, Membership
@@ -28,11 +30,11 @@ from replication.bandwidth import Bandwidth, FailoverCap
 from replication.closure import Closure
 from replication.copier import Copier, CopierSettings, CopyEnd, CopyReport
 from replication.health import HealthRules
-from replication.model import Blob, CopyTask, LocationHealth, LocationState, Placement, Verdict
+from replication.model import Blob, ClusterView, CopyTask, LocationHealth, LocationState, Placement, Verdict
 from replication.parts import PartPool
 from replication.reader import Reader, ReaderSettings
 from replication.scheduler import Scheduler, SchedulerSettings
-from replication.sources import choose_sources, may_tee
+from replication.sources import choose_sources, in_service, may_tee, readable
 from replication.spool import Spool
 from replication.suspects import Suspects
 from replication.sweeper import Sweeper
@@ -66,6 +68,7 @@ class Node:
     reader: Reader
     pool: PartPool
     gates: Gates
+    forgetting: Forgetting
     waiting: Waiting
     durable: Waiting
     name: str
@@ -109,6 +112,18 @@ class Node:
         self.waiting.close()
         self.durable.close()
 
+    def reconciler(self) -> Reconciler:
+        """Return this node's part in the rounds of reconciliation."""
+        settings = self.settings
+        return Reconciler(
+            self.database,
+            self.hints,
+            ReconcilerSettings(
+                keep=settings.presign_lifetime + settings.metadata_staleness, replicate=settings.replicate
+            ),
+            lambda: frozenset(name for name, line in self.watcher.board.items() if line.verdict is Verdict.DOWN),
+        )
+
     def registry(self, freshness: Freshness) -> Registry:
         """Return what registry requests are answered from."""
         return Registry(
@@ -120,6 +135,7 @@ class Node:
             tees=self.tees,
             wanted=self.wanted,
             hints=self.hints,
+            forgetting=self.forgetting,
             pool=self.pool,
             gates=self.gates,
             waiting=self.waiting,
@@ -129,6 +145,17 @@ class Node:
             clock=time.time,
             memory=Memory(freshness),
         )
+
+
+_ALIVE_SECONDS = 10.0
+"""A node that has been silent for longer is not waited for."""
+
+
+def living_others(cluster: ClusterView | None, seen_at: float, now: float) -> frozenset[str]:
+    """Return the ids of the other nodes that live, as far as a heartbeat at `seen_at` could tell. Pure."""
+    if cluster is None:
+        return frozenset()
+    return frozenset(node.id for node in cluster.nodes if node.silent_for + now - seen_at < _ALIVE_SECONDS)
 
 
 def assemble(
@@ -167,7 +194,7 @@ def assemble(
     reader = Reader(engines, watcher.report, distrust, ReaderSettings(stall=settings.source_stall))
 
     def choose(placements: Iterable[Placement]) -> tuple[Placement, ...]:
-        return choose_sources(placements, settings.preference, watcher.board)
+        return choose_sources(readable(placements, node.states()), settings.preference, watcher.board)
 
     def copied(task: CopyTask, report: CopyReport) -> None:
         metrics.copied(task, report)
@@ -202,7 +229,7 @@ def assemble(
         hints,
         copier,
         Sweeper(engines, ledger, random.random),
-        lambda: watcher.board,
+        lambda: in_service(watcher.board, node.states()),
         settings.preference,
         {location: engine.prefix for location, engine in engines.items()},
         SchedulerSettings(
@@ -255,6 +282,11 @@ def assemble(
         metrics=metrics,
         waiting=Waiting(look, hints, settings.replication_waiters),
         durable=Waiting(look, hints, settings.durability_waiters),
+        forgetting=Forgetting(
+            hints,
+            str(member.id),
+            lambda: living_others(scheduler.cluster, scheduler.cluster_at, trio.current_time()),
+        ),
         gates=Gates(settings.maximum_pulls, settings.maximum_streams, settings.maximum_pushes, settings.queue_patience),
         name=name,
     )

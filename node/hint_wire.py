@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import frozen
 
-from replication.ports import Forget, Hint, Placed, Wake
+from replication.ports import Forget, Heard, Hint, Placed, Wake
 
 VERSION = 1
 MOST_BYTES = 7_500
@@ -37,8 +37,12 @@ def _pack(hint: Hint) -> list[object]:
     match hint:
         case Wake(locations):
             return ["wake", list(locations)]
-        case Forget(repository, digest):
+        case Forget(repository, digest, None):
             return ["forget", repository, digest]
+        case Forget(repository, digest, token):
+            return ["forget", repository, digest, token]
+        case Heard(token, node):
+            return ["heard", token, node]
         case Placed(digest, location):
             return ["placed", digest, location]
 
@@ -92,6 +96,10 @@ def _unpack(packed: object) -> tuple[Hint, ...]:
             return (Wake(tuple(map(_text, locations))),)
         case ["forget", repository, digest]:
             return (Forget(_text_or_none(repository), _text_or_none(digest)),)
+        case ["forget", repository, digest, token]:
+            return (Forget(_text_or_none(repository), _text_or_none(digest), _text(token)),)
+        case ["heard", token, node]:
+            return (Heard(_text(token), _text(node)),)
         case ["placed", digest, location]:
             return (Placed(_text(digest), _text(location)),)
         case [str(), *_]:

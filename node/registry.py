@@ -7,6 +7,7 @@ from attrs import define, field
 
 from engines.contract import Engine
 from node.cache import Cache, Freshness
+from node.forgetting import Forgetting
 from node.gates import Gates
 from node.records.manifests import FoundManifest
 from node.records.postgres import Database
@@ -68,6 +69,7 @@ class Registry:
     tees: Tees
     wanted: Wanted
     hints: Hints
+    forgetting: Forgetting
     pool: PartPool
     gates: Gates
     waiting: Waiting
@@ -81,6 +83,11 @@ class Registry:
     clock: Callable[[], float]
     """POSIX seconds, for presigned URLs."""
     memory: Memory
+
+    async def forget_everywhere(self, repository: str, digest: str | None) -> None:
+        """Make all nodes forget what has just been deleted before the client hears of it; bounded."""
+        self.memory.freshness.note(Forget(repository, digest), trio.current_time())
+        await self.forgetting.everywhere(repository, digest)
 
     def tell(self, *hints: Hint) -> None:
         """Tell all nodes what has just been committed, and forget at once what this one remembers of it."""

@@ -42,8 +42,9 @@ from node.systemd import Manager, inherited_sockets
 from node.web.api_app import create_api
 from node.web.app import create_app
 from node.web.asgi import App
+from node.web.lane import Lane
 from node.web.listener import Address, CannotListen, serve, serve_sockets, tune
-from replication.ports import Forget, Hints, Placed
+from replication.ports import Forget, Heard, Placed
 
 _log = structlog.get_logger("antipode.node")
 
@@ -60,7 +61,7 @@ class Serve(Protocol):
     """Serves an application, wherever it was told to, until `shutdown`."""
 
     async def __call__(
-        self, app: App, settings: Settings, shutdown: trio.Event, *, task_status: trio.TaskStatus[Address]
+        self, app: App, lane: Lane, settings: Settings, shutdown: trio.Event, *, task_status: trio.TaskStatus[Address]
     ) -> None:
         """Serve; report the bound address."""
         ...
@@ -129,6 +130,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         draining=lambda: node.draining,
         metrics=node.metrics,
     )
+    lane = Lane(answer, lambda: node.draining, node.metrics.request)
 
     marked = trio.Event()
 
@@ -159,11 +161,12 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         await start("wanted", wanted)
         await start("scheduler", node.scheduler.run)
         await start("tees", node.tees.run)
+        await start("reconciler", node.reconciler().run)
         await start("waiting", node.waiting.run)
         await start("durability", node.durable.run)
         if node.load is not None:
             await start("reload", partial(reload_on_hangup, node, node.load))
-        await start("events", partial(_listen, node.hints, freshness))
+        await start("events", partial(_listen, node, freshness))
         await start("janitor", partial(run_janitor, node.database, node.hints))
         if node.settings.collect:
             await start("collector", partial(node.collector.run, node.settings.collect_every))
@@ -172,7 +175,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         await node.watcher.first_round()
         shutdown = trio.Event()
         async with trio.open_nursery() as serving:
-            server = partial(serving_on, app, node.settings, shutdown)
+            server = partial(serving_on, app, lane, node.settings, shutdown)
             bound = await serving.start(partial(supervise, "http", server, board=node.board, restart=_SERVER))
             _log.info("node is up", address=str(bound), preference=list(node.settings.preference))
             await start("watchdog", partial(manager.run_watchdog, lambda: True))
@@ -184,10 +187,16 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
 
 
 async def _serve_at(
-    address: str, app: App, settings: Settings, shutdown: trio.Event, *, task_status: trio.TaskStatus[Address]
+    address: str,
+    app: App,
+    lane: Lane,
+    settings: Settings,
+    shutdown: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Address],
 ) -> None:
     try:
-        await serve(app, settings, bind=address, shutdown=shutdown, task_status=task_status)
+        await serve(app, settings, bind=address, shutdown=shutdown, lane=lane, task_status=task_status)
     except CannotListen as error:
         raise NodeFailure(str(error)) from error
 
@@ -195,6 +204,7 @@ async def _serve_at(
 async def _serve_on(
     sockets: Sequence[socket.socket],
     app: App,
+    lane: Lane,
     settings: Settings,
     shutdown: trio.Event,
     *,
@@ -202,7 +212,9 @@ async def _serve_on(
 ) -> None:
     for listening in sockets:
         tune(listening, send_stall=settings.stall_deadline)
-    await serve_sockets(app, settings, sockets=sockets, shutdown=shutdown, outlived=True, task_status=task_status)
+    await serve_sockets(
+        app, settings, sockets=sockets, shutdown=shutdown, outlived=True, lane=lane, task_status=task_status
+    )
 
 
 async def _wait_for_stop(node: Node) -> None:
@@ -229,13 +241,17 @@ def _arm_last_resort(settings: Settings) -> None:
     timer.start()
 
 
-async def _listen(hints: Hints, freshness: Freshness, *, task_status: trio.TaskStatus[None]) -> None:
-    """Drop from memory what other nodes say has changed."""
-    async with hints.subscribe() as subscription:
+async def _listen(node: Node, freshness: Freshness, *, task_status: trio.TaskStatus[None]) -> None:
+    """Drop from memory what other nodes say has changed, and say so to those who wait for it."""
+    async with node.hints.subscribe() as subscription:
         task_status.started()
         async for hint in subscription:
             if isinstance(hint, Forget | Placed):
                 freshness.note(hint, trio.current_time())
+            if isinstance(hint, Forget):
+                node.forgetting.obeyed(hint)
+            elif isinstance(hint, Heard):
+                node.forgetting.heard(hint)
 
 
 async def _look_at_disk(node: Node, *, task_status: trio.TaskStatus[None]) -> None:

@@ -118,6 +118,16 @@ class Forget:
 
     repository: str | None = None
     digest: str | None = None
+    token: str | None = None
+    """Whoever obeys answers with `Heard(token)`."""
+
+
+@frozen
+class Heard:
+    """The node `node` has obeyed the `Forget` with this token."""
+
+    token: str
+    node: str
 
 
 @frozen
@@ -128,7 +138,7 @@ class Placed:
     location: str
 
 
-Hint = Wake | Forget | Placed
+Hint = Wake | Forget | Placed | Heard
 
 
 class HintSource(Protocol):

@@ -154,7 +154,7 @@ async def delete_reference(registry: Registry, repository: str, reference: str) 
         digest = str(check_digest(reference))
         if not await delete_manifest(registry.database, repository, digest):
             raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference})
-        registry.tell(Forget(repository, digest))
+        await registry.forget_everywhere(repository, digest)
     elif not is_tag(reference) or await delete_tag(registry.database, repository, reference) is None:
         raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference[:160]})
     return Answer(202, _LEGACY, outcome="database")
@@ -168,7 +168,7 @@ async def delete_blob(registry: Registry, repository: str, digest_text: str) -> 
         raise RegistryError(BLOB_UNKNOWN, {"name": repository, "digest": digest})
     if outcome is Unlinking.IN_USE:
         raise RegistryError(UNSUPPORTED, {"digest": digest, "reason": "a manifest of this repository uses the blob"})
-    registry.tell(Forget(repository, digest))
+    await registry.forget_everywhere(repository, digest)
     return Answer(202, _LEGACY, outcome="database")
 
 
