@@ -46,6 +46,8 @@ class ObjectFacts:
 
     size: int
     etag: str | None = None
+    modified: float | None = None
+    """When it was written, POSIX seconds by the store's clock; only `head` knows it."""
 
 
 @frozen

@@ -49,6 +49,8 @@ class OpenFile:
 
     _descriptor: int
     size: int
+    modified: float
+    """POSIX seconds."""
     _lock: threading.Lock = field(factory=threading.Lock)
     _closed: bool = False
 
@@ -101,7 +103,7 @@ class Files:
         """Return the size. Raises ObjectMissing."""
         file = self.open(key)
         file.close()
-        return ObjectFacts(file.size)
+        return ObjectFacts(file.size, modified=file.modified)
 
     def open(self, key: str) -> OpenFile:
         """Open an object for reading. Raises ObjectMissing; EngineRefused where the whole storage folder is gone."""
@@ -115,7 +117,8 @@ class Files:
         if path.is_dir():
             os.close(descriptor)
             raise ObjectMissing(f"{key}: no such file, a folder has this name")
-        return OpenFile(descriptor, os.fstat(descriptor).st_size)
+        facts = os.fstat(descriptor)
+        return OpenFile(descriptor, facts.st_size, facts.st_mtime)
 
     def read(self, key: str, start: int, length: int) -> bytes:
         """Return up to `length` bytes from `start`. Raises ObjectMissing."""

@@ -233,7 +233,10 @@ class S3Client:
                 # An answer to HEAD has no body: a missing bucket looks the same, and must not pass for a lost object.
                 await self._require_bucket()
             raise
-        return ObjectFacts(answer["ContentLength"], _bare(answer.get("ETag")))
+        modified = answer.get("LastModified")
+        return ObjectFacts(
+            answer["ContentLength"], _bare(answer.get("ETag")), None if modified is None else modified.timestamp()
+        )
 
     async def _require_bucket(self) -> None:
         try:

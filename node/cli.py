@@ -3,24 +3,22 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
 
 import click
 import structlog
 import trio
 
 from node import logs
-from node.config import ConfigurationErrors, load_settings
+from node.commands.options import EXIT_FAILED, config_option, load
+from node.config import load_settings
 from node.config_report import report
 from node.config_values import Unfit, parse_bind
 from node.services import NodeFailure
-from node.settings import Settings
 
 EXIT_CLEAN = 0
-EXIT_FAILED = 1
-EXIT_CONFIGURATION = 2
 
 _MANUAL = """A geo-replicated container registry.
 
@@ -52,30 +50,6 @@ Exit codes:
 """
 
 
-class _WrongConfiguration(click.ClickException):
-    """A configuration that cannot be used: its lines go to standard error as they are."""
-
-    exit_code = EXIT_CONFIGURATION
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message."""
-        click.echo(self.format_message(), file=file, err=file is None)
-
-
-def _load(path: str | None) -> Settings:
-    if path is None:
-        raise _WrongConfiguration("no configuration: give --config FILE, or set ANTIPODE_CONFIG")
-    try:
-        return load_settings(path, os.environ)
-    except ConfigurationErrors as errors:
-        count = len(errors.problems)
-        lines = [f"{path}: {count} error{'s' if count > 1 else ''}"]
-        lines += [f"  - {problem}" for problem in errors.problems]
-        if errors.warnings:
-            lines += ["warnings:", *(f"  - {line}" for line in errors.warnings)]
-        raise _WrongConfiguration("\n".join(lines)) from None
-
-
 def _bind_option(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
     try:
         return parse_bind(value)
@@ -93,16 +67,34 @@ def _show_version(context: click.Context, _parameter: click.Parameter, value: bo
         context.exit()
 
 
-_config_option = click.option(
-    "--config",
-    "config",
-    metavar="FILE",
-    envvar="ANTIPODE_CONFIG",
-    help="The configuration, the same file in every region. Default: $ANTIPODE_CONFIG.",
+class _Lazy(click.Group):
+    """Loads a topic's verbs only when they are asked for: most of the time of a short verb would go into imports."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted([*super().list_commands(ctx), *_TOPICS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name."""
+        if cmd_name not in _TOPICS:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = import_module(f"node.commands.{_TOPICS[cmd_name]}").command
+        return command
+
+
+_TOPICS = {
+    "location": "location",
+    "orphans": "orphans",
+    "policy": "policy",
+    "replication": "replication",
+    "verify": "verify",
+}
+"""Command -> room in node/commands that has it as `command`."""
+
+
+@click.group(
+    cls=_Lazy, help=_MANUAL, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
 )
-
-
-@click.group(help=_MANUAL, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option(
     "--version",
     is_flag=True,
@@ -145,7 +137,7 @@ def run(node: Callable[[], Awaitable[None]]) -> int:
 
 
 @main.command()
-@_config_option
+@config_option
 @click.option(
     "--bind",
     metavar="HOST:PORT",
@@ -169,7 +161,7 @@ def serve(config: str | None, bind: tuple[str, int], log_level: str) -> None:
     go elsewhere, ends the requests in flight, and stops. On SIGHUP it reads the configuration again and takes over the limits
     of copies and fail-over (REPLICATION_*, FAILOVER_BYTES_PER_SECOND); its log says what changed and what needs a restart.
     """
-    settings = _load(config)
+    settings = load(config)
     logs.set_up(log_level)
     # Here, so that the other commands answer without loading the whole node.
     from node.supervisor import run_node
@@ -184,12 +176,12 @@ def config_group() -> None:
 
 @config_group.command()
 @click.argument("file", required=False, metavar="[FILE]")
-@_config_option
+@config_option
 def check(file: str | None, config: str | None) -> None:
     """Say what a node would do with FILE (default: --config), or everything that is wrong with it.
 
     Reads the environment as `serve` would, and connects to nothing. Exit code 2 if there are errors.
     """
     chosen = file if file is not None else config
-    settings = _load(chosen)
+    settings = load(chosen)
     click.echo(f"{Path(chosen or '')}: good\n\n{report(settings)}")

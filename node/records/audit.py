@@ -74,3 +74,15 @@ async def unknown_keys(database: Database, location: str, keys: Collection[str])
         deadline=30.0,
     )
     return frozenset(row["key"] for row in rows)
+
+
+async def clear_suspicion(database: Database, blob_id: int, location: str, key: str) -> int:
+    """Trust a suspect copy again that was read to the end and is right; return how many rows that changed, 0 or 1."""
+    rows = await database.fetch(
+        "UPDATE placement p SET state = 'present', reason = NULL FROM location l "
+        "WHERE p.blob_id = $1 AND l.id = p.location_id AND l.name = $2 AND p.key = $3 AND p.state = 'suspect' RETURNING 1",
+        blob_id,
+        location,
+        key,
+    )
+    return len(rows)

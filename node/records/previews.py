@@ -1,6 +1,5 @@
 """What another policy of a namespace would change: the facts of its blobs as they would be. One statement per page."""
 
-import json
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -69,8 +68,7 @@ async def preview_facts(
         deadline=30.0,
     )
     candidates = tuple(
-        Candidate(row["id"], row["digest"], row["size"], read_facts(row["facts"]), json.dumps(row["facts"]))
-        for row in rows
+        Candidate(row["id"], row["digest"], row["size"], read_facts(row["facts"]), row["facts"]) for row in rows
     )
     return PreviewPage(candidates, rows[-1]["id"] if len(rows) == most else None)
 

@@ -29,8 +29,8 @@ async def risk_totals(database: Database, location: str | None = None) -> Sequen
     """Return the totals of every location that is not removed, or of one. From maintained counts and an index, in no time."""
     rows = await database.fetch(
         """
-        SELECT l.name, coalesce(s.blobs, 0)::bigint AS blobs, coalesce(s.bytes, 0)::bigint AS bytes, greatest(0, extract(epoch FROM
-            now() - (SELECT c.since FROM sole_copy c WHERE c.location_id = l.id ORDER BY c.since LIMIT 1)))::float8 AS oldest
+        SELECT l.name, coalesce(s.blobs, 0)::bigint AS blobs, coalesce(s.bytes, 0)::bigint AS bytes, extract(epoch FROM
+            now() - (SELECT c.since FROM sole_copy c WHERE c.location_id = l.id ORDER BY c.since LIMIT 1))::float8 AS oldest
         FROM location l
         LEFT JOIN LATERAL (
             SELECT sum(t.blobs) AS blobs, sum(t.bytes) AS bytes FROM sole_total t WHERE t.location_id = l.id) s ON true

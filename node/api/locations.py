@@ -1,0 +1,74 @@
+"""Locations that come and go: listed, paused, drained, removed, brought back."""
+
+from attrs import asdict
+
+from node.api.frame import Json, Problem
+from node.reconciler import Publish
+from node.records.locations import (
+    Change,
+    Changed,
+    list_locations,
+    note_drained,
+    only_copies,
+    purge_removed,
+    remove_location,
+    set_state,
+)
+from node.records.postgres import Database
+from node.records.reconcile import ask_for_round
+from replication.model import LocationState
+from replication.ports import Forget, Wake
+
+BY_HAND = (LocationState.ACTIVE, LocationState.PAUSED, LocationState.DRAINING, LocationState.REMOVED)
+"""States that an operator may ask for. *Drained* comes by itself."""
+
+
+async def get_locations(database: Database) -> Json:
+    """Return all locations with their states and what is there."""
+    return {"locations": [{**asdict(line), "state": line.state.value} for line in await list_locations(database)]}
+
+
+async def change_location(database: Database, publish: Publish, name: str, wanted: str) -> Json:
+    """Bring a location into another state; the nodes act on it at once. Raises Problem: 400, 404, 409 with the reason.
+
+    `active`, `paused` (kept out for maintenance: not read, written or copied to; nothing is copied because of it), `draining`
+    (no new writes; what is only there is copied elsewhere; it becomes *drained* by itself), `removed` (for good; only when no blob
+    has its only copy there; its bucket is left as it is).
+    """
+    states = {state.value: state for state in BY_HAND}
+    if wanted not in states:
+        raise Problem(400, "not a state", f"{wanted[:40]!r}: write {', '.join(states)}")
+    state = states[wanted]
+    removing = state is LocationState.REMOVED
+    changed = await remove_location(database, name) if removing else await set_state(database, name, state)
+    if changed.outcome is not Change.DONE:
+        raise _refusal(name, state, changed)
+    if state is LocationState.DRAINING:
+        await note_drained(database)
+    if removing:
+        await purge_removed(database)
+    await ask_for_round(database)
+    # Caches hold placements, nodes hold states; both look at once.
+    publish(Forget(), Wake())
+    line = next(line for line in await list_locations(database) if line.name == name)
+    return {**asdict(line), "state": line.state.value, "only_copies": await only_copies(database, name)}
+
+
+def _refusal(name: str, state: LocationState, changed: Changed) -> Problem:
+    if changed.outcome is Change.UNKNOWN:
+        return Problem(404, "no such location", f"{name[:100]} is not a location of this registry")
+    if changed.outcome is Change.ONLY_COPIES:
+        detail = (
+            f"{changed.blobs} blobs have their only copy in {name}: drain it until nothing is only there. What no repository "
+            "links any more waits for collection; what is suspect everywhere has to be deleted, or pushed again"
+        )
+        return Problem(409, "only copies are there", detail, more={"only_copies": changed.blobs})
+    if changed.outcome is Change.ANOTHER_REMOVAL:
+        return Problem(
+            409, "another removal is under way", "the copies of another removed location are still being taken away"
+        )
+    if changed.before is None:
+        return Problem(409, "not drained", f"{name} must be draining or drained before it can be removed")
+    before = changed.before.value
+    detail = f"{name} is {before}: it cannot become {state.value}, or no other location would be active"
+    return Problem(409, "not from this state", detail)

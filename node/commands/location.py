@@ -1,0 +1,174 @@
+"""`antipode location`: stores that come and go while pushes go on."""
+
+from collections.abc import Callable
+
+import click
+import trio
+from rich.progress import Progress, TaskID
+
+from node.api.frame import Json
+from node.api.locations import change_location, get_locations
+from node.commands.options import config_option, output_option
+from node.commands.replication import run_backfill
+from node.commands.tools import EXIT_CODES, Desk, Refused, progress_bar, show, size, work
+from node.records.locations import LocationLine, apply_defaults, list_locations, only_copies
+from node.records.members import default_locations, enrol_locations
+from replication.model import LocationState
+
+_LOOK_AGAIN = 1.0
+
+
+@click.group("location", epilog=EXIT_CODES)
+def command() -> None:
+    """Add, pause, drain and remove locations, while pushes and pulls go on.
+
+    \b
+      active -> draining -> drained -> removed
+      active <-> paused
+    """  # noqa: D301 - click needs the control character, which marks text that stays as it is
+
+
+@command.command("list")
+@config_option
+@output_option
+def list_all(config: str | None, output: str) -> None:
+    """List the locations with their states and what is there."""
+
+    async def verb(desk: Desk) -> None:
+        document = await get_locations(desk.database)
+        rows = document["locations"]
+        assert isinstance(rows, list)
+        table = [
+            {
+                "location": row["name"],
+                "state": row["state"],
+                "default": row["default"],
+                "blobs": row["blobs"],
+                "only here": f"{row['sole_blobs']} ({size(row['sole_bytes'])})",
+                "owed": f"{row['owed_blobs']} ({size(row['owed_bytes'])})",
+                "uploads": row["uploads"],
+                "dead objects": row["dead_objects"],
+            }
+            for row in rows
+        ]
+        show(document, output, ("locations", table))
+
+    work(config, verb)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--default/--no-default", default=False, help="Make it one of the default locations, too.")
+@click.option("--wait", is_flag=True, help="Stay until all that is owed to it is there.")
+@config_option
+def add(name: str, default: bool, wait: bool, config: str | None) -> None:
+    """Make NAME, which the configuration already has, a location, and schedule what it must hold.
+
+    One that was removed comes back. The nodes must run with a configuration that has it: they do the copying. With a policy that
+    names it, or with --default, everything that is required there is owed at once.
+    """
+
+    async def verb(desk: Desk) -> None:
+        if name not in desk.settings.locations:
+            known = ", ".join(desk.settings.locations)
+            raise Refused(f"{name}: DISTRIBUTED_STORAGE_CONFIG has no such location; it has {known}")
+        defaults = await default_locations(desk.database)
+        await enrol_locations(desk.database, [name], defaults or desk.settings.default_locations)
+        await change_location(desk.database, desk.hints.publish, name, LocationState.ACTIVE.value)
+        if default:
+            await apply_defaults(desk.database, sorted({*defaults, name}))
+        found = await run_backfill(desk)
+        line = await _line(desk, name)
+        click.echo(
+            f"{name} is active: {line.owed_blobs} blobs, {size(line.owed_bytes)}, are owed to it ({found.owed} new)"
+        )
+        if wait:
+            await _until(desk, name, f"copying to {name}", lambda line: line.owed_blobs)
+            click.echo(f"{name} holds {(await _line(desk, name)).blobs} blobs; nothing is owed to it")
+
+    work(config, verb)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Stay until it is drained.")
+@config_option
+@output_option
+def drain(name: str, wait: bool, config: str | None, output: str) -> None:
+    """Stop new writes to NAME and copy elsewhere what is only there; it becomes *drained* by itself."""
+
+    async def verb(desk: Desk) -> None:
+        document = await change_location(desk.database, desk.hints.publish, name, LocationState.DRAINING.value)
+        await run_backfill(desk)
+        if wait and document["state"] != LocationState.DRAINED.value:
+            await _until(desk, name, f"draining {name}", None)
+            document = {**document, "state": (await _line(desk, name)).state.value, "only_copies": 0}
+        _tell(document, output)
+
+    work(config, verb)
+
+
+def _simple(verb_name: str, state: LocationState, text: str) -> None:
+    @command.command(verb_name, help=text)
+    @click.argument("name")
+    @config_option
+    @output_option
+    def change(name: str, config: str | None, output: str) -> None:
+        async def verb(desk: Desk) -> None:
+            _tell(await change_location(desk.database, desk.hints.publish, name, state.value), output)
+
+        work(config, verb)
+
+
+_simple(
+    "pause",
+    LocationState.PAUSED,
+    "Keep NAME out for maintenance: not read, not written, not copied to; what is owed to it waits, and nothing is copied "
+    "elsewhere because of it. Blobs that are only there cannot be pulled meanwhile.",
+)
+_simple("resume", LocationState.ACTIVE, "Take NAME back after a pause; what is owed to it is copied.")
+_simple(
+    "activate",
+    LocationState.ACTIVE,
+    "Make NAME active again: after a pause, during a drain, or after it was removed.",
+)
+_simple(
+    "remove",
+    LocationState.REMOVED,
+    "Take NAME, which is draining or drained, out for good. Refused while any blob has its only copy there. Its bucket is left as "
+    "it is.",
+)
+
+
+def _tell(document: Json, output: str) -> None:
+    if output == "json":
+        show(document, output)
+        return
+    click.echo(f"{document['name']} is {document['state']}")
+    if document["only_copies"] and document["state"] == LocationState.DRAINING.value:
+        click.echo(f"{document['only_copies']} blobs are only there and are copied elsewhere first")
+
+
+async def _line(desk: Desk, name: str) -> LocationLine:
+    return next(line for line in await list_locations(desk.database) if line.name == name)
+
+
+async def _until(desk: Desk, name: str, text: str, left: Callable[[LocationLine], int] | None) -> None:
+    """Show how much is left until it is nothing; without `left` until the location is drained."""
+    with progress_bar() as bar:
+        task: TaskID | None = None
+        while True:
+            line = await _line(desk, name)
+            remaining = await only_copies(desk.database, name) if left is None else left(line)
+            task = _advance(bar, task, text, remaining)
+            if remaining == 0 and (left is not None or line.state is LocationState.DRAINED):
+                return
+            await trio.sleep(_LOOK_AGAIN)
+
+
+def _advance(bar: Progress, task: TaskID | None, text: str, remaining: int) -> TaskID:
+    if task is None:
+        return bar.add_task(text, total=remaining)
+    total = bar.tasks[0].total or 0
+    bar.update(task, total=max(total, remaining), completed=max(total, remaining) - remaining)
+    return task

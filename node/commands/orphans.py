@@ -1,0 +1,57 @@
+"""`antipode orphans`: objects in a store that the database does not know."""
+
+import time
+
+import click
+from attrs import asdict
+
+from node.audit import Orphan, find_orphans
+from node.commands.options import config_option, output_option
+from node.commands.tools import EXIT_CODES, Desk, Refused, show, size, work
+
+
+@click.command("orphans", epilog=EXIT_CODES)
+@click.option("--location", required=True, help="The location whose store is listed.")
+@click.option("--delete", is_flag=True, help="Delete those that are older than a day.")
+@config_option
+@output_option
+def command(location: str, delete: bool, config: str | None, output: str) -> None:
+    """List objects in a location's store, below its storage path, that belong to no copy, upload, task or dead object.
+
+    Nothing is deleted unless --delete is given, and then only what the store says was written more than a day ago. Run `antipode
+    repair --after-restore` first if the database was restored from a backup.
+    """
+
+    async def verb(desk: Desk) -> int:
+        settings = desk.settings
+        if location not in settings.locations:
+            raise Refused(f"{location}: the configuration has {', '.join(settings.locations)}")
+        found: list[Orphan] = []
+        deleted: set[str] = set()
+        async with settings.locations[location].engine.open() as engine:
+            async for orphan in find_orphans(desk.database, engine, location, time.time()):
+                found.append(orphan)
+                if delete and orphan.old:
+                    await engine.delete(orphan.key)
+                    deleted.add(orphan.key)
+        document = {
+            "location": location,
+            "orphans": [{**asdict(orphan), "deleted": orphan.key in deleted} for orphan in found],
+            "bytes": sum(orphan.size for orphan in found),
+            "deleted": len(deleted),
+        }
+        rows = [
+            {
+                "key": orphan.key,
+                "size": size(orphan.size),
+                "age_seconds": orphan.age,
+                "deleted": orphan.key in deleted,
+            }
+            for orphan in found
+        ]
+        show(document, output, ("orphans", rows))
+        if output == "table" and delete and len(deleted) < len(found):
+            click.echo(f"{len(found) - len(deleted)} are younger than a day and stay")
+        return 0
+
+    work(config, verb)

@@ -1,0 +1,173 @@
+"""What the operators' verbs share: the configuration, the database and hints behind it, exit codes, tables and JSON."""
+
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import click
+import trio
+from attrs import frozen
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from engines.contract import EngineError
+from engines.crossing import open_bridge
+from node import logs
+from node.api.frame import Problem
+from node.commands.options import EXIT_FAILED, load
+from node.hint_hub import Hub
+from node.hints import open_hints
+from node.records.migrate import migrations
+from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, open_database
+from node.settings import Settings
+
+_FLUSH_SECONDS = 2.0
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  refused, or the database or a store is out of reach
+  2  the configuration or the command line is wrong; nothing was done
+"""
+
+
+class Refused(Exception):
+    """The verb cannot do what it was asked. The text goes to standard error."""
+
+    def __init__(self, text: str, code: int = EXIT_FAILED) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@frozen
+class Desk:
+    """What a verb works with."""
+
+    settings: Settings
+    database: Database
+    hints: Hub
+
+
+@asynccontextmanager
+async def _open_desk(settings: Settings) -> AsyncIterator[Desk]:
+    async with open_bridge(), open_database(settings.database_uri, most=4) as database:
+        await _check_schema(database)
+        async with open_hints(settings.redis, settings.database_uri, f"cli-{uuid4().hex[:8]}") as hints:
+            yield Desk(settings, database, hints)
+            # Hints are only hints: what cannot be told in time the nodes find out by themselves.
+            with trio.move_on_after(_FLUSH_SECONDS if hints.statistics().published else 0):
+                while hints.statistics().sent == 0:  # noqa: ASYNC110 - the hub has no event for it, and the end is near
+                    await trio.sleep(0.02)
+
+
+async def _check_schema(database: Database) -> None:
+    needed = max(migration.number for migration in migrations())
+    there = await database.fetch_row("SELECT to_regclass('schema_version') IS NOT NULL AS there")
+    row = (
+        await database.fetch_row("SELECT max(number) AS number FROM schema_version")
+        if there and there["there"]
+        else None
+    )
+    found = 0 if row is None else row["number"] or 0
+    if found < needed:
+        raise Refused(
+            f"the database's schema is {found}, this program needs {needed}: start a node of this release first"
+        )
+
+
+def work(config: str | None, verb: Callable[[Desk], Awaitable[int | None]]) -> None:
+    """Run a verb over the database that a configuration names, and exit with its code (None is 0); failures are one line."""
+    settings = load(config)
+    logs.set_up("error")
+
+    async def main() -> int | None:
+        async with _open_desk(settings) as desk:
+            return await verb(desk)
+
+    try:
+        code = trio.run(main, strict_exception_groups=True)
+    except (Exception, BaseExceptionGroup) as error:
+        leaves = list(_leaves(error))
+        known = [leaf for leaf in leaves if isinstance(leaf, (Refused, Problem, EngineError, *_DATABASE))]
+        if len(known) < len(leaves):
+            raise
+        for leaf in known:
+            click.echo(_line(leaf), err=True)
+        code = max(leaf.code if isinstance(leaf, Refused) else EXIT_FAILED for leaf in known)
+    sys.exit(code or 0)
+
+
+_DATABASE = (DatabaseUnavailable, DatabaseMisconfigured)
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, Problem):
+        return f"{error.title}: {error.detail}" if error.detail else error.title
+    if isinstance(error, _DATABASE):
+        return f"DB_URI: the database cannot be used: {error}"
+    return str(error)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _leaves(member)
+    else:
+        yield error
+
+
+def show(document: object, output: str, *tables: tuple[str, Sequence[Mapping[str, object]]]) -> None:
+    """Print a document as JSON, or its tables (title and rows with the same keys) for people."""
+    if output == "json":
+        click.echo(json.dumps(document, indent=2))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    for title, rows in tables:
+        if not rows:
+            console.print(f"{title}: none" if title else "none", markup=False)
+            continue
+        table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+        for name in rows[0]:
+            table.add_column(name.replace("_", " "), overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    if isinstance(value, tuple | list):
+        return ", ".join(str(item) for item in value)
+    return str(value).replace("[", r"\[")
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes for people."""
+    amount = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError("unreachable")
+
+
+def progress_bar() -> Progress:
+    """Return a bar on standard error, silent where that is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
