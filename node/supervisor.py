@@ -67,12 +67,12 @@ class Serve(Protocol):
         ...
 
 
-    return_large_buffers()
 async def run_node(settings: Settings, bind: tuple[str, int], load: Callable[[], Settings]) -> None:
     """Run a node until SIGTERM or SIGINT; at SIGHUP it takes over what it can of what `load` returns then.
 
     Raises NodeFailure when it cannot start or go on, with one line for the operator.
     """
+    return_large_buffers()
     for line in settings.warnings:
         _log.warning(line)
     manager, sockets = Manager(os.environ), inherited_sockets(os.environ)
