@@ -19,9 +19,6 @@ SAFETY_NET = 10.0
 _BETWEEN_DOUBTS = 0.25
 """Seconds between two looks at one closure because something about it may have changed for the worse."""
 
-_FRESH_ENOUGH = 1.0
-"""Seconds that facts may be old when the time is up. What ends a wait is always looked at after its reason."""
-
 Done = Callable[[Closure], bool]
 
 
@@ -146,7 +143,7 @@ class Waiting:
             while not done(facts):
                 not_before = await self._woken(watch, done, deadline)
                 if not_before is None:
-                    return await self._fresh(watch, trio.current_time() - _FRESH_ENOUGH)
+                    return await self._fresh(watch, min(deadline, trio.current_time()))
                 facts = await self._fresh(watch, not_before)
             return facts
 

@@ -78,6 +78,8 @@ class Closure:
     blobs: tuple[ClosureBlob, ...] = field(repr=False)
     places: Mapping[str, Place]
     now: float
+    absent: int = 0
+    """Children that a sparse index names and the repository has not: nothing is known of their blobs."""
 
     def lacking(self, location: str) -> tuple[ClosureBlob, ...]:
         """Return the blobs that are not present in a location."""

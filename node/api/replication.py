@@ -152,6 +152,7 @@ def _describe(answer: Arrival, facts: Closure, location: str) -> Json:
         "status": answer.status.value,
         "reason": answer.reason or None,
         "required": facts.places[location].required,
+        "absent_manifests": facts.absent,
         "blobs": answer.blobs,
         "bytes": answer.size,
         "missing_blobs": answer.missing_blobs,

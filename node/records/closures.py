@@ -34,6 +34,10 @@ _CLOSURE = """
         SELECT next.id FROM member CROSS JOIN LATERAL (
             SELECT mc.child_id AS id FROM manifest_child mc WHERE mc.manifest_id = member.id
             UNION ALL
+            SELECT c.id FROM awaited_child a JOIN manifest c ON c.digest = a.digest
+            JOIN repository_manifest rm ON rm.manifest_id = c.id AND rm.repository_id = (SELECT id FROM repo)
+            WHERE a.manifest_id = member.id
+            UNION ALL
             SELECT s.id FROM manifest m JOIN manifest s ON s.subject = m.digest
             JOIN repository_manifest rm ON rm.manifest_id = s.id AND rm.repository_id = (SELECT id FROM repo)
             WHERE $3 AND m.id = member.id
@@ -104,6 +108,10 @@ async def read_closure(
                     AND t.blob_id NOT IN (SELECT id FROM part) LIMIT {_MOST_AHEAD}) first) ahead
             WHERE $6)
         SELECT root.digest, extract(epoch FROM now())::float8 AS now,
+            (SELECT count(DISTINCT a.digest) FROM member JOIN awaited_child a ON a.manifest_id = member.id
+             WHERE NOT EXISTS (
+                SELECT FROM manifest c JOIN repository_manifest rm ON rm.manifest_id = c.id AND rm.repository_id = (SELECT id FROM repo)
+                WHERE c.digest = a.digest)) AS absent,
             (SELECT coalesce(json_agg(json_build_array(
                 part.digest, part.size, coalesce(held.held, '{{}}'), coalesce(needs.needs, '{{}}')) ORDER BY part.digest), '[]')
              FROM part LEFT JOIN held ON held.blob_id = part.id LEFT JOIN needs ON needs.blob_id = part.id)::text AS blobs,
@@ -134,6 +142,7 @@ async def read_closure(
         ),
         places={place.name: place for place in places},
         now=row["now"],
+        absent=row["absent"],
     )
 
 
