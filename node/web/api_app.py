@@ -13,6 +13,7 @@ from node.registry import Registry
 from node.web.access import exchange_of
 from node.web.asgi import Scope
 from node.web.failures import INTERNAL, answer_to
+from node.web.placement_api import create_placement_api
 
 PREFIX = "/api/v1"
 _NO_STORE = "no-store"
@@ -26,6 +27,7 @@ def create_api(registry: Registry) -> quart.Blueprint:
     async def replication(name: str, reference: str) -> quart.Response:
         return _json(await replication_of(registry, name, reference, _query()))
 
+    api.register_blueprint(create_placement_api(registry))
     return api
 
 
