@@ -9,6 +9,15 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from node.answers import Headers
 from node.api.frame import PROBLEM_TYPE, Json, Problem
 from node.api.replication import replication_of
+from node.api.tags import (
+    Means,
+    expiration_of,
+    history_of,
+    remove_namespace,
+    remove_repository,
+    restore_tag,
+    set_expiration,
+)
 from node.registry import Registry
 from node.web.access import exchange_of
 from node.web.asgi import Scope
@@ -26,6 +35,33 @@ def create_api(registry: Registry) -> quart.Blueprint:
     @api.get("/repository/<path:name>/manifest/<reference>/replication")
     async def replication(name: str, reference: str) -> quart.Response:
         return _json(await replication_of(registry, name, reference, _query()))
+
+    means = Means(registry.database, registry.settings, registry.hints.publish)
+
+    @api.get("/repository/<path:name>/tag/<tag>/history")
+    async def tag_history(name: str, tag: str) -> quart.Response:
+        return _json(await history_of(means, name, tag, _query()))
+
+    @api.post("/repository/<path:name>/tag/<tag>/restore")
+    async def tag_restore(name: str, tag: str) -> quart.Response:
+        return _json(await restore_tag(means, name, tag, await quart.request.get_json(force=True, silent=True)))
+
+    @api.delete("/repository/<path:name>")
+    async def repository_delete(name: str) -> quart.Response:
+        return _json(await remove_repository(means, name))
+
+    @api.delete("/namespace/<namespace>")
+    async def namespace_delete(namespace: str) -> quart.Response:
+        return _json(await remove_namespace(means, namespace))
+
+    @api.get("/namespace/<namespace>/tag-expiration")
+    async def expiration(namespace: str) -> quart.Response:
+        return _json(await expiration_of(means, namespace))
+
+    @api.put("/namespace/<namespace>/tag-expiration")
+    async def expiration_set(namespace: str) -> quart.Response:
+        body = await quart.request.get_json(force=True, silent=True)
+        return _json(await set_expiration(means, namespace, body))
 
     api.register_blueprint(create_placement_api(registry))
     return api

@@ -1,0 +1,116 @@
+"""What tags pointed to before: listed, found again while their window lasts, and the windows of namespaces. One statement each."""
+
+from collections.abc import Sequence
+
+from attrs import field, frozen
+
+from node.records.postgres import Database
+
+
+@frozen
+class TagState:
+    """What a tag pointed to for a while. Times in POSIX seconds; `until` is None for what it points to now."""
+
+    digest: str
+    since: float
+    until: float | None
+    restorable_until: float | None
+    """When this state can no longer be restored; None for what the tag points to now."""
+
+
+@frozen
+class TagHistory:
+    """A tag's states, latest first, and whether older ones follow."""
+
+    states: tuple[TagState, ...]
+    more: bool
+
+
+async def tag_history(
+    database: Database, repository: str, tag: str, *, window: float, before: float | None, most: int
+) -> TagHistory | None:
+    """Return up to `most` states of a tag that ended before `before` (POSIX seconds; None: from what it points to now on).
+
+    `window` (DEFAULT_TAG_EXPIRATION, seconds) counts where the namespace has none of its own; older states are left out. None:
+    there is no such repository.
+    """
+    rows = await database.fetch(
+        """
+        WITH here AS (
+            SELECT r.id, coalesce(n.tag_expiration, $3) AS expiration
+            FROM repository r JOIN namespace n ON n.id = r.namespace_id WHERE r.name = $1),
+        states AS (
+            SELECT t.manifest_id, t.since, NULL::timestamptz AS until, NULL::bigint AS place FROM here
+            JOIN tag t ON t.repository_id = here.id AND t.name = $2 WHERE $4::float8 IS NULL
+            UNION ALL
+            (SELECT h.manifest_id, h.since, h.until, h.id FROM here
+             JOIN tag_history h ON h.repository_id = here.id AND h.name = $2
+             WHERE ($4 IS NULL OR h.until < to_timestamp($4)) AND h.until >= now() - here.expiration * interval '1 second'
+             ORDER BY h.until DESC, h.id DESC LIMIT $5))
+        SELECT m.digest, extract(epoch FROM s.since)::float8 AS since, extract(epoch FROM s.until)::float8 AS until,
+            extract(epoch FROM s.until)::float8 + here.expiration AS restorable
+        FROM here LEFT JOIN states s ON true LEFT JOIN manifest m ON m.id = s.manifest_id
+        ORDER BY s.until DESC NULLS FIRST, s.place DESC LIMIT $5
+        """,
+        repository,
+        tag,
+        window,
+        before,
+        most + 1,
+    )
+    if not rows:
+        return None
+    found = [
+        TagState(row["digest"], row["since"], row["until"], row["restorable"])
+        for row in rows
+        if row["digest"] is not None
+    ]
+    return TagHistory(tuple(found[:most]), len(found) > most)
+
+
+@frozen
+class FormerManifest:
+    """A manifest that a tag pointed to. `media_type` is None where the repository does not have it any more."""
+
+    body: bytes = field(repr=False)
+    media_type: str | None
+
+
+async def find_former(
+    database: Database, repository: str, tag: str, digest: str, window: float
+) -> FormerManifest | None:
+    """Return the manifest if the tag points to it or did within its window (seconds; the namespace's own counts first)."""
+    row = await database.fetch_row(
+        """
+        SELECT m.bytes, rm.media_type FROM repository r JOIN namespace n ON n.id = r.namespace_id
+        JOIN manifest m ON m.digest = $3
+        LEFT JOIN repository_manifest rm ON rm.repository_id = r.id AND rm.manifest_id = m.id
+        WHERE r.name = $1 AND (
+            EXISTS (SELECT FROM tag t WHERE t.repository_id = r.id AND t.name = $2 AND t.manifest_id = m.id)
+            OR EXISTS (
+                SELECT FROM tag_history h WHERE h.repository_id = r.id AND h.name = $2 AND h.manifest_id = m.id
+                AND h.until >= now() - coalesce(n.tag_expiration, $4) * interval '1 second'))
+        """,
+        repository,
+        tag,
+        digest,
+        window,
+    )
+    return None if row is None else FormerManifest(row["bytes"], row["media_type"])
+
+
+async def set_tag_expiration(database: Database, namespace: str, seconds: float | None) -> bool:
+    """Give a namespace a window of its own, None for the usual one; False: there is no such namespace.
+
+    It counts for what was deleted before, too; what had gone already stays gone.
+    """
+    rows: Sequence[object] = await database.fetch(
+        "UPDATE namespace SET tag_expiration = $2 WHERE name = $1 RETURNING id", namespace, seconds
+    )
+    return bool(rows)
+
+
+async def tag_expiration(database: Database, namespace: str) -> tuple[bool, float | None]:
+    """Return whether there is such a namespace, and its own window in seconds, None where it has the usual one."""
+    row = await database.fetch_row("SELECT tag_expiration FROM namespace WHERE name = $1", namespace)
+    return (False, None) if row is None else (True, row["tag_expiration"])
