@@ -83,10 +83,15 @@ class _Lazy(click.Group):
 
 
 _TOPICS = {
+    "collect": "collect",
     "location": "location",
+    "namespace": "namespace",
     "orphans": "orphans",
     "policy": "policy",
+    "repair": "repair",
     "replication": "replication",
+    "repository": "repository",
+    "tag": "tag",
     "verify": "verify",
 }
 """Command -> room in node/commands that has it as `command`."""

@@ -1,0 +1,66 @@
+"""`antipode repair --after-restore`: the records against the stores, after the database was restored from a backup."""
+
+import json
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+import click
+from attrs import asdict
+
+from node.commands.options import config_option, output_option
+from node.commands.tools import Desk, work
+from node.records.ledger import PostgresLedger
+from node.records.members import Membership
+from node.repair import Finding, repair
+
+_EXIT_CODES = """\b
+Exit codes:
+  0  every location was looked at, and no blob is lost
+  1  the database is out of reach, or a location could not be looked at: collection stays paused
+  2  the configuration or the command line is wrong; nothing was done
+  3  every location was looked at, and what is lost was named
+"""
+
+
+@click.command("repair", epilog=_EXIT_CODES)
+@click.option("--after-restore", is_flag=True, required=True, help="The database was restored from a backup.")
+@config_option
+@output_option
+def command(after_restore: bool, config: str | None, output: str) -> None:
+    """Compare the records with the stores in both directions, while nodes run, and let collection go on.
+
+    Copies whose objects are gone are healed from others; blobs without any copy left are named with the tags that need them.
+    Objects that the database does not know are listed, and adopted as copies where their digest proves what they are. Nothing
+    is deleted. JSON is one object a line.
+    """
+    assert after_restore
+
+    def tell(finding: Finding) -> None:
+        if output == "json":
+            click.echo(json.dumps(asdict(finding)))
+        else:
+            where = f" in {finding.location}" if finding.location else ""
+            click.echo(f"{finding.kind}{where}: {finding.what}{f' ({finding.text})' if finding.text else ''}")
+
+    async def verb(desk: Desk) -> int:
+        member = Membership(uuid4(), (), (), "repair")
+        ledger = PostgresLedger(database=desk.database, member=member)
+        async with AsyncExitStack() as stack:
+            engines = {
+                name: await stack.enter_async_context(location.engine.open())
+                for name, location in desk.settings.locations.items()
+            }
+            report = await repair(desk.database, engines, ledger.mark_suspect, tell)
+        if output == "json":
+            click.echo(json.dumps({"kind": "report", **asdict(report)}))
+        else:
+            click.echo(
+                f"{report.copies} copies looked for, {report.gone} gone; {report.adopted} objects adopted, "
+                f"{report.unknown} unknown; {report.lost} blobs lost; {report.dead} objects wait to be deleted"
+            )
+            click.echo("collection goes on" if report.complete else f"not looked at: {', '.join(report.unreachable)}")
+        if not report.complete:
+            return 1
+        return 3 if report.lost else 0
+
+    work(config, verb)

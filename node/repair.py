@@ -1,0 +1,198 @@
+"""Repair after the database was restored from a backup: the records against the stores, in both directions.
+
+1. Every copy that the records have is looked for in its store. One that is gone becomes suspect, and is healed from another.
+2. Every object below our prefixes that the records do not know is named, and adopted as a copy where its bytes, read and hashed,
+   are those of a blob that lacks one there. Nothing is deleted.
+3. A blob whose copies are all gone is lost: it is named with the tags that need it, and has no copies any more, so that the next
+   push of it uploads it.
+
+Works in pages with bounded memory, while nodes run: keys are never used twice, so what is found under a key stays true.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+
+import trio
+from attrs import evolve, frozen
+
+from engines.contract import Engine, EngineError, ObjectMissing
+from node.audit import Distrust, Orphan, find_orphans
+from node.records.audit import Copy, list_copies
+from node.records.collect import resume
+from node.records.postgres import Database
+from node.records.repair import GONE, adopt_object, candidates_for, count_dead, read_markers, remove_lost
+from replication.model import Blob
+from replication.offload import in_thread
+from replication.watcher import probe_keys
+
+_PAGE = 500
+_AT_ONCE = 8
+_READ = 1 << 20
+_NAMED = re.compile(r"/?(sha256|sha512)/[0-9a-f]{2}/([0-9a-f]+)\.[^/]*$")
+
+
+@frozen
+class Finding:
+    """One thing that the repair found. `kind`: gone, adopted, unknown, lost or unreachable; `text` says the rest for people."""
+
+    kind: str
+    location: str | None
+    what: str
+    """A digest, or the key of an object; of an unreachable location, why."""
+    text: str = ""
+
+
+Tell = Callable[[Finding], None]
+
+
+@frozen
+class RepairReport:
+    """How much was looked at and found. Counts."""
+
+    copies: int = 0
+    gone: int = 0
+    """Copies whose object is not there."""
+    unknown: int = 0
+    """Objects that the records do not know, besides the adopted ones."""
+    adopted: int = 0
+    lost: int = 0
+    """Blobs without any copy left."""
+    dead: int = 0
+    """Objects that the records want deleted."""
+    unreachable: tuple[str, ...] = ()
+    """Locations whose store could not be looked at to the end, or belongs to another location."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every location was looked at to the end."""
+        return not self.unreachable
+
+
+class _Unreachable(Exception):
+    """A store that cannot be looked at; the text says why."""
+
+
+async def repair(database: Database, engines: Mapping[str, Engine], distrust: Distrust, tell: Tell) -> RepairReport:
+    """Do all of the above; afterwards collection goes on, unless a location could not be looked at. Raises LedgerUnavailable.
+
+    `tell` hears of every finding as it is made.
+    """
+    markers = await read_markers(database)
+    report = RepairReport(dead=await count_dead(database))
+    for location in sorted(set(markers) & set(engines)):
+        engine = engines[location]
+        try:
+            await _check_marker(engine, markers[location])
+            report = await _check_copies(database, engine, location, distrust, tell, report)
+            report = await _check_objects(database, engine, location, tell, report)
+        except (_Unreachable, EngineError) as error:
+            tell(Finding("unreachable", location, str(error)))
+            report = evolve(report, unreachable=(*report.unreachable, location))
+    after = 0
+    while lost := await remove_lost(database, after):
+        for blob in lost:
+            tell(Finding("lost", None, blob.digest, f"needed by {', '.join(blob.needed_by) or 'nothing'}"))
+        report = evolve(report, lost=report.lost + len(lost))
+        after = lost[-1].id
+    if report.complete:
+        await resume(database)
+    return report
+
+
+async def _check_marker(engine: Engine, wanted: str) -> None:
+    """Refuse to conclude anything from a store that is not the one whose copies the records mean."""
+    key = probe_keys(engine.prefix, "-").marker
+    try:
+        facts = await engine.head(key)
+        found = await engine.read(key, 0, min(facts.size, 4096))
+    except ObjectMissing:
+        raise _Unreachable("its store holds no marker: is it another bucket, or was it emptied?") from None
+    if found != wanted.encode():
+        raise _Unreachable(f"its store bears the marker of another location, not {wanted!r}")
+
+
+async def _check_copies(
+    database: Database, engine: Engine, location: str, distrust: Distrust, tell: Tell, report: RepairReport
+) -> RepairReport:
+    after = 0
+    while copies := await list_copies(database, location, after, _PAGE, 1.0):
+        for copy, reason in await _look_for(engine, copies):
+            tell(Finding("gone", location, copy.blob.digest, f"{reason}; {copy.others} other good copies"))
+            await distrust(copy.blob.id, location, copy.placement.key, f"{GONE}{reason}")
+            report = evolve(report, gone=report.gone + 1)
+        report = evolve(report, copies=report.copies + len(copies))
+        after = copies[-1].blob.id
+    return report
+
+
+async def _look_for(engine: Engine, copies: Sequence[Copy]) -> Sequence[tuple[Copy, str]]:
+    """Return the copies whose objects are not there, or have another size, with the reason. Raises EngineError."""
+    missing: list[tuple[Copy, str]] = []
+    todo = iter(copies)
+
+    async def worker() -> None:
+        for copy in todo:
+            try:
+                facts = await engine.head(copy.placement.key)
+            except ObjectMissing:
+                missing.append((copy, f"no object under {copy.placement.key}"))
+                continue
+            if facts.size != copy.blob.size:
+                missing.append((copy, f"{facts.size} bytes under {copy.placement.key}, not {copy.blob.size}"))
+
+    await _all_at_once(worker)
+    return missing
+
+
+async def _all_at_once(worker: Callable[[], Awaitable[None]]) -> None:
+    """Run so many workers; the first error ends them all and is raised by itself."""
+    first: list[EngineError] = []
+
+    async def one() -> None:
+        try:
+            await worker()
+        except EngineError as error:
+            first.append(error)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(_AT_ONCE):
+            nursery.start_soon(one)
+    if first:
+        raise first[0]
+
+
+async def _check_objects(
+    database: Database, engine: Engine, location: str, tell: Tell, report: RepairReport
+) -> RepairReport:
+    async for orphan in find_orphans(database, engine, location, time.time()):
+        blob = await _prove(database, engine, location, orphan)
+        if blob is not None and await adopt_object(database, blob.id, location, orphan.key):
+            tell(Finding("adopted", location, blob.digest, f"as {orphan.key}"))
+            report = evolve(report, adopted=report.adopted + 1)
+        else:
+            tell(Finding("unknown", location, orphan.key, f"{orphan.size} bytes"))
+            report = evolve(report, unknown=report.unknown + 1)
+    return report
+
+
+async def _prove(database: Database, engine: Engine, location: str, orphan: Orphan) -> Blob | None:
+    """Return the blob that lacks a copy here and whose digest the object's bytes have. Reads only what may be one."""
+    named = _NAMED.search(orphan.key)
+    digest = f"{named[1]}:{named[2]}" if named else None
+    blobs = await candidates_for(database, location, digest, orphan.size)
+    if not blobs:
+        return None
+    hashers = {name: hashlib.new(name) for name in {blob.digest.partition(":")[0] for blob in blobs}}
+    try:
+        async with engine.open(orphan.key) as reader:
+            while data := await reader.receive(_READ):
+                for hasher in hashers.values():
+                    await in_thread(len(data), partial(hasher.update, data))
+    except ObjectMissing:
+        return None
+    found = {f"{name}:{hasher.hexdigest()}" for name, hasher in hashers.items()}
+    return next((blob for blob in blobs if blob.digest in found), None)
