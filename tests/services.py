@@ -158,11 +158,11 @@ def all_stores() -> dict[str, Store]:
 def fresh_database(administrator: str) -> Iterator[str]:
     """Create an empty database by way of the DSN `administrator`, yield its DSN, and drop it with whoever is connected."""
     name = f"antipode_test_{secrets.token_hex(6)}"
-    _execute(administrator, f"CREATE DATABASE {name}")
+    execute(administrator, f"CREATE DATABASE {name}")
     try:
         yield urlunsplit(urlsplit(administrator)._replace(path=f"/{name}"))
     finally:
-        _execute(administrator, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        execute(administrator, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def fresh_storage_path() -> str:
@@ -175,7 +175,7 @@ def repository_root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
-def _execute(dsn: str, statement: str) -> None:
+def execute(dsn: str, statement: str) -> None:
     """Run one statement outside a transaction. Synchronous: fixtures of any scope call it, where no loop runs."""
 
     async def work() -> None:
@@ -186,3 +186,16 @@ def _execute(dsn: str, statement: str) -> None:
             await connection.close(timeout=_DEADLINE)
 
     asyncio.run(work())
+
+
+def fetch_rows(dsn: str, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
+    """Run one query behind the product's back and return its rows. Synchronous, as `execute`."""
+
+    async def work() -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(dsn, timeout=_DEADLINE)
+        try:
+            return [tuple(row) for row in await connection.fetch(statement, *arguments, timeout=_DEADLINE)]
+        finally:
+            await connection.close(timeout=_DEADLINE)
+
+    return asyncio.run(work())

@@ -1,0 +1,202 @@
+"""The faults by name: how each begins and ends, what it may show clients, and the schedule that a seed stands for."""
+
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Literal
+
+import trio
+from attrs import frozen
+
+from tests import faults
+from tests.nemesis.ground import PARTS, REGIONS, Ground
+from tests.services import fetch_rows
+
+Reach = Literal["store", "bytes", "database", "redis", "node", "drain", "region", "load"]
+"""What a fault takes away, and so what its clients may notice: see `trial.expectations`."""
+
+
+@frozen
+class Fault:
+    """One fault. `make(ground)` is there while its context is open."""
+
+    name: str
+    reach: Reach
+    make: Callable[[Ground], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def _broken(part: str, how: faults.Fault, ground: Ground) -> AsyncIterator[None]:
+    for proxy in ground.to(part):
+        proxy.break_(how)
+    try:
+        yield
+    finally:
+        for proxy in ground.to(part):
+            proxy.mend()
+
+
+@asynccontextmanager
+async def _slow(part: str, ground: Ground) -> AsyncIterator[None]:
+    """Take a second and a half for every answer, and send a body at 300 kB a second."""
+    for proxy in ground.to(part):
+        proxy.delay, proxy.bytes_per_second = 1.5, 300_000
+    try:
+        yield
+    finally:
+        for proxy in ground.to(part):
+            proxy.delay, proxy.bytes_per_second = 0.0, None
+
+
+@asynccontextmanager
+async def _wrong(store: str, ground: Ground) -> AsyncIterator[None]:
+    """Spoil blobs in a store; nobody mends them but the registry."""
+    await trio.to_thread.run_sync(corrupt, ground, store)
+    yield
+
+
+def corrupt(ground: Ground, name: str) -> None:
+    """Put other bytes of the same length into every second blob of a store that is in the other one, too.
+
+    Not into the smallest, which nodes answer from memory and so never look at again.
+    """
+    store = ground.stores[name]
+    client = store.client()
+    keys = fetch_rows(
+        ground.database_uri,
+        """SELECT p.key FROM placement p JOIN location l ON l.id = p.location_id JOIN blob b ON b.id = p.blob_id
+        WHERE l.name = $1 AND p.state = 'present' AND b.size > 16384
+        AND EXISTS (SELECT FROM placement o WHERE o.blob_id = p.blob_id AND o.location_id <> p.location_id AND o.state = 'present')
+        ORDER BY p.blob_id""",
+        name,
+    )
+    for (key,) in keys[::2]:
+        size = client.head_object(Bucket=store.bucket, Key=key)["ContentLength"]
+        client.put_object(Bucket=store.bucket, Key=key, Body=random.Random(key).randbytes(size))
+
+
+@asynccontextmanager
+async def _postgres_restarted(ground: Ground) -> AsyncIterator[None]:
+    await ground.servers.restart_postgres()
+    yield
+
+
+@asynccontextmanager
+async def _postgres_crashed(ground: Ground) -> AsyncIterator[None]:
+    await ground.servers.crash_postgres()
+    yield
+
+
+@asynccontextmanager
+async def _postgres_frozen(ground: Ground) -> AsyncIterator[None]:
+    ground.servers.freeze_postgres(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        ground.servers.freeze_postgres(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def _redis_killed(ground: Ground) -> AsyncIterator[None]:
+    await trio.to_thread.run_sync(ground.servers.kill_redis)
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await ground.servers.start_redis()
+
+
+@asynccontextmanager
+async def _node_killed(names: tuple[str, ...], ground: Ground) -> AsyncIterator[None]:
+    for name in names:
+        ground.node(name).kill()
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            for name in names:
+                await ground.node(name).start()
+
+
+@asynccontextmanager
+async def _node_drained(names: tuple[str, ...], ground: Ground) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        for name in names:
+            nursery.start_soon(ground.node(name).stop)
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            for name in names:
+                await ground.node(name).start()
+
+
+@asynccontextmanager
+async def _region_cut(region: str, ground: Ground) -> AsyncIterator[None]:
+    """Cut a region's nodes off from everything: silence to the shared parts, refused to the balancer."""
+    for part in PARTS:
+        ground.edges[region, part].break_("hang")
+    fronts = [ground.fronts[node.name] for node in ground.cluster if node.name.startswith(region)]
+    for front in fronts:
+        front.break_("refuse")
+    try:
+        yield
+    finally:
+        for proxy in ground.of(region):
+            proxy.mend()
+
+
+@asynccontextmanager
+async def _none(_ground: Ground) -> AsyncIterator[None]:
+    yield
+
+
+def _all() -> Mapping[str, Fault]:
+    found = []
+    for region in REGIONS:
+        part = f"{region}-store"
+        found += [
+            Fault(f"{region} store refused", "store", partial(_broken, part, "refuse")),
+            Fault(f"{region} store reset", "store", partial(_broken, part, "reset")),
+            Fault(f"{region} store hung", "store", partial(_broken, part, "hang")),
+            Fault(f"{region} store slow", "store", partial(_slow, part)),
+            Fault(f"{region} store returns wrong bytes", "bytes", partial(_wrong, region)),
+        ]
+    found += [
+        Fault("PostgreSQL restarted", "database", _postgres_restarted),
+        Fault("PostgreSQL killed", "database", _postgres_crashed),
+        Fault("PostgreSQL frozen", "database", _postgres_frozen),
+        Fault("PostgreSQL cut off", "database", partial(_broken, "postgres", "hang")),
+        Fault("PostgreSQL refused", "database", partial(_broken, "postgres", "refuse")),
+        Fault("Redis killed", "redis", _redis_killed),
+        Fault("Redis hung", "redis", partial(_broken, "redis", "hang")),
+    ]
+    for region in REGIONS:
+        nodes = (region, f"{region}-2")
+        found += [
+            Fault(f"{region} nodes killed", "node", partial(_node_killed, nodes)),
+            Fault(f"{region} nodes drained", "drain", partial(_node_drained, nodes)),
+            Fault(f"{region} cut off from everything", "region", partial(_region_cut, region)),
+        ]
+    found.append(Fault("1 000 concurrent pulls", "load", _none))
+    return {fault.name: fault for fault in found}
+
+
+FAULTS = _all()
+
+
+@frozen
+class Turn:
+    """One entry of a schedule: a fault and how many seconds it lasts."""
+
+    fault: Fault
+    seconds: float
+
+
+def schedule(seed: int, turns: int) -> list[Turn]:
+    """Return the faults that a seed stands for: different ones, each of 4 to 8 seconds. The same seed, the same faults."""
+    source = random.Random(seed)
+    chosen = source.sample(sorted(FAULTS), turns)
+    return [Turn(FAULTS[name], source.uniform(4, 8)) for name in chosen]

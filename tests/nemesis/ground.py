@@ -1,0 +1,292 @@
+"""The registry under test: own PostgreSQL and Redis, two stores, nodes of two kinds per region, haproxy; faults on every edge.
+
+Every region has proxies of its own to each shared part, so that a region can be cut off while the others go on:
+
+    client -> haproxy -> [proxy] -> node -> [proxy] -> PostgreSQL, Redis, us store, eu store
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import attrs
+import httpx
+import trio
+
+from scripts.services.postgres import Postgres
+from scripts.services.processes import Daemon, accepts_connections, free_ports
+from scripts.services.redis_server import RedisServer
+from tests.cluster import Cluster, Node, configuration
+from tests.faults import FaultProxy
+from tests.services import Store, execute, fresh_storage_path, repository_root
+
+REGIONS = ("us", "eu")
+PARTS = ("postgres", "redis", "us-store", "eu-store")
+PROBE_INTERVAL, PROBE_DEADLINE = 1.0, 1.0
+REDIRECT_BOUND = PROBE_INTERVAL + PROBE_DEADLINE
+"""After so many seconds no pull may be sent to a store that has failed."""
+
+SETTINGS: dict[str, Any] = {
+    "HEALTH_PROBE_INTERVAL": PROBE_INTERVAL,
+    "HEALTH_PROBE_DEADLINE": PROBE_DEADLINE,
+    "HEALTH_RECOVERY_QUIET": 3,
+    "SOURCE_STALL_DEADLINE": 2,
+    "REPLICATION_LEASE_SECONDS": 10,
+    "DRAIN_DELAY": 3,
+    "DRAIN_DEADLINE": 10,
+}
+
+
+class Ground:
+    """A running registry. `redirects` and `streams` are the URLs of haproxy's two doors: nodes that redirect, and that stream."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        edges: Mapping[tuple[str, str], FaultProxy],
+        fronts: Mapping[str, FaultProxy],
+        servers: "Servers",
+        stores: Mapping[str, Store],
+        doors: Mapping[str, str],
+        storage_path: str,
+    ) -> None:
+        self.cluster = cluster
+        self.edges = edges
+        """By region and part: what its nodes reach the part through."""
+        self.fronts = fronts
+        """By node: what haproxy reaches it through."""
+        self.servers = servers
+        self.stores = stores
+        """Not through a proxy."""
+        self.doors = doors
+        self.storage_path = storage_path
+        self.database_uri = ""
+
+    def to(self, part: str) -> list[FaultProxy]:
+        """Return every region's edge to a part."""
+        return [self.edges[region, part] for region in REGIONS]
+
+    def of(self, region: str) -> list[FaultProxy]:
+        """Return every edge of a region, those from the clients included."""
+        inner = [self.edges[region, part] for part in PARTS]
+        return [*inner, *(self.fronts[node.name] for node in self.cluster if node.name.startswith(region))]
+
+    def node(self, name: str) -> Node:
+        return self.cluster[name]
+
+
+@attrs.define
+class Servers:
+    """The PostgreSQL and the Redis of one ground, which can be stopped, started again and frozen."""
+
+    folder: Path
+    postgres: Postgres
+    redis: RedisServer
+
+    async def restart_postgres(self) -> None:
+        """Stop it at once, as its own fast shutdown does, and start it on the same data and port."""
+        port = self.postgres.port
+        await trio.to_thread.run_sync(self.postgres.daemon.stop)
+        self.postgres = await trio.to_thread.run_sync(partial(_postgres, self.folder, port))
+
+    def freeze_postgres(self, number: signal.Signals) -> None:
+        """Send SIGSTOP or SIGCONT to the server and all its processes."""
+        os.killpg(self.postgres.daemon.process.pid, number)
+
+    async def crash_postgres(self) -> None:
+        """End it as a power cut would, and start it again: it recovers from its log."""
+        port, process = self.postgres.port, self.postgres.daemon.process
+        os.killpg(process.pid, signal.SIGKILL)
+        await trio.to_thread.run_sync(process.wait)
+        self.postgres = await trio.to_thread.run_sync(partial(_postgres, self.folder, port))
+
+    def kill_redis(self) -> None:
+        """End it; what it held is gone."""
+        self.redis.daemon.process.kill()
+        self.redis.daemon.process.wait()
+
+    async def start_redis(self) -> None:
+        """Start it again, empty, on the same port."""
+        port = self.redis.port
+        self.redis = await trio.to_thread.run_sync(partial(RedisServer, self.folder, port=port))
+
+
+def balancer_configuration(doors: Mapping[str, tuple[int, list[tuple[str, int]]]]) -> str:
+    """Return deploy/haproxy/haproxy.cfg for these doors: name -> (port, servers in order as (name, port)).
+
+    The first server of a door is the region's own, the others are `backup`, as the example has it.
+    """
+    text = (repository_root() / "deploy" / "haproxy" / "haproxy.cfg").read_text()
+    head, _, rest = text.partition("frontend registry")
+    front, _, back = rest.partition("backend nodes")
+    parts = [head.replace("log stdout format raw local0", "log stdout format raw local0 warning")]
+    for door, (port, servers) in doors.items():
+        bind = re.sub(r"bind .*", f"bind 127.0.0.1:{port}", front)
+        parts.append(f"frontend {door}" + bind.replace("default_backend nodes", f"default_backend {door}"))
+        lines = [
+            f"    server {name} 127.0.0.1:{at}{' backup' if place else ''}" for place, (name, at) in enumerate(servers)
+        ]
+        parts.append(f"backend {door}" + re.sub(r"\n    server .*", "", back).rstrip() + "\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def has_haproxy() -> bool:
+    return shutil.which("haproxy") is not None
+
+
+@asynccontextmanager
+async def open_ground(stores: Mapping[str, Store], **settings: Any) -> AsyncIterator[Ground]:
+    """Start everything on fresh data in a temporary folder; stop it at the end, nodes in order, each of which must end cleanly."""
+    # Not pytest's: PostgreSQL runs as another user there, who must be able to enter it.
+    with tempfile.TemporaryDirectory(prefix="antipode-nemesis-") as name:
+        folder = Path(name)
+        servers = await trio.to_thread.run_sync(_start_servers, folder)
+        try:
+            uri = await trio.to_thread.run_sync(_make_database, servers.postgres.uri)
+            own, path = {region: stores[region] for region in REGIONS}, fresh_storage_path()
+            try:
+                async with _running(folder, servers, own, uri, path, settings) as ground:
+                    yield ground
+            finally:
+                for store in own.values():
+                    store.empty(path)
+        finally:
+            servers.redis.stop()
+            servers.postgres.stop()
+
+
+@asynccontextmanager
+async def _running(
+    folder: Path, servers: Servers, stores: Mapping[str, Store], uri: str, path: str, settings: Mapping[str, Any]
+) -> AsyncIterator[Ground]:
+    raised: BaseException | None = None
+    async with trio.open_nursery() as proxies:
+        ground = await _assemble(proxies, folder, servers, stores, uri, path, {**SETTINGS, **settings})
+        with _balanced(folder, ground):
+            try:
+                await trio.to_thread.run_sync(ground.cluster.start_now)
+                await _wait_for_doors(ground)
+                yield ground
+            except BaseException as error:  # noqa: BLE001 - raised again below, not in the nursery's group
+                raised = error
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(partial(ground.cluster.end, show_logs=raised is not None))
+        proxies.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
+
+
+async def _assemble(
+    proxies: trio.Nursery,
+    folder: Path,
+    servers: Servers,
+    stores: Mapping[str, Store],
+    uri: str,
+    path: str,
+    settings: Mapping[str, Any],
+) -> Ground:
+    ports = {"postgres": servers.postgres.port, "redis": servers.redis.port}
+    ports |= {f"{name}-store": store.port for name, store in stores.items()}
+    free = iter(free_ports(len(REGIONS) * len(PARTS) + 8))
+    edges = {(region, part): FaultProxy("127.0.0.1", ports[part], next(free)) for region in REGIONS for part in PARTS}
+    whole = configuration(uri, servers.redis.uri, stores, path, **settings)
+    cluster = Cluster(folder, whole, ["us eu", "us eu", "eu us", "eu us"])
+    for node in cluster:
+        node.environment["QUAY_OVERRIDE_CONFIG"] = json.dumps(_as_seen_from(node, whole, edges))
+    fronts = {node.name: FaultProxy("127.0.0.1", node.port, next(free)) for node in cluster}
+    for proxy in (*edges.values(), *fronts.values()):
+        await proxies.start(proxy.serve)
+    doors = {"redirects": next(free), "streams": next(free)}
+    ground = Ground(
+        cluster,
+        edges,
+        fronts,
+        servers,
+        stores,
+        {name: f"http://127.0.0.1:{port}" for name, port in doors.items()},
+        path,
+    )
+    ground.database_uri = uri
+    return ground
+
+
+def _as_seen_from(node: Node, whole: Mapping[str, Any], edges: Mapping[tuple[str, str], FaultProxy]) -> dict[str, Any]:
+    """Return the keys of the configuration that differ for a node: its region's edges, and whether it streams."""
+    region = node.name.partition("-")[0]
+    database = re.sub(r":\d+/", f":{edges[region, 'postgres'].port}/", whole["DB_URI"])
+    stores = {
+        name: [engine, {**arguments, "port": edges[region, f"{name}-store"].port}]
+        for name, (engine, arguments) in whole["DISTRIBUTED_STORAGE_CONFIG"].items()
+    }
+    return {
+        "DB_URI": database,
+        "USER_EVENTS_REDIS": {"host": "127.0.0.1", "port": edges[region, "redis"].port},
+        "DISTRIBUTED_STORAGE_CONFIG": stores,
+        "FEATURE_PROXY_STORAGE": node.name.endswith("-2"),
+    }
+
+
+@contextmanager
+def _balanced(folder: Path, ground: Ground) -> Iterator[None]:
+    def servers(suffix: str) -> list[tuple[str, int]]:
+        return [(f"{region}{suffix}", ground.fronts[f"{region}{suffix}"].port) for region in REGIONS]
+
+    ports = {name: int(url.rpartition(":")[2]) for name, url in ground.doors.items()}
+    text = balancer_configuration(
+        {"redirects": (ports["redirects"], servers("")), "streams": (ports["streams"], servers("-2"))}
+    )
+    file = folder / "haproxy.cfg"
+    file.write_text(text)
+    daemon = Daemon("haproxy", ["haproxy", "-db", "-f", file], folder)
+    try:
+        daemon.wait_ready(lambda: all(accepts_connections(port) for port in ports.values()))
+        yield
+    finally:
+        daemon.stop()
+
+
+async def _wait_for_doors(ground: Ground) -> None:
+    """Wait until haproxy has found a node behind each door."""
+    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+
+        async def open_() -> bool:
+            return all([(await client.get(f"{url}/v2/")).status_code == 200 for url in ground.doors.values()])
+
+        await until(open_, 30)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    """Wait until something that only asking can tell is so."""
+    deadline = trio.current_time() + seconds
+    while not await condition():
+        assert trio.current_time() < deadline, f"not so within {seconds} s: {condition.__qualname__}"
+        await trio.sleep(0.1)
+
+
+def _postgres(folder: Path, port: int | None = None) -> Postgres:
+    # What it acknowledged survives that it is killed: the operating system stays.
+    return Postgres(folder, port=port, settings={"synchronous_commit": "on", "fsync": "off"})
+
+
+def _start_servers(folder: Path) -> Servers:
+    folder.chmod(0o711)
+    postgres = _postgres(folder)
+    try:
+        return Servers(folder, postgres, RedisServer(folder))
+    except BaseException:
+        postgres.stop()
+        raise
+
+
+def _make_database(administrator: str) -> str:
+    execute(administrator, "CREATE DATABASE nemesis")
+    return urlunsplit(urlsplit(administrator)._replace(path="/nemesis"))
