@@ -63,10 +63,11 @@ async def _run(settings: Settings, *, task_status: trio.TaskStatus[Region]) -> N
         for name, engine in engines.items():
             await engine.put(probe_keys(engine.prefix, "-").marker, rows[name].marker.encode())
         node = assemble(settings, own, hints, engines, rows, member)
-        freshness = Freshness(settings.metadata_staleness)
+        freshness = Freshness(settings.metadata_staleness, settings.metadata_grace)
         services = await stack.enter_async_context(trio.open_nursery())
-        await services.start(partial(_listen, hints, freshness))
+        await services.start(partial(_listen, node, freshness))
         await services.start(node.watcher.run)
+        await services.start(node.tees.run)
         await node.watcher.first_round()
         with trio.fail_after(10):
             await hints.wait_connected()
