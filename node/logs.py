@@ -27,8 +27,15 @@ SUSPICIOUS_TEXT = (
     ),
 )
 
+_machine_stream: TextIO | None = None
+
 NOISY = ("aiobotocore", "aioboto3", "boto3", "botocore", "asyncio", "urllib3", "hpack")
 """Libraries whose lines below WARNING say nothing about this registry."""
+
+
+def machine_stream() -> TextIO | None:
+    """Return the stream that gets JSON lines, None where lines are for people."""
+    return _machine_stream
 
 
 def set_up(level: str = "INFO", *, stream: TextIO | None = None, as_json: bool | None = None) -> None:
@@ -37,8 +44,10 @@ def set_up(level: str = "INFO", *, stream: TextIO | None = None, as_json: bool |
     Takes the root logger over: the standard library's records (hypercorn, asyncpg, botocore, trio-asyncio) get the same processors.
     `level` is a name of the logging module. May be called again; the last call counts.
     """
+    global _machine_stream
     target = sys.stderr if stream is None else stream
     json = not target.isatty() if as_json is None else as_json
+    _machine_stream = target if json else None
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,

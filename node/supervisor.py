@@ -23,6 +23,7 @@ import structlog
 import trio
 
 from engines.crossing import open_bridge
+from node.access_writer import access_writer
 from node.allocator import return_large_buffers
 from node.assembly import Node, assemble
 from node.cache import Freshness
@@ -39,6 +40,7 @@ from node.routes import Routes
 from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
 from node.settings import Settings
 from node.systemd import Manager, inherited_sockets
+from node.web.access import log_exchange
 from node.web.api_app import create_api
 from node.web.app import create_app
 from node.web.asgi import App
@@ -122,6 +124,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
     registry, totals = node.registry(freshness), Totals(node.database)
     node.metrics.add(State(node, registry.memory, totals, version("antipode")))
     answer = node.metrics.counting(Routes(registry).answer)
+    access = access_writer(node.name)
     app = create_app(
         answer,
         node,
@@ -129,8 +132,9 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         api=create_api(registry),
         draining=lambda: node.draining,
         metrics=node.metrics,
+        write=access,
     )
-    lane = Lane(answer, lambda: node.draining, node.metrics.request)
+    lane = Lane(answer, lambda: node.draining, node.metrics.request, access or log_exchange)
 
     marked = trio.Event()
 
@@ -166,6 +170,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         await start("durability", node.durable.run)
         if node.load is not None:
             await start("reload", partial(reload_on_hangup, node, node.load))
+        if access is not None:
+            await start("access log", access.run)
         await start("events", partial(_listen, node, freshness))
         await start("janitor", partial(run_janitor, node.database, node.hints))
         if node.settings.collect:

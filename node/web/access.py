@@ -62,6 +62,20 @@ class Exchange:
             return Outcome.ABORTED
         return Outcome.TRUNCATED
 
+    def fields(self, seconds: float) -> dict[str, object]:
+        """Return what its log line says; `seconds` is how long it took."""
+        return {
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "sent": self.sent,
+            "duration": round(seconds, 6),
+            "outcome": self.outcome.value,
+            "answered": self.answered,
+            "request_id": self.id,
+            "client": self.client,
+        }
+
 
 def exchange_of(scope: Scope) -> Exchange:
     """Return the record of this request. `AccessLog` must stand outside of whoever asks."""
@@ -82,11 +96,17 @@ class AccessLog:
     """Give every request an id, put it and a draining node's `connection: close` on every answer, and log one line at the end."""
 
     def __init__(
-        self, app: App, *, draining: Callable[[], bool] = lambda: False, observe: Observe = unobserved
+        self,
+        app: App,
+        *,
+        draining: Callable[[], bool] = lambda: False,
+        observe: Observe = unobserved,
+        write: Observe | None = None,
     ) -> None:
         self._app = app
         self._draining = draining
         self._observe = observe
+        self._write = write or log_exchange
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one request."""
@@ -124,7 +144,7 @@ class AccessLog:
                 raise
             finally:
                 seconds = trio.current_time() - began
-                log_exchange(exchange, seconds)
+                self._write(exchange, seconds)
                 self._observe(exchange, seconds)
 
 
@@ -153,18 +173,12 @@ def shown(path: str) -> str:
     return path if path.isprintable() else repr(path)
 
 
+def level_of(exchange: Exchange) -> str:
+    """Return "debug" for what nobody wants to read every second, else "info"."""
+    quiet = exchange.outcome is Outcome.COMPLETE and exchange.status < 400 and QUIET.match(exchange.path)
+    return "debug" if quiet else "info"
+
+
 def log_exchange(exchange: Exchange, seconds: float) -> None:
     """Write the one line about a request that has ended."""
-    quiet = exchange.outcome is Outcome.COMPLETE and exchange.status < 400 and QUIET.match(exchange.path)
-    (log.debug if quiet else log.info)(
-        "request",
-        method=exchange.method,
-        path=exchange.path,
-        status=exchange.status,
-        sent=exchange.sent,
-        duration=round(seconds, 6),
-        outcome=exchange.outcome.value,
-        answered=exchange.answered,
-        request_id=exchange.id,
-        client=exchange.client,
-    )
+    (log.debug if level_of(exchange) == "debug" else log.info)("request", **exchange.fields(seconds))

@@ -9,7 +9,7 @@ from node.errors import UNAVAILABLE, RegistryError
 from node.health import HealthSource
 from node.metrics import Metrics
 from node.settings import Settings
-from node.web.access import AccessLog, exchange_of, unobserved
+from node.web.access import AccessLog, Observe, exchange_of, unobserved
 from node.web.adapter import Adapter, Handler
 from node.web.asgi import App, Receive, Scope, Send
 from node.web.failures import answer_to
@@ -36,13 +36,14 @@ def create_app(
     draining: Callable[[], bool] = lambda: False,
     linger: float = LINGER,
     metrics: Metrics | None = None,
+    write: Observe | None = None,
 ) -> App:
     """Return the application that `listener.serve` serves.
 
     `registry` answers `/v2` and everything below it; `api` has the routes below /api/v1; `health` answers the rest. While
     `draining()` every answer says `connection: close`, so that clients with a kept connection go elsewhere before the listener
     closes. `linger`: see `hygiene.py`, seconds.
-    `metrics` counts all requests, and answers /metrics.
+    `metrics` counts all requests, and answers /metrics; `write` writes their log lines (None: as all others).
     """
     adapter = Adapter(registry, stall_deadline=settings.stall_deadline)
     operator = create_operator_app(
@@ -50,7 +51,7 @@ def create_app(
     )
     router = Router(adapter, cast("App", operator))
     observe = unobserved if metrics is None else metrics.request
-    return Hygiene(AccessLog(router, draining=draining, observe=observe), linger=linger)
+    return Hygiene(AccessLog(router, draining=draining, observe=observe, write=write), linger=linger)
 
 
 class Router:

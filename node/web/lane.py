@@ -124,6 +124,7 @@ class Lane:
     handler: Handler
     draining: Callable[[], bool] = lambda: False
     observe: Observe = unobserved
+    write: Observe = log_exchange
     keep_alive: float = KEEP_ALIVE
     _stopping: bool = field(default=False, init=False)
     _idle: set[trio.CancelScope] = field(factory=set, init=False)
@@ -198,7 +199,7 @@ class Lane:
                 raise
             finally:
                 seconds = trio.current_time() - began
-                log_exchange(exchange, seconds)
+                self.write(exchange, seconds)
                 self.observe(exchange, seconds)
         return exchange.finished and not close
 
