@@ -24,7 +24,7 @@ async def list_copies(database: Database, location: str, after: int, most: int, 
         SELECT b.id, b.digest, b.size, b.pieces, p.key, p.state = 'suspect' AS suspect,
             (SELECT count(*) FROM placement q WHERE q.blob_id = b.id AND q.location_id <> l.id AND q.state = 'present') AS others
         FROM location l JOIN placement p ON p.location_id = l.id JOIN blob b ON b.id = p.blob_id
-        WHERE l.name = $1 AND p.blob_id > $2 AND ($4 >= 1 OR random() < $4) ORDER BY p.blob_id LIMIT $3
+        WHERE l.name = $1 AND p.blob_id > $2 AND ($4::float8 >= 1 OR random() < $4::float8) ORDER BY p.blob_id LIMIT $3
         """,
         location,
         after,

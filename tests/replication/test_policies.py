@@ -1,0 +1,193 @@
+"""Policies change: what a change will copy and trim is said before, done after, and a *never* is obeyed by everything."""
+
+from uuid import UUID
+
+import pytest
+
+from node.api.debts import residency, stalled_copies
+from node.api.frame import Problem
+from node.api.policies import Request, get_policies, get_policy, set_policy
+from node.policies import Amount, preview
+from node.reconciler import ReconcilerSettings, backfill
+from node.records.debt import list_stalled
+from node.records.ledger import PostgresLedger
+from node.records.locations import apply_defaults
+from node.records.members import Membership, default_locations
+from node.records.reconcile import look_at_round
+from replication.model import LocationState
+from replication.plan import STALLED_AFTER
+from replication.policy import NO_POLICY, parse_policy
+from replication.ports import CopyOutcome, Forget
+from tests.replication.world import LOCATIONS, NoHints, World, digest_of
+
+_LEDGER = Membership(UUID(int=1), ("us",), ("us",), "test")
+
+
+async def _fill(world: World) -> None:
+    await backfill(world.database, NoHints().publish, ReconcilerSettings())
+
+
+async def _pay(world: World) -> dict[str, int]:
+    """Pay every task; return the blobs copied by location."""
+    rows = await world.database.fetch(
+        """
+        WITH gone AS (DELETE FROM task RETURNING blob_id, location_id),
+        made AS (INSERT INTO placement (blob_id, location_id, key) SELECT blob_id, location_id, 'c' || blob_id FROM gone)
+        SELECT l.name, count(*) AS blobs FROM gone JOIN location l ON l.id = gone.location_id GROUP BY 1
+        """
+    )
+    return {row["name"]: row["blobs"] for row in rows}
+
+
+async def test_a_preview_is_what_then_happens(world: World) -> None:
+    """What a policy would copy and trim, by location, is what the reconciler then does, shared blobs and tags included."""
+    for n in range(4):
+        await world.blob(f"own{n}", ["team/a"], ["us", "eu"], size=100 + n)
+    await world.blob("shared", ["team/a", "other/b"], ["us", "eu"], size=7)
+    await world.blob("layer", ["team/a"], ["us", "eu"], size=1)
+    await world.manifest("image", "team/a", blobs=["layer"], tag="v1")
+    rules = {"required": ["eu"], "never": ["us"], "tags": [{"pattern": "v*", "locations": ["ap"]}]}
+    policy = parse_policy(rules, LOCATIONS)
+    shown = await preview(world.database, "team", policy, replicate=True)
+    assert shown.blobs == 6
+    assert shown.copies == {"ap": Amount(1, 1)}
+    assert shown.trims == {"us": Amount(5, 100 + 101 + 102 + 103 + 1)}
+    assert await world.placed("own0") == {"us": "present", "eu": "present"}
+
+    await world.policy("team", **rules)
+    await _fill(world)
+    assert await _pay(world) == {"ap": 1}
+    await _fill(world)
+    assert set(await world.placed("own3")) == {"eu"}
+    assert set(await world.placed("layer")) == {"eu", "ap"}
+    assert set(await world.placed("shared")) == {"us", "eu"}
+    nothing = await preview(world.database, "team", policy, replicate=True)
+    assert (nothing.copies, nothing.trims) == ({}, {})
+
+    back = await preview(world.database, "team", NO_POLICY, replicate=True)
+    assert back.copies == {"us": Amount(5, 407)}
+    assert back.trims == {"ap": Amount(1, 1)}
+
+
+async def test_a_policy_is_set_read_and_removed(world: World) -> None:
+    """A policy is checked against the locations there are, versioned, and its change makes the nodes reconcile at once."""
+    hints = NoHints()
+    await world.blob("b", ["team/a"], ["us"])
+
+    async def change(document: object | None, **more: object) -> dict[str, object]:
+        request = Request("team", document, **more)  # type: ignore[arg-type] # as the test gives it
+        return await set_policy(world.database, hints.publish, request, replicate=True)
+
+    with pytest.raises(Problem) as caught:
+        await change({"required": ["us", "mars"], "never": 3})
+    assert caught.value.status == 400
+    assert len(caught.value.wrong) == 2
+    dry = await change({"required": ["ap"]}, dry_run=True)
+    assert dry["copies"] == {"ap": {"blobs": 1, "bytes": 1000}}
+    assert (await get_policy(world.database, "team"))["version"] == 0
+    assert not hints.sent
+    made = await change({"required": ["ap"]})
+    assert made["version"] == 1
+    assert Forget() in hints.sent
+    assert (await look_at_round(world.database)).hurry
+    with pytest.raises(Problem, match="the policy has changed"):
+        await change({"required": ["us"]}, expected=7)
+    assert await get_policies(world.database) == {
+        "policies": [{"namespace": "team", "policy": {"required": ["ap"]}, "version": 1}]
+    }
+    assert (await change(None))["policy"] == {}
+    with pytest.raises(Problem, match="not a namespace"):
+        await get_policy(world.database, "a/b")
+
+
+async def test_tags_that_exist_are_compiled_anew(world: World) -> None:
+    """A change of a policy's patterns reaches the tags that are there, and what is attached to their images."""
+    await world.blob("layer", ["team/a"], ["us", "eu"])
+    await world.blob("sbom", ["team/a"], ["us", "eu"])
+    await world.manifest("image", "team/a", blobs=["layer"], tag="v1")
+    await world.manifest("attached", "team/a", blobs=["sbom"], subject="image")
+    await world.policy("team", tags=[{"pattern": "v*", "locations": ["ap"]}])
+    await _fill(world)
+    assert await world.tasks("layer") == await world.tasks("sbom") == {"ap"}
+    await world.policy("team", tags=[{"pattern": "w*", "locations": ["ap"]}])
+    await _fill(world)
+    assert await world.tasks("layer") == await world.tasks("sbom") == set()
+
+
+async def test_nothing_is_copied_to_where_it_is_forbidden(world: World) -> None:
+    """A task for a forbidden location, whoever scheduled it, is struck off instead of being claimed."""
+    await world.policy("team", never=["ap"])
+    await world.blob("own", ["team/a"], ["us"])
+    await world.blob("shared", ["team/a", "other/b"], ["us"])
+    for blob in ("own", "shared"):
+        await world.owe(blob, "ap")
+    ledger = PostgresLedger(database=world.database, member=_LEDGER)
+    (task,) = await ledger.claim_copies("ap", "p/", 10, 30)
+    assert task.blob.digest == digest_of("shared")
+    assert await world.tasks("own") == set()
+
+
+async def test_nothing_is_claimed_for_a_location_that_is_out_of_service(world: World) -> None:
+    """Copies into a paused or draining location are not begun, and the debt stays."""
+    await world.blob("b", ["team/a"], ["us"])
+    await world.owe("b", "eu")
+    ledger = PostgresLedger(database=world.database, member=_LEDGER)
+    for state in (LocationState.PAUSED, LocationState.DRAINING):
+        await world.state("eu", state)
+        assert await ledger.claim_copies("eu", "p/", 10, 30) == []
+    await world.state("eu", LocationState.ACTIVE)
+    assert len(await ledger.claim_copies("eu", "p/", 10, 30)) == 1
+
+
+async def test_a_copy_whose_task_was_struck_is_not_placed(world: World) -> None:
+    """A copy that ends after the reconciler removed its task becomes a dead object: its key may be buried already."""
+    await world.blob("b", ["team/a"], ["us", "eu"])
+    await world.owe("b", "ap")
+    ledger = PostgresLedger(database=world.database, member=_LEDGER)
+    (task,) = await ledger.claim_copies("ap", "p/", 10, 30)
+    await world.database.fetch("UPDATE task SET lease_until = now() - interval '1 second'")
+    await _fill(world)
+    assert await world.tasks("b") == set()
+    assert await ledger.finish_copy(task, None) is CopyOutcome.SUPERSEDED
+    assert set(await world.placed("b")) == {"us", "eu"}
+    assert await world.dead() == {task.key}
+
+
+async def test_a_residency_report_names_what_is_shared(world: World) -> None:
+    """A blob that is in a location only because another namespace allows it is named, with both of them."""
+    await world.policy("strict", never=["us"])
+    await world.blob("shared", ["strict/a", "other/b"], ["us", "eu"])
+    await world.blob("leaving", ["strict/a"], ["us"])
+    await world.blob("free", ["other/b"], ["us"])
+    for name in ("us", "strict"):
+        document = await residency(world.database, name)
+        blobs = document["blobs"]
+        assert isinstance(blobs, list)
+        assert [(blob["digest"], blob["location"], blob["allowing"], blob["reason"]) for blob in blobs] == [
+            (digest_of("shared"), "us", ("other",), "shared"),
+            (digest_of("leaving"), "us", (), "until another copy is good"),
+        ]
+        assert "PostgreSQL" in str(document["note"])
+    assert (await residency(world.database, "eu"))["blobs"] == []
+    assert (await residency(world.database, "us", most=1))["next"] is not None
+    with pytest.raises(Problem):
+        await residency(world.database, "nobody")
+
+
+async def test_stalled_copies_are_listed_with_reason_and_age(world: World) -> None:
+    """What failed often enough is listed, longest first, with its last error and since when; what did not is not."""
+    await world.blob("bad", ["team/a"], ["us"])
+    await world.blob("slow", ["team/a"], ["us"])
+    await world.owe("bad", "eu", failures=STALLED_AFTER)
+    await world.owe("slow", "eu", failures=STALLED_AFTER - 1)
+    (line,) = await list_stalled(world.database, None, 10)
+    assert (line.digest, line.location, line.error, line.repository) == (digest_of("bad"), "eu", "it burns", "team/a")
+    assert line.failing_for >= 60
+    assert (await stalled_copies(world.database, "us", 10)) == {"stalled": []}
+
+
+async def test_apply_makes_the_file_count(world: World) -> None:
+    """`policy apply` makes this file's default locations the database's at once."""
+    assert await apply_defaults(world.database, ["us", "ap"])
+    assert set(await default_locations(world.database)) == {"us", "ap"}
+    assert not await apply_defaults(world.database, ["us", "ap"])
