@@ -178,3 +178,25 @@ class Engine(Protocol):
     async def list_keys(self, prefix: str, after: str | None = None, most: int = 1000) -> KeyPage:
         """Return one page of the keys that start with `prefix`."""
         ...
+
+
+@runtime_checkable
+class CopyingEngine(Engine, Protocol):
+    """A store that can copy between its own buckets, so that the bytes need not pass through this process."""
+
+    def copies_from(self, other: Engine) -> bool:
+        """Return whether the store can read `other`'s objects by itself: one service, the same credentials. No I/O."""
+        ...
+
+    async def copy_object(self, other: Engine, source: str, key: str, size: int) -> ObjectFacts:
+        """Make the object `key` a copy of `other`'s object `source`, which has `size` bytes. Raises ObjectMissing.
+
+        The store answers when it has all of it, so its deadline grows with `size`.
+        """
+        ...
+
+    async def copy_part(
+        self, other: Engine, source: str, key: str, upload: str, number: int, start: int, length: int
+    ) -> Part:
+        """Make the bytes [start, start + length) of `other`'s object `source` a part. Raises PartsMissing, also for the source."""
+        ...

@@ -8,6 +8,8 @@ from attrs import define, field
 from . import presign
 from .contract import (
     MIB,
+    Engine,
+    EngineRefused,
     EngineUnavailable,
     KeyPage,
     ObjectFacts,
@@ -93,6 +95,28 @@ class S3Engine:
     async def put_part(self, key: str, upload: str, number: int, data: bytes) -> Part:
         """Write one part. Raises PartsMissing."""
         return await self._client.put_part(key, upload, number, data)
+
+    def copies_from(self, other: Engine) -> bool:
+        """Return whether this is another bucket, or path, of one service under the same credentials."""
+        if not isinstance(other, S3Engine):
+            return False
+        mine, theirs = self._arguments, other._arguments  # noqa: SLF001 - of the same class
+        return (mine.endpoint, mine.region, mine.keys) == (theirs.endpoint, theirs.region, theirs.keys)
+
+    async def copy_object(self, other: Engine, source: str, key: str, size: int) -> ObjectFacts:
+        """Let the store copy an object of another of its buckets. Raises ObjectMissing."""
+        return await self._client.copy(self._bucket_of(other), source, key, size)
+
+    async def copy_part(
+        self, other: Engine, source: str, key: str, upload: str, number: int, start: int, length: int
+    ) -> Part:
+        """Let the store copy a range of such an object as a part. Raises PartsMissing."""
+        return await self._client.copy_part(self._bucket_of(other), source, key, upload, number, start, length)
+
+    def _bucket_of(self, other: Engine) -> str:
+        if not isinstance(other, S3Engine) or not self.copies_from(other):
+            raise EngineRefused(f"{self._arguments.bucket} cannot be copied into from another service")
+        return other._arguments.bucket  # noqa: SLF001 - of the same class
 
     async def list_parts(self, key: str, upload: str) -> Sequence[Part]:
         """Return all parts by number. Raises PartsMissing."""

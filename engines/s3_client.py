@@ -41,6 +41,9 @@ _ON_PARTS = frozenset({"PUT part", "GET parts", "POST upload", "DELETE upload"})
 SLOWEST = 64 * 1024
 """Bytes per second. A store that sends a body more slowly than this on the whole counts as silent."""
 
+SLOWEST_COPY = 16 * MIB
+"""Likewise for a store that copies its own bytes."""
+
 
 class KeySource:
     """Hands the library its credentials, whatever they come from, only when a request is signed; never earlier.
@@ -161,6 +164,20 @@ class S3Client:
     async def put_part(self, key: str, upload: str, number: int, data: bytes) -> Part:
         """Write one part. Raises PartsMissing."""
         return await self._call("PUT part", key, self._limits_write, self._put_part, key, upload, number, data)
+
+    async def copy(self, bucket: str, source: str, key: str, size: int) -> ObjectFacts:
+        """Copy an object of another bucket of this service. Raises ObjectMissing."""
+        deadline = self._limits_write + size / SLOWEST_COPY
+        return await self._call("PUT copy", key, deadline, self._copy, bucket, source, key)
+
+    async def copy_part(
+        self, bucket: str, source: str, key: str, upload: str, number: int, start: int, length: int
+    ) -> Part:
+        """Copy a range of such an object as a part. Raises PartsMissing."""
+        deadline = self._limits_write + length / SLOWEST_COPY
+        return await self._call(
+            "PUT part", key, deadline, self._copy_part, bucket, source, key, upload, number, start, length
+        )
 
     async def list_parts(self, key: str, upload: str) -> tuple[Part, ...]:
         """Return all parts by number. Raises PartsMissing."""
@@ -305,6 +322,23 @@ class S3Client:
             **self._names(key), UploadId=upload, PartNumber=number, Body=_Body(data), ContentLength=len(data)
         )
         return Part(number, len(data), _bare(answer["ETag"]) or "")
+
+    async def _copy(self, bucket: str, source: str, key: str) -> ObjectFacts:
+        await self._client.copy_object(**self._names(key), CopySource={"Bucket": bucket, "Key": source}, **self._extra)
+        # The answer does not tell the size.
+        return await self._head(key)
+
+    async def _copy_part(
+        self, bucket: str, source: str, key: str, upload: str, number: int, start: int, length: int
+    ) -> Part:
+        answer = await self._client.upload_part_copy(
+            **self._names(key),
+            UploadId=upload,
+            PartNumber=number,
+            CopySource={"Bucket": bucket, "Key": source},
+            CopySourceRange=f"bytes={start}-{start + length - 1}",
+        )
+        return Part(number, length, _bare(answer["CopyPartResult"]["ETag"]) or "")
 
     async def _list_parts(self, key: str, upload: str) -> tuple[Part, ...]:
         parts: list[Part] = []

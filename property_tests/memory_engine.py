@@ -9,6 +9,7 @@ import trio
 from attrs import define, field
 
 from engines.contract import (
+    Engine,
     EngineUnavailable,
     KeyPage,
     ObjectFacts,
@@ -238,3 +239,33 @@ def _facts(data: bytes) -> ObjectFacts:
 
 def _part(number: int, data: bytes) -> Part:
     return Part(number, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
+
+
+class MemoryCopyingEngine(MemoryEngine):
+    """A store that copies by itself from every other store in memory that is named in `service`."""
+
+    def __init__(self, store: MemoryStore, service: frozenset[str], part_minimum: int = 1) -> None:
+        super().__init__(store, part_minimum)
+        self.service = service
+
+    def copies_from(self, other: Engine) -> bool:
+        return isinstance(other, MemoryEngine) and other.store.name in self.service
+
+    async def copy_object(self, other: Engine, source: str, key: str, size: int) -> ObjectFacts:
+        assert isinstance(other, MemoryEngine)
+        await self.step("copy_object", key)
+        data = other._object(source)
+        if len(data) != size:
+            raise EngineUnavailable(f"copy_object: {source} has {len(data)} bytes, not {size}")
+        self._tear(key, data)
+        self.store.objects[key] = data
+        return _facts(data)
+
+    async def copy_part(
+        self, other: Engine, source: str, key: str, upload: str, number: int, start: int, length: int
+    ) -> Part:
+        assert isinstance(other, MemoryEngine)
+        await self.step("copy_part", key)
+        found = self._upload(key, upload)
+        data = found.parts[number] = other._object(source)[start : start + length]
+        return _part(number, data)

@@ -5,10 +5,11 @@ from enum import Enum
 from typing import Protocol
 
 import trio
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
-from engines.contract import Engine, EngineError, Part, PartsMissing
+from engines.contract import Engine, Part
 from replication.bandwidth import Bandwidth
+from replication.destination import UNVERIFIED, Destination, LeaseLost, WriteFailed
 from replication.digests import PartLayout, part_layout, pieces_of
 from replication.model import CopyTask, Placement
 from replication.offload import Offload, in_thread
@@ -16,12 +17,9 @@ from replication.parts import PartPool
 from replication.plan import backoff
 from replication.ports import CopyOutcome, Ledger, LedgerUnavailable
 from replication.reader import NoGoodSource, Reader, Transfer
+from replication.within import Within, WithinLimits
 
 MIB = 1 << 20
-
-
-_UNVERIFIED = "unverified "
-"""Noted before the store's id of a multi-part write whose parts went out before their bytes could be verified."""
 
 
 class CopyEnd(Enum):
@@ -57,6 +55,8 @@ class CopierSettings:
     parts_per_blob: int = 4
     write_deadline: float = 60.0
     """Longest time for one call to the destination, whatever its engine does."""
+    within: WithinLimits = field(factory=WithinLimits)
+    """For copies that a store makes by itself."""
     ledger_tries: int = 4
     """How often a finished copy is told to a ledger that does not answer, before the lease is left to run out."""
 
@@ -80,15 +80,12 @@ class _Job:
     task: CopyTask
     transfer: Transfer
     layout: PartLayout
-    source: str
+    sources: tuple[Placement, ...]
 
-
-class _LeaseLost(Exception):
-    """Somebody else has the task by now."""
-
-
-class _WriteFailed(Exception):
-    """The destination did not take the bytes; the text says why."""
+    @property
+    def source(self) -> str:
+        """The location of the best source, "" if there is none."""
+        return self.sources[0].location if self.sources else ""
 
 
 class Copier:
@@ -120,6 +117,17 @@ class Copier:
         self._shared = shared
         self._bandwidth = bandwidth or {}
         self._offload = offload
+        self._destination = Destination(engines, ledger, lambda: self.settings.write_deadline)
+        self._within = Within(
+            engines,
+            self._destination,
+            pool,
+            self._bandwidth,
+            offload,
+            lambda: self.settings.parts_per_blob,
+            lambda: self.settings.part_size,
+            settings.within,
+        )
 
     async def pay(self, task: CopyTask) -> CopyReport:
         """Try to pay a task whose lease is ours, and record the placement when every byte was verified.
@@ -133,15 +141,15 @@ class Copier:
             task,
             self._reader.begin(task.blob, sources),
             part_layout(task.blob.size, self.settings.part_size),
-            sources[0].location if sources else "",
+            sources,
         )
         try:
             report = await self._pay(job)
         except NoGoodSource as error:
             report = CopyReport(CopyEnd.NO_SOURCE, str(error))
-        except _WriteFailed as error:
+        except WriteFailed as error:
             report = CopyReport(CopyEnd.DESTINATION_FAILED, f"{task.destination}: {error}")
-        except _LeaseLost:
+        except LeaseLost:
             report = CopyReport(CopyEnd.LEASE_LOST, "another node has the task")
         except LedgerUnavailable as error:
             report = CopyReport(CopyEnd.LEDGER_UNAVAILABLE, str(error))
@@ -149,6 +157,13 @@ class Copier:
 
     async def _pay(self, job: _Job) -> CopyReport:
         size, pieces = job.task.blob.size, job.task.blob.pieces
+        source = None if job.layout.count == 1 else self._within.source_of(job.task, job.sources)
+        if source is not None:
+            whole = await self._within.copy(job.task, source)
+            if whole is not None:
+                return await self._end(job, whole, size)
+            # Whatever stands there now, and in whichever parts, it is nobody's verified work.
+            job = evolve(job, task=evolve(job.task, upload=None))
         if job.layout.count == 1:
             pieces = await self._copy_small(job)
             fetched = size
@@ -157,9 +172,12 @@ class Copier:
             fetched = size
         else:
             fetched = await self._copy_in_parallel(job)
+        return await self._end(job, pieces, fetched)
+
+    async def _end(self, job: _Job, pieces: bytes | None, fetched: int) -> CopyReport:
         outcome = await self._finish(job.task, pieces)
         end = CopyEnd.PLACED if outcome is CopyOutcome.PLACED else CopyEnd.SUPERSEDED
-        return CopyReport(end, fetched=fetched, kept=size - fetched)
+        return CopyReport(end, fetched=fetched, kept=job.task.blob.size - fetched)
 
     async def _finish(self, task: CopyTask, pieces: bytes | None) -> CopyOutcome:
         """Record the copy. The ledger takes the same report twice, so one whose answer was lost is repeated."""
@@ -182,7 +200,7 @@ class Copier:
             pieces = blob.pieces
             if pieces is None:
                 pieces = await self._offload(blob.size, lambda: pieces_of(data))
-            await self._put(job.task, data)
+            await self._destination.put(job.task, data)
         return pieces
 
     async def _copy_in_parallel(self, job: _Job) -> int:
@@ -199,7 +217,7 @@ class Copier:
             for number in missing:
                 try:
                     done[number] = await self._copy_part(job, upload, number)
-                except (NoGoodSource, _WriteFailed) as error:
+                except (NoGoodSource, WriteFailed) as error:
                     failures.append(error)
                     scope.cancel()
                     return
@@ -210,7 +228,7 @@ class Copier:
                 nursery.start_soon(worker, nursery.cancel_scope)
         if failures:
             raise failures[0]
-        await self._finish_parts(job, upload, done)
+        await self._destination.finish(job.task, upload, done)
         return fetched
 
     async def _copy_part(self, job: _Job, upload: str, number: int) -> Part:
@@ -219,7 +237,7 @@ class Copier:
         # The memory is free again when the part was both verified and acknowledged, not before.
         async with self._pool.hold(length):
             data = await self._read_part(job, start, length)
-            return await self._put_part(job.task, upload, number, data)
+            return await self._destination.put_part(job.task, upload, number, data)
 
     async def _read_part(self, job: _Job, start: int, length: int) -> bytes:
         shared = self._shared(job.task.blob.digest)
@@ -233,8 +251,8 @@ class Copier:
         """
         task, layout = job.task, job.layout
         if task.upload is not None:
-            await self._abandon(task, task.upload.removeprefix(_UNVERIFIED))
-        upload = await self._begin(task, verified=False)
+            await self._destination.abandon(task, task.upload.removeprefix(UNVERIFIED))
+        upload = await self._destination.begin(task, verified=False)
         done: dict[int, Part] = {}
         pieces = bytearray()
         async with (
@@ -247,125 +265,37 @@ class Copier:
                 pieces += await self._offload(len(chunk), lambda chunk=chunk: pieces_of(chunk))  # type: ignore[misc] # bound early
                 part += chunk
                 if len(part) == layout.part:
-                    done[len(done) + 1] = await self._put_part(task, upload, len(done) + 1, bytes(part))
+                    done[len(done) + 1] = await self._destination.put_part(task, upload, len(done) + 1, bytes(part))
                     part.clear()
             if part:
-                done[len(done) + 1] = await self._put_part(task, upload, len(done) + 1, bytes(part))
-        await self._finish_parts(job, upload, done)
+                done[len(done) + 1] = await self._destination.put_part(task, upload, len(done) + 1, bytes(part))
+        await self._destination.finish(job.task, upload, done)
         return bytes(pieces)
 
     async def _resume(self, job: _Job) -> tuple[str | None, dict[int, Part]]:
         """Return the open multi-part write and the parts it has; None for the write when the whole object is there already.
 
         Whatever is in that write, and whatever object is under the task's key, came from verified bytes, because keys are never
-        shared; only not what a try wrote when the blob had no pieces yet.
+        shared; only not what a try wrote when the blob had no pieces yet, or what the store copied by itself.
         """
         task, layout = job.task, job.layout
         if task.upload is None:
-            return await self._begin(task), {}
-        if task.upload.startswith(_UNVERIFIED):
-            await self._abandon(task, task.upload.removeprefix(_UNVERIFIED))
-            return await self._begin(task), {}
-        try:
-            with self._deadline("list the parts"):
-                listed = await self._engines[task.destination].list_parts(task.key, task.upload)
-        except PartsMissing:
-            if await self._is_complete(task):
+            return await self._destination.begin(task), {}
+        if task.upload.startswith(UNVERIFIED):
+            await self._destination.abandon(task, task.upload.removeprefix(UNVERIFIED))
+            return await self._destination.begin(task), {}
+        listed = await self._destination.parts(task)
+        if listed is None:
+            if await self._destination.is_complete(task):
                 return None, {}
-            return await self._begin(task), {}
-        except EngineError as error:
-            raise _WriteFailed(f"{type(error).__name__}: {error}") from error
-        if all(1 <= part.number <= layout.count and part.size == layout.span(part.number)[1] for part in listed):
-            return task.upload, {part.number: part for part in listed}
+            return await self._destination.begin(task), {}
+        if all(1 <= number <= layout.count and part.size == layout.span(number)[1] for number, part in listed.items()):
+            return task.upload, listed
         # Cut differently: another part size was configured then.
-        await self._abandon(task, task.upload)
-        return await self._begin(task), {}
-
-    async def _is_complete(self, task: CopyTask) -> bool:
-        try:
-            with self._deadline("look at the object"):
-                facts = await self._engines[task.destination].head(task.key)
-        except EngineError:
-            return False
-        return facts.size == task.blob.size
-
-    async def _begin(self, task: CopyTask, *, verified: bool = True) -> str:
-        try:
-            with self._deadline("begin a multi-part write"):
-                upload = await self._engines[task.destination].begin_parts(task.key)
-        except EngineError as error:
-            raise _WriteFailed(f"{type(error).__name__}: {error}") from error
-        if not await self._ledger.note_parts(task, upload if verified else _UNVERIFIED + upload):
-            # Nobody else will ever know of it.
-            await self._abandon(task, upload)
-            raise _LeaseLost
-        return upload
-
-    async def _put(self, task: CopyTask, data: bytes) -> None:
-        try:
-            with self._deadline("write the object"):
-                facts = await self._engines[task.destination].put(task.key, data)
-        except EngineError as error:
-            raise _WriteFailed(f"{type(error).__name__}: {error}") from error
-        if facts.size != len(data):
-            raise _WriteFailed(f"it says it took {facts.size} of {len(data)} bytes")
-
-    async def _put_part(self, task: CopyTask, upload: str, number: int, data: bytes) -> Part:
-        try:
-            with self._deadline(f"write part {number}"):
-                part = await self._engines[task.destination].put_part(task.key, upload, number, data)
-        except EngineError as error:
-            raise _WriteFailed(f"part {number}: {type(error).__name__}: {error}") from error
-        if part.size != len(data):
-            raise _WriteFailed(f"it says it took {part.size} of {len(data)} bytes of part {number}")
-        return part
-
-    async def _finish_parts(self, job: _Job, upload: str, done: Mapping[int, Part]) -> None:
-        task = job.task
-        try:
-            with self._deadline("finish the multi-part write"):
-                facts = await self._engines[task.destination].finish_parts(
-                    task.key, upload, [done[number] for number in sorted(done)]
-                )
-        except PartsMissing as error:
-            # Going on with it would fail for ever; the next try begins anew.
-            await self._abandon(task, upload)
-            raise _WriteFailed(f"finishing: {error}") from error
-        except EngineError as error:
-            raise _WriteFailed(f"finishing: {type(error).__name__}: {error}") from error
-        if facts.size != task.blob.size:
-            raise _WriteFailed(f"it says the object has {facts.size} of {task.blob.size} bytes")
-
-    async def _abandon(self, task: CopyTask, upload: str) -> None:
-        try:
-            with self._deadline("abandon a multi-part write"):
-                await self._engines[task.destination].abandon_parts(task.key, upload)
-        except EngineError as error:
-            raise _WriteFailed(f"{type(error).__name__}: {error}") from error
+        await self._destination.abandon(task, task.upload)
+        return await self._destination.begin(task), {}
 
     async def _wait_for_bandwidth(self, job: _Job, nbytes: int) -> None:
         for location in dict.fromkeys((job.source, job.task.destination)):
             if location in self._bandwidth:
                 await self._bandwidth[location].take(nbytes)
-
-    def _deadline(self, what: str) -> "_Deadline":
-        return _Deadline(self.settings.write_deadline, what)
-
-
-class _Deadline:
-    """A deadline for one call to the destination that ends as `_WriteFailed`."""
-
-    def __init__(self, seconds: float, what: str) -> None:
-        self._seconds = seconds
-        self._what = what
-        self._scope = trio.CancelScope()
-
-    def __enter__(self) -> None:
-        self._scope.deadline = trio.current_time() + self._seconds
-        self._scope.__enter__()
-
-    def __exit__(self, *raised: object) -> bool:
-        swallowed = self._scope.__exit__(*raised)  # type: ignore[arg-type] # the same three values
-        if self._scope.cancelled_caught:
-            raise _WriteFailed(f"it did not {self._what} within {self._seconds:g} s")
-        return bool(swallowed)
