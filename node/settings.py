@@ -104,7 +104,7 @@ class Settings:
     """REDIRECT_MINIMUM_SIZE: smaller blobs (image configurations, mostly) are answered by the node, from memory when warm."""
     part_size: int = 5 * MIB
     """PART_SIZE."""
-    part_memory: int = 64 * MIB
+    part_memory: int = 48 * MIB
     """PART_MEMORY: bound of all part buffers of this node, uploads and copies together."""
     copy_streams: int = 8
     """REPLICATION_STREAMS: copies at once, per node."""

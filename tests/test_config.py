@@ -223,7 +223,7 @@ class TestValues:
     def test_values_that_contradict_each_other(self) -> None:
         """Parts must fit into their memory, and a layer into ten thousand parts."""
         assert only_error(PART_SIZE="40MiB").startswith(
-            "PART_MEMORY: found 64 MiB; write at least twice PART_SIZE: 80 MiB"
+            "PART_MEMORY: found 48 MiB; write at least twice PART_SIZE: 80 MiB"
         )
         assert only_error(MAXIMUM_LAYER_SIZE="60G").startswith("MAXIMUM_LAYER_SIZE: found 60 GiB; 10000 parts")
 
