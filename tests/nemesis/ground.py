@@ -12,13 +12,13 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-import attrs
 import httpx
 import trio
 
@@ -29,9 +29,11 @@ from tests.cluster import Cluster, Node, configuration
 from tests.faults import FaultProxy
 from tests.services import Store, execute, fresh_storage_path, repository_root
 
+T = TypeVar("T")
+
 REGIONS = ("us", "eu")
 PARTS = ("postgres", "redis", "us-store", "eu-store")
-PROBE_INTERVAL, PROBE_DEADLINE = 1.0, 1.0
+PROBE_INTERVAL, PROBE_DEADLINE = 2.0, 3.0
 REDIRECT_BOUND = PROBE_INTERVAL + PROBE_DEADLINE
 """After so many seconds no pull may be sent to a store that has failed."""
 
@@ -39,7 +41,7 @@ SETTINGS: dict[str, Any] = {
     "HEALTH_PROBE_INTERVAL": PROBE_INTERVAL,
     "HEALTH_PROBE_DEADLINE": PROBE_DEADLINE,
     "HEALTH_RECOVERY_QUIET": 3,
-    "SOURCE_STALL_DEADLINE": 2,
+    "SOURCE_STALL_DEADLINE": 3,
     "REPLICATION_LEASE_SECONDS": 10,
     "DRAIN_DELAY": 3,
     "DRAIN_DEADLINE": 10,
@@ -84,19 +86,36 @@ class Ground:
         return self.cluster[name]
 
 
-@attrs.define
 class Servers:
     """The PostgreSQL and the Redis of one ground, which can be stopped, started again and frozen."""
 
-    folder: Path
-    postgres: Postgres
-    redis: RedisServer
+    def __init__(self, folder: Path) -> None:
+        """Start both below `folder`."""
+        folder.chmod(0o711)
+        self.folder = folder
+        # One thread that lives as long as we: the kernel ends a service with the thread that started it.
+        self._starter = ThreadPoolExecutor(1)
+        self.postgres = self._starter.submit(_postgres, folder).result()
+        try:
+            self.redis = self._starter.submit(RedisServer, folder).result()
+        except BaseException:
+            self.postgres.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop both."""
+        self.redis.stop()
+        self.postgres.stop()
+        self._starter.shutdown()
+
+    async def _start(self, make: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(lambda: self._starter.submit(make).result())
 
     async def restart_postgres(self) -> None:
         """Stop it at once, as its own fast shutdown does, and start it on the same data and port."""
         port = self.postgres.port
         await trio.to_thread.run_sync(self.postgres.daemon.stop)
-        self.postgres = await trio.to_thread.run_sync(partial(_postgres, self.folder, port))
+        self.postgres = await self._start(partial(_postgres, self.folder, port))
 
     def freeze_postgres(self, number: signal.Signals) -> None:
         """Send SIGSTOP or SIGCONT to the server and all its processes."""
@@ -107,7 +126,7 @@ class Servers:
         port, process = self.postgres.port, self.postgres.daemon.process
         os.killpg(process.pid, signal.SIGKILL)
         await trio.to_thread.run_sync(process.wait)
-        self.postgres = await trio.to_thread.run_sync(partial(_postgres, self.folder, port))
+        self.postgres = await self._start(partial(_postgres, self.folder, port))
 
     def kill_redis(self) -> None:
         """End it; what it held is gone."""
@@ -117,25 +136,21 @@ class Servers:
     async def start_redis(self) -> None:
         """Start it again, empty, on the same port."""
         port = self.redis.port
-        self.redis = await trio.to_thread.run_sync(partial(RedisServer, self.folder, port=port))
+        self.redis = await self._start(partial(RedisServer, self.folder, port=port))
 
 
-def balancer_configuration(doors: Mapping[str, tuple[int, list[tuple[str, int]]]]) -> str:
-    """Return deploy/haproxy/haproxy.cfg for these doors: name -> (port, servers in order as (name, port)).
-
-    The first server of a door is the region's own, the others are `backup`, as the example has it.
-    """
+def balancer_configuration(doors: Mapping[str, tuple[int, Mapping[str, int]]]) -> str:
+    """Return deploy/haproxy/haproxy.cfg for these doors: name -> (port, ports of the servers named in the example)."""
     text = (repository_root() / "deploy" / "haproxy" / "haproxy.cfg").read_text()
     head, _, rest = text.partition("frontend registry")
-    front, _, back = rest.partition("backend nodes")
     parts = [head.replace("log stdout format raw local0", "log stdout format raw local0 warning")]
     for door, (port, servers) in doors.items():
-        bind = re.sub(r"bind .*", f"bind 127.0.0.1:{port}", front)
-        parts.append(f"frontend {door}" + bind.replace("default_backend nodes", f"default_backend {door}"))
-        lines = [
-            f"    server {name} 127.0.0.1:{at}{' backup' if place else ''}" for place, (name, at) in enumerate(servers)
-        ]
-        parts.append(f"backend {door}" + re.sub(r"\n    server .*", "", back).rstrip() + "\n" + "\n".join(lines) + "\n")
+        own = re.sub(r"\n    bind .*", f"\n    bind 127.0.0.1:{port}", f"frontend registry{rest}")
+        for name in ("registry", "nodes", "unchecked"):
+            own = re.sub(rf"(frontend |backend |nbsrv\(){name}\b", rf"\g<1>{name}-{door}", own)
+        for name, at in servers.items():
+            own = re.sub(rf"(\n    server {name}) \S+", rf"\g<1> 127.0.0.1:{at}", own)
+        parts.append(own)
     return "\n".join(parts)
 
 
@@ -149,7 +164,7 @@ async def open_ground(stores: Mapping[str, Store], **settings: Any) -> AsyncIter
     # Not pytest's: PostgreSQL runs as another user there, who must be able to enter it.
     with tempfile.TemporaryDirectory(prefix="antipode-nemesis-") as name:
         folder = Path(name)
-        servers = await trio.to_thread.run_sync(_start_servers, folder)
+        servers = await trio.to_thread.run_sync(Servers, folder)
         try:
             uri = await trio.to_thread.run_sync(_make_database, servers.postgres.uri)
             own, path = {region: stores[region] for region in REGIONS}, fresh_storage_path()
@@ -160,29 +175,31 @@ async def open_ground(stores: Mapping[str, Store], **settings: Any) -> AsyncIter
                 for store in own.values():
                     store.empty(path)
         finally:
-            servers.redis.stop()
-            servers.postgres.stop()
+            servers.stop()
 
 
 @asynccontextmanager
 async def _running(
     folder: Path, servers: Servers, stores: Mapping[str, Store], uri: str, path: str, settings: Mapping[str, Any]
 ) -> AsyncIterator[Ground]:
-    raised: BaseException | None = None
     async with trio.open_nursery() as proxies:
         ground = await _assemble(proxies, folder, servers, stores, uri, path, {**SETTINGS, **settings})
+        failures: list[BaseException] = []
         with _balanced(folder, ground):
             try:
-                await trio.to_thread.run_sync(ground.cluster.start_now)
+                await trio.to_thread.run_sync(_start_nodes, ground.cluster)
                 await _wait_for_doors(ground)
                 yield ground
             except BaseException as error:  # noqa: BLE001 - raised again below, not in the nursery's group
-                raised = error
+                failures.append(error)
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(partial(ground.cluster.end, show_logs=raised is not None))
+                try:
+                    await trio.to_thread.run_sync(partial(ground.cluster.end, show_logs=bool(failures)))
+                except AssertionError as error:
+                    failures.append(error)
         proxies.cancel_scope.cancel()
-    if raised is not None:
-        raise raised
+    if failures:
+        raise failures[0]
 
 
 async def _assemble(
@@ -237,12 +254,12 @@ def _as_seen_from(node: Node, whole: Mapping[str, Any], edges: Mapping[tuple[str
 
 @contextmanager
 def _balanced(folder: Path, ground: Ground) -> Iterator[None]:
-    def servers(suffix: str) -> list[tuple[str, int]]:
-        return [(f"{region}{suffix}", ground.fronts[f"{region}{suffix}"].port) for region in REGIONS]
-
     ports = {name: int(url.rpartition(":")[2]) for name, url in ground.doors.items()}
     text = balancer_configuration(
-        {"redirects": (ports["redirects"], servers("")), "streams": (ports["streams"], servers("-2"))}
+        {
+            door: (ports[door], {region: ground.fronts[region + suffix].port for region in REGIONS})
+            for door, suffix in (("redirects", ""), ("streams", "-2"))
+        }
     )
     file = folder / "haproxy.cfg"
     file.write_text(text)
@@ -277,14 +294,11 @@ def _postgres(folder: Path, port: int | None = None) -> Postgres:
     return Postgres(folder, port=port, settings={"synchronous_commit": "on", "fsync": "off"})
 
 
-def _start_servers(folder: Path) -> Servers:
-    folder.chmod(0o711)
-    postgres = _postgres(folder)
-    try:
-        return Servers(folder, postgres, RedisServer(folder))
-    except BaseException:
-        postgres.stop()
-        raise
+def _start_nodes(cluster: Cluster) -> None:
+    for node in cluster:
+        node.launch()
+    for node in cluster:
+        node.wait_ready_now(90)
 
 
 def _make_database(administrator: str) -> str:
