@@ -178,13 +178,16 @@ class MemoryLedger:
     def _lease(self, task: Task, key_prefix: str, lease_seconds: float) -> CopyTask:
         truth, now = self._truth, self._truth.now()
         blob = truth.blobs[task.blob]
+        claimed_before = task.key is not None
         if task.key is None:
             task.key = blob_key(key_prefix, Digest.parse(blob.digest), f"{truth.serial():08x}")
         task.lease = f"lease-{truth.serial()}"
         task.due = now + lease_seconds
         sources = truth.sources(blob.id)
         age = now - task.created
-        return CopyTask(blob, task.destination, task.key, sources, task.lease, task.upload, task.attempts, age)
+        return CopyTask(
+            blob, task.destination, task.key, sources, task.lease, task.upload, task.attempts, age, claimed_before
+        )
 
     def _leased(self, lease: str) -> Task | None:
         now = self._truth.now()

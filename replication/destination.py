@@ -37,6 +37,9 @@ class Destination:
 
     async def begin(self, task: CopyTask, *, verified: bool = True) -> str:
         """Begin a multi-part write and let the ledger know of it, and whether its parts will be verified. Raises LeaseLost."""
+        if task.claimed_before:
+            # Whoever died between beginning a write and noting it left parts that nothing would ever delete: the key lives on.
+            await self.abandon(task, None)
         try:
             with self.limit("begin a multi-part write"):
                 upload = await self._engines[task.destination].begin_parts(task.key)
@@ -117,8 +120,8 @@ class Destination:
             raise WriteFailed(f"finishing: {type(error).__name__}: {error}") from error
         self._check(task, facts)
 
-    async def abandon(self, task: CopyTask, upload: str) -> None:
-        """Give up a multi-part write."""
+    async def abandon(self, task: CopyTask, upload: str | None) -> None:
+        """Give up a multi-part write; with None all that are open under the task's key."""
         try:
             with self.limit("abandon a multi-part write"):
                 await self._engines[task.destination].abandon_parts(task.key, upload)

@@ -92,6 +92,8 @@ class CopyTask:
     """Tries that failed before this one."""
     age: float = 0.0
     """Seconds since the debt arose, by the database's clock."""
+    claimed_before: bool = False
+    """Whether an earlier holder had the same key: it may have begun something there and died before it could say so."""
 
 
 @frozen

@@ -95,6 +95,17 @@ class LedgerContract:
         assert (task.upload, task.attempts) == (None, 0)
         assert task.age >= 0
 
+    async def test_a_claim_says_whether_it_is_the_first(self, bench: Bench) -> None:
+        """Whoever claims a task for the first time knows that nothing can be under its key, also not something half begun."""
+        await self.push(bench)
+        ledger = bench.ledger()
+        (first,) = await self.claim(ledger)
+        assert not first.claimed_before
+        await ledger.hand_back([first.lease])
+        (second,) = await self.claim(ledger)
+        assert second.claimed_before
+        assert second.key == first.key
+
     async def test_a_claim_is_exclusive(self, bench: Bench) -> None:
         """What one node has leased no other node gets."""
         await self.push(bench)

@@ -23,7 +23,8 @@ _CLAIM = f"""
     WITH here AS (SELECT id FROM location WHERE name = $1 AND state = 'active'),
     due AS (
         -- Nothing is copied to where every namespace that links the blob says *never*, whoever asked for it.
-        SELECT t.blob_id, t.location_id, t.key, blob_forbidden(t.blob_id, t.location_id) OR EXISTS (
+        SELECT t.blob_id, t.location_id, t.key, t.key IS NOT NULL AS claimed_before,
+            blob_forbidden(t.blob_id, t.location_id) OR EXISTS (
             SELECT FROM placement p WHERE p.blob_id = t.blob_id AND p.location_id = t.location_id AND p.state = 'present'
         ) AS paid
         FROM task t JOIN here ON here.id = t.location_id
@@ -44,8 +45,9 @@ _CLAIM = f"""
                 || '/' || split_part(b.digest, ':', 2) || '.' || replace(gen_random_uuid()::text, '-', ''))
         FROM due JOIN blob b ON b.id = due.blob_id
         WHERE NOT due.paid AND t.blob_id = due.blob_id AND t.location_id = due.location_id
-        RETURNING t.*)
-    SELECT leased.blob_id, leased.key, leased.parts_upload, leased.lease, leased.attempts, b.digest, b.size, b.pieces,
+        RETURNING t.*, due.claimed_before)
+    SELECT leased.claimed_before, leased.blob_id, leased.key, leased.parts_upload, leased.lease, leased.attempts,
+        b.digest, b.size, b.pieces,
         extract(epoch FROM now() - leased.created_at)::float8 AS age, held.locations, held.keys, held.suspects
     FROM leased JOIN blob b ON b.id = leased.blob_id {_PLACEMENTS}
     ORDER BY task_precedence(leased.created_at, leased.priority, leased.size)
@@ -253,4 +255,5 @@ def _task(row: Row, location: str) -> CopyTask:
         upload=row["parts_upload"],
         attempts=row["attempts"],
         age=row["age"],
+        claimed_before=row["claimed_before"],
     )
