@@ -93,6 +93,7 @@ _TOPICS = {
     "repository": "repository",
     "tag": "tag",
     "verify": "verify",
+    "wait": "wait",
 }
 """Command -> room in node/commands that has it as `command`."""
 
