@@ -7,7 +7,7 @@ from attrs import frozen
 
 from node.records.postgres import Database
 
-_BLOBS_AT_ONCE = 200
+_MOST_BLOBS_AT_ONCE = 1000
 _TAGS_PER_BLOB = 1000
 _MOST_LOOKS = 25
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,18 +62,17 @@ class RiskPage:
 async def tags_at_risk(database: Database, location: str, most: int) -> RiskPage:
     """Return up to `most` tags whose closure, referrers included, has a blob whose only good copy is in this location.
 
-    Oldest blob first. Blobs are looked at a few hundred at a time, so that the first page comes at once however many there are;
+    Oldest blob first. Blobs are looked at a few at a time, then more, so that the first page comes at once however many there are;
     blobs without any tag are passed over, and after some thousand of them in a row the page ends early, with `more`.
     """
     found: dict[tuple[str, str], TagAtRisk] = {}
-    since, blob, more = _BEGINNING, 0, False
+    since, blob, more, at_once = _BEGINNING, 0, False, min(most + 1, _MOST_BLOBS_AT_ONCE)
     for _ in range(_MOST_LOOKS):
         rows = await database.fetch(
             f"""
             WITH batch AS MATERIALIZED (
-                SELECT s.blob_id, s.since FROM sole_copy s JOIN location l ON l.id = s.location_id
-                WHERE l.name = $1 AND (s.since, s.blob_id) > ($2::timestamptz, $3)
-                ORDER BY s.since, s.blob_id LIMIT {_BLOBS_AT_ONCE}),
+                SELECT s.blob_id, s.since FROM sole_copy s WHERE s.location_id = (SELECT id FROM location WHERE name = $1)
+                AND s.since >= $2 AND (s.since, s.blob_id) > ($2::timestamptz, $3) ORDER BY s.since, s.blob_id LIMIT $5),
             named AS (
                 SELECT batch.since, batch.blob_id, t.repository_id, t.name
                 FROM batch CROSS JOIN LATERAL (SELECT * FROM blob_tags(batch.blob_id) LIMIT {_TAGS_PER_BLOB}) t),
@@ -90,15 +89,16 @@ async def tags_at_risk(database: Database, location: str, most: int) -> RiskPage
             since,
             blob,
             most + 1 + len(found),
+            at_once,
         )
         ends = [row for row in rows if row["blob"] is not None]
         for row in rows:
             if row["blob"] is None:
                 tag = TagAtRisk(row["repository"], row["tag"], row["digest"], max(0.0, row["age"]))
                 found.setdefault((tag.repository, tag.tag), tag)
-        more = bool(ends) and ends[0]["age"] == _BLOBS_AT_ONCE
+        more = bool(ends) and ends[0]["age"] == at_once
         if not more or len(found) > most:
             break
-        since, blob = ends[0]["since"], ends[0]["blob"]
+        since, blob, at_once = ends[0]["since"], ends[0]["blob"], min(4 * at_once, _MOST_BLOBS_AT_ONCE)
     tags = sorted(found.values(), key=lambda tag: (-tag.since, tag.repository, tag.tag))
     return RiskPage(tuple(tags[:most]), more or len(tags) > most)

@@ -21,18 +21,26 @@ _STEPS = st.lists(
 
 _MINUTES = 600.0
 _FILL = (
-    "INSERT INTO blob (digest, size) SELECT 'sha256:' || encode(sha256(n::text::bytea), 'hex'), 1000 "
-    "FROM generate_series(1, 1000000) n",
+    (
+        "INSERT INTO blob (digest, size) SELECT 'sha256:' || encode(sha256(n::text::bytea), 'hex'), 1000 "
+        "FROM generate_series(1, 1000000) n"
+    ),
     "INSERT INTO repository_blob (repository_id, blob_id) SELECT $1::bigint, id FROM blob",
     "INSERT INTO placement (blob_id, location_id, key) SELECT id, 1, id FROM blob",
-    "INSERT INTO sole_copy (blob_id, location_id, size, since) "
-    "SELECT id, 1, size, now() - (2000000 - id) * interval '1 second' FROM blob",
+    (
+        "INSERT INTO sole_copy (blob_id, location_id, size, since) "
+        "SELECT id, 1, size, now() - (2000000 - id) * interval '1 second' FROM blob"
+    ),
     "INSERT INTO sole_total SELECT 1, 0, count(*), sum(size) FROM blob",
-    "INSERT INTO manifest (digest, bytes) SELECT 'sha256:m' || n, 'x' FROM generate_series(1, 1000000) n "
-    "WHERE $1::bigint > 0 AND CASE $2::text WHEN 'untagged' THEN n > 4000 WHEN 'base layer' THEN n <= 100000 ELSE true END",
+    (
+        "INSERT INTO manifest (digest, bytes) SELECT 'sha256:m' || n, 'x' FROM generate_series(1, 1000000) n "
+        "WHERE $1::bigint > 0 AND CASE $2::text WHEN 'untagged' THEN n > 4000 WHEN 'base layer' THEN n <= 100000 ELSE true END"
+    ),
     "INSERT INTO repository_manifest (repository_id, manifest_id, media_type) SELECT $1::bigint, id, 'x' FROM manifest",
-    "INSERT INTO manifest_blob SELECT id, CASE WHEN $1::bigint > 0 AND $2::text = 'base layer' THEN 1 "
-    "ELSE substr(digest, 9)::bigint END FROM manifest",
+    (
+        "INSERT INTO manifest_blob SELECT id, CASE WHEN $1::bigint > 0 AND $2::text = 'base layer' THEN 1 "
+        "ELSE substr(digest, 9)::bigint END FROM manifest"
+    ),
     "INSERT INTO tag (repository_id, name, manifest_id) SELECT $1::bigint, 'v' || id, id FROM manifest",
 )
 """A million blobs in one location: each with a tag of its own; the oldest thousands without; or one below 100 000 tags."""
