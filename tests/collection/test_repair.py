@@ -142,7 +142,7 @@ async def test_bytes_of_collected_blobs_are_found_by_a_restored_database(
     database = us.registry.database
     # What a backup would hold: the rows as they are now.
     tables = ("blob", "repository_blob", "placement")
-    backup = {table: await us.rows(f"SELECT to_jsonb(t)::text AS row FROM {table} t") for table in tables}
+    backup = {table: await us.rows(f"SELECT to_jsonb(t)::text AS row FROM {table} t") for table in tables}  # noqa: S608  # our names
     for _ in range(2):
         await later(100)
         await collect_all(database, rules)
@@ -152,7 +152,7 @@ async def test_bytes_of_collected_blobs_are_found_by_a_restored_database(
         overriding = "OVERRIDING SYSTEM VALUE" if table == "blob" else ""
         for line in backup[table]:
             await database.fetch(
-                f"INSERT INTO {table} {overriding} SELECT * FROM jsonb_populate_record(NULL::{table}, $1::jsonb)",
+                f"INSERT INTO {table} {overriding} SELECT * FROM jsonb_populate_record(NULL::{table}, $1::jsonb)",  # noqa: S608
                 line["row"],
             )
     report, findings = await run(us)
