@@ -197,6 +197,8 @@ class MemoryEngine:
             if facts.size == sum(part.size for part in parts):
                 return facts
         found = self._upload(key, upload)
+        if not parts:
+            raise PartsMissing(f"{upload} has no parts")
         for place, part in enumerate(parts, 1):
             data = found.parts.get(part.number)
             if data is None or _part(part.number, data) != part:

@@ -1,8 +1,9 @@
-"""The contract of engines, one suite for all: a folder, a folder behind the fault engine, Ceph over HTTP and over HTTPS."""
+"""The contract of engines, one suite for all: memory, a folder, a folder behind the fault engine, Ceph over HTTP and over HTTPS."""
 
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,12 +12,18 @@ import trio
 from engines import parse_engine
 from engines.contract import MIB, Engine, EngineUnavailable, ObjectFacts, ObjectMissing, Part, PartsMissing
 from engines.crossing import Bridge
+from property_tests.memory_engine import Faults, MemoryEngine, MemoryStore
 from tests.engines.stores import spec_of
 from tests.faulty_engine import FaultyEngine
 
 
-@pytest.fixture(params=["local", "faulty", "us", "us-tls"])
+@pytest.fixture(params=["memory", "local", "faulty", "us", "us-tls"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path, bridge: Bridge) -> AsyncIterator[Engine]:
+    if request.param == "memory":
+        yield MemoryEngine(
+            MemoryStore("memory", Random(0), Faults(latency=0.0, bytes_per_second=1e12)), part_minimum=5 * MIB
+        )
+        return
     if request.param in ("local", "faulty"):
         async with parse_engine("LocalStorage", {"storage_path": str(tmp_path / "store")}).open() as local:
             yield FaultyEngine(local) if request.param == "faulty" else local
