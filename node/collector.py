@@ -142,9 +142,7 @@ class Collector:
 
     def _tell(self, batch: Batch) -> None:
         """Let every node forget what links it remembers."""
-        self._publish(
-            *(Forget(gone.repository, gone.digest) for gone in batch.removed if gone.repository is not None)
-        )
+        self._publish(*(Forget(gone.repository, gone.digest) for gone in batch.removed if gone.repository is not None))
 
     async def _rest(self, began: float, *, gentle: bool) -> None:
         settings = self._settings

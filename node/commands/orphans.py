@@ -8,6 +8,7 @@ from attrs import asdict
 from node.audit import Orphan, find_orphans
 from node.commands.options import config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, size, work
+from node.records.collect import read_pause
 
 
 @click.command("orphans", epilog=EXIT_CODES)
@@ -26,6 +27,8 @@ def command(location: str, delete: bool, config: str | None, output: str) -> Non
         settings = desk.settings
         if location not in settings.locations:
             raise Refused(f"{location}: the configuration has {', '.join(settings.locations)}")
+        if delete and (reason := await read_pause(desk.database)) is not None:
+            raise Refused(f"nothing is deleted before `antipode repair --after-restore`: {reason}")
         found: list[Orphan] = []
         deleted: set[str] = set()
         async with settings.locations[location].engine.open() as engine:

@@ -159,3 +159,21 @@ async def test_bytes_of_collected_blobs_are_found_by_a_restored_database(
     assert (report.gone, report.lost, findings) == (0, 0, [])
     await us.forget_everything()
     assert (await us.ask("GET", f"/v2/a/b/blobs/{blob}")).body == b"layer"
+
+
+async def test_no_copy_is_trimmed_before_the_repair(world: MakeWorld) -> None:
+    """While the records may name copies that are gone, one that policy does not require stays."""
+    (us,) = await world("us eu")
+    await us.push_blob("a/b", b"layer")
+    await copy_everything(us)
+    database = us.registry.database
+    trim = "SELECT settle_blob(id, blob_facts(id), '{}', '{}', '{us}', 600) AS outcome FROM blob"
+    await database.fetch(
+        "INSERT INTO bookmark (name, value) VALUES ('collection', jsonb_build_object('identity', '7/8/9')) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    )
+    await database.fetch(trim)
+    assert len(await us.rows("SELECT * FROM placement")) == 2
+    await run(us)
+    await database.fetch(trim)
+    assert len(await us.rows("SELECT * FROM placement")) == 1

@@ -24,7 +24,7 @@ from replication.uploading import UploadState
 from tests.collection.clock import HOUR, collect_all, pass_time, without_triggers
 from tests.registry.world import digest_of, image, index
 
-REPOSITORIES = ("a/x", "a/y", "b/z")
+REPOSITORIES = ("a/x", "b/y")
 TAGS = ("t", "u")
 BLOBS = (b"0", b"1", b"2", b"3")
 RULES = CollectRules(grace=72 * HOUR, retention=24 * HOUR, tag_expiration=336 * HOUR)

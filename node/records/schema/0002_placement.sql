@@ -351,6 +351,7 @@ BEGIN
         ON CONFLICT DO NOTHING;
     WITH gone AS (
         DELETE FROM placement p USING location l WHERE p.blob_id = wanted_blob AND l.id = p.location_id AND l.name = ANY(trim_at)
+        AND NOT collection_paused()
         RETURNING p.location_id, p.key)
     INSERT INTO dead_object (location_id, key, not_before)
         SELECT g.location_id, g.key, now() + keep_seconds * interval '1 second' FROM gone g ON CONFLICT DO NOTHING;
