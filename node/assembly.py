@@ -32,6 +32,7 @@ from replication.copier import Copier, CopierSettings, CopyEnd, CopyReport
 from replication.health import HealthRules
 from replication.model import Blob, ClusterView, CopyTask, LocationHealth, LocationState, Placement, Verdict
 from replication.parts import PartPool
+from replication.patience import Patience
 from replication.reader import Reader, ReaderSettings
 from replication.scheduler import Scheduler, SchedulerSettings
 from replication.sources import choose_sources, in_service, may_tee, readable
@@ -39,6 +40,7 @@ from replication.spool import Spool
 from replication.suspects import Suspects
 from replication.sweeper import Sweeper
 from replication.tees import Tees
+from replication.upload_spool import UploadSpool
 from replication.wanted import Wanted
 from replication.watcher import ProbeKeys, Watcher, probe_keys
 
@@ -67,6 +69,8 @@ class Node:
     collector: Collector
     reader: Reader
     pool: PartPool
+    patience: Patience
+    upload_spool: UploadSpool
     gates: Gates
     forgetting: Forgetting
     waiting: Waiting
@@ -137,6 +141,8 @@ class Node:
             hints=self.hints,
             forgetting=self.forgetting,
             pool=self.pool,
+            patience=self.patience,
+            upload_spool=self.upload_spool,
             gates=self.gates,
             waiting=self.waiting,
             durable=self.durable,
@@ -178,7 +184,7 @@ def assemble(
         suspects.note(blob, placement, reason)
 
     def changed(before: LocationHealth, after: LocationHealth) -> None:
-        tell = _log.error if after.verdict is Verdict.DOWN else _log.warning
+        tell = {Verdict.DOWN: _log.error, Verdict.HEALTHY: _log.info}.get(after.verdict, _log.warning)
         tell(
             f"location is {after.verdict.value}",
             location=after.location,
@@ -190,7 +196,8 @@ def assemble(
     rules = HealthRules(
         interval=settings.probe_interval, deadline=settings.probe_deadline, recovery_quiet=settings.recovery_quiet
     )
-    watcher = Watcher(engines, keys, rules, lambda location: location in settings.preference, changed)
+    patience = Patience()
+    watcher = Watcher(engines, keys, rules, lambda location: location in settings.preference, changed, patience.probed)
     reader = Reader(engines, watcher.report, distrust, ReaderSettings(stall=settings.source_stall))
 
     def choose(placements: Iterable[Placement]) -> tuple[Placement, ...]:
@@ -279,6 +286,8 @@ def assemble(
         collector=Collector(database, hints.publish, collect_rules(settings)),
         reader=reader,
         pool=pool,
+        patience=patience,
+        upload_spool=UploadSpool(Spool(folder_of(settings.upload_spool), settings.upload_spool.most)),
         metrics=metrics,
         waiting=Waiting(look, hints, settings.replication_waiters),
         durable=Waiting(look, hints, settings.durability_waiters),

@@ -20,7 +20,7 @@ from node.config_spool import read_spool
 from node.config_storage import read_storage
 from node.config_values import Findings, Problem, Unfit, say_duration, say_size, show
 from node.quay_keys import is_unsupported
-from node.settings import Settings
+from node.settings import Settings, SpoolSettings
 
 __all__ = ["OVERRIDE_VARIABLE", "ConfigurationErrors", "Problem", "describe_database", "load_settings", "read_settings"]
 
@@ -222,6 +222,10 @@ def _read(document: Mapping[object, object], environ: Mapping[str, str], finding
     )
     redis = read_redis(known, findings)
     tee_spool = read_spool(known, "TEE_SPOOL", _DEFAULTS["tee_spool"], findings)
+    without = known.get("UPLOAD_SPOOL") is None
+    upload_spool = read_spool(
+        known, "UPLOAD_SPOOL", _DEFAULTS["upload_spool"] if without else SpoolSettings(), findings
+    )
     if findings.problems or database is None or storage is None:
         raise ConfigurationErrors(tuple(findings.problems), tuple(findings.warnings))
     if database.pool is not None:
@@ -234,6 +238,7 @@ def _read(document: Mapping[object, object], environ: Mapping[str, str], finding
         default_locations=storage.default_locations,
         redis=redis,
         tee_spool=tee_spool,
+        upload_spool=upload_spool,
         warnings=tuple(findings.warnings),
     )
 

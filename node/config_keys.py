@@ -106,6 +106,7 @@ STRUCTURED = (
     "USER_EVENTS_REDIS",
     "BUILDLOGS_REDIS",
     "TEE_SPOOL",
+    "UPLOAD_SPOOL",
 )
 """Keys that `config_database`, `config_storage`, `config_redis` and `config_spool` read."""
 

@@ -56,6 +56,11 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "upload", f"given up after {say_duration(settings.upload_max_age)}"
     yield "deleted blob", f"its bytes stay for {say_duration(settings.deleted_blob_retention)}"
     yield "part buffers", f"{say_size(settings.part_memory)} in parts of {say_size(settings.part_size)}"
+    kept = settings.upload_spool
+    yield (
+        "uploads kept",
+        f"{say_size(kept.most)} in {folder_of(kept)}" if kept.most else "no, they die with their store",
+    )
     yield "connections", f"at most {settings.maximum_connections}"
     if settings.replicate:
         bandwidth = settings.bandwidth_per_location

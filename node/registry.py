@@ -16,10 +16,12 @@ from node.settings import Settings
 from node.waiting import Waiting
 from replication.model import LocationState
 from replication.parts import PartPool
+from replication.patience import Patience
 from replication.policy import Policy
 from replication.ports import Forget, Hint, Hints, Placed
 from replication.reader import Reader
 from replication.tees import Tees
+from replication.upload_spool import UploadSpool
 from replication.wanted import Wanted
 from replication.watcher import Watcher
 
@@ -71,6 +73,8 @@ class Registry:
     hints: Hints
     forgetting: Forgetting
     pool: PartPool
+    patience: Patience
+    upload_spool: UploadSpool
     gates: Gates
     waiting: Waiting
     """Who waits for an image to arrive."""

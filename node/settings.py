@@ -118,6 +118,8 @@ class Settings:
     """FAILOVER_BYTES_PER_SECOND from each location that is not this node's preferred one, in streamed pulls; None is unlimited."""
     tee_spool: SpoolSettings = SpoolSettings()
     """TEE_SPOOL: where the node keeps blobs that it fetches for pulls and for its preferred store at once."""
+    upload_spool: SpoolSettings = SpoolSettings(most=0)
+    """UPLOAD_SPOOL: where the node keeps uploads until their commit, to write them again when their store dies."""
     lease_seconds: float = 30.0
     """REPLICATION_LEASE_SECONDS."""
     wanted_retention: float = 7 * 24 * 3600

@@ -1,4 +1,4 @@
-"""Pieces on disk, in a folder of bounded size: one nameless file per blob, so that a crash leaves nothing behind."""
+"""Bytes on disk, in a folder of bounded size: nameless files, so that a crash leaves nothing behind; and one of a blob's pieces."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ _THREADS = 8
 
 
 class Spool:
-    """At most `most` bytes for the pieces of all blobs together, in the folder `path` (None: the system's temporary one).
+    """At most `most` bytes for all files together, in the folder `path` (None: the system's temporary one).
 
     The disk is touched in a few threads of its own, or where `offload` says.
     """
@@ -29,7 +29,23 @@ class Spool:
         self._offload = offload
         self.most = most
         self.used = 0
-        """Bytes that pieces take now, or soon will; each counts as a whole one."""
+        """Bytes that files take now, or soon will."""
+
+    def take(self, nbytes: int) -> bool:
+        """Take room, to be given back. False when there is not as much."""
+        if self.used + nbytes > self.most:
+            return False
+        self.used += nbytes
+        return True
+
+    def give(self, nbytes: int) -> None:
+        """Give room back."""
+        self.used -= nbytes
+
+    def make(self) -> BinaryIO:
+        """Return a new file. Touches the disk: for `on_disk`. Raises OSError."""
+        # Nameless from the start where the file system can do that, else unlinked at once.
+        return cast("BinaryIO", tempfile.TemporaryFile(dir=self.path, buffering=0))
 
     def file(self) -> "SpoolFile":
         """Return an empty file. Nothing is on disk before its first piece."""
@@ -60,16 +76,15 @@ class SpoolFile:
 
     def reserve(self) -> bool:
         """Take room for one piece, for `put` or `release`. False when the spool is full."""
-        if self._spool.used + PIECE > self._spool.most:
+        if not self._spool.take(PIECE):
             return False
-        self._spool.used += PIECE
         self._reserved += 1
         return True
 
     def release(self, count: int) -> None:
         """Give room back that was reserved and not used."""
         self._reserved -= count
-        self._spool.used -= PIECE * count
+        self._spool.give(PIECE * count)
 
     async def put(self, index: int, data: bytes) -> None:
         """Keep a piece in reserved room. Raises OSError when the disk does not take it; the room is still reserved then."""
@@ -96,12 +111,12 @@ class SpoolFile:
     def drop(self, index: int) -> None:
         """Forget a piece; its room is free at once."""
         self._vacant.append(self._places.pop(index))
-        self._spool.used -= PIECE
+        self._spool.give(PIECE)
 
     async def close(self) -> None:
         """Forget everything and give the disk back."""
         self.release(self._reserved)
-        self._spool.used -= PIECE * len(self._places)
+        self._spool.give(PIECE * len(self._places))
         self._places.clear()
         file, self._file = self._file, None
         if file is not None:
@@ -115,8 +130,7 @@ class SpoolFile:
     def _write(self, place: int, data: bytes) -> None:
         with self._making:
             if self._file is None:
-                # Nameless from the start where the file system can do that, else unlinked at once.
-                self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._spool.path, buffering=0))  # noqa: SIM115 - closed by close()
+                self._file = self._spool.make()
         written = os.pwrite(self._file.fileno(), data, place * PIECE)
         if written != len(data):
             raise OSError(f"the disk took {written} of {len(data)} bytes")

@@ -13,7 +13,7 @@ Rules, because parts of an open multi-part write can be neither read, left out n
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import trio
 from attrs import evolve, field, frozen
@@ -100,6 +100,7 @@ class UploadWriter:
         in_flight: int,
         record_every: int,
         record: Callable[[UploadState], Awaitable[None]],
+        waiting: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._engine = engine
         self._state = state
@@ -111,11 +112,13 @@ class UploadWriter:
         self._slots = trio.Semaphore(in_flight)
         self._acknowledged = trio.Event()
         self._record = record
+        self._waiting = waiting
         self._record_every = record_every
         self._taken = 0
         self._buffer: deque[bytes] = deque()
         self._buffered = 0
-        self._hashed_ahead = 0
+        # More than the upload has where its bytes are written once more, elsewhere.
+        self._hashed_ahead = hasher.offset - state.offset if hasher else 0
         self._tail = state.tail
         self._in_parts = state.offset - (state.tail.size if state.tail else 0)
         self._parts = {part.number: part for part in state.parts}
@@ -155,7 +158,8 @@ class UploadWriter:
         await self._settle()
         if self._buffered:
             data = await self._take(self._buffered)
-            await self._engine.put(self._state.reserved_key, data)
+            with self._waiting():
+                await self._engine.put(self._state.reserved_key, data)
             self._share.shrink(len(data))
             self._tail = Tail(self._state.reserved_key, len(data))
         return self._resting()
@@ -174,14 +178,16 @@ class UploadWriter:
         if self._upload is None:
             data = await self._take(self._buffered)
             self._check(expected)
-            await self._engine.put(key, data)
+            with self._waiting():
+                await self._engine.put(key, data)
             self._share.shrink(len(data))
             return self._stored(key)
         if self._buffered:
             await self._send_part(self._buffered)
         await self._settle()
         self._check(expected)
-        await self._engine.finish_parts(key, self._upload, self._ordered())
+        with self._waiting():
+            await self._engine.finish_parts(key, self._upload, self._ordered())
         return self._stored(key)
 
     def _check(self, expected: str) -> None:
@@ -227,7 +233,8 @@ class UploadWriter:
         if self._tail is None:
             return
         await self._grow(self._tail.size)
-        self._buffer.append(await self._engine.read(self._tail.key, 0, self._tail.size))
+        with self._waiting():
+            self._buffer.append(await self._engine.read(self._tail.key, 0, self._tail.size))
         self._buffered = self._hashed_ahead = self._tail.size
         self._tail = None
 
@@ -256,7 +263,8 @@ class UploadWriter:
 
     async def _send_part(self, size: int) -> None:
         if self._upload is None:
-            self._upload = await self._engine.begin_parts(self._state.key)
+            with self._waiting():
+                self._upload = await self._engine.begin_parts(self._state.key)
         if self._number - self._recorded_number >= self._record_every:
             await self._settle()
             await self._record(self._resting())
@@ -268,7 +276,8 @@ class UploadWriter:
         self._in_parts += size
 
     async def _put_part(self, upload: str, number: int, data: bytes) -> None:
-        self._parts[number] = await self._engine.put_part(self._state.key, upload, number, data)
+        with self._waiting():
+            self._parts[number] = await self._engine.put_part(self._state.key, upload, number, data)
         self._share.shrink(len(data))
         self._slots.release()
         self._acknowledged.set()
@@ -301,9 +310,12 @@ async def open_writer(
     record_every: int,
     in_flight: int = 2,
     record: Callable[[UploadState], Awaitable[None]],
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> AsyncIterator[UploadWriter]:
     """Open a writer for one request. `record` commits a state in the middle of a long one, at least every `record_every` parts.
 
+    Each call on the store is made inside a `waiting()` of its own, which may end it with an EngineError. Where `hasher` is ahead
+    of the state, its bytes are being written a second time, from the state's offset on, and not hashed again.
     A part that fails cancels the request; its EngineError comes out of the context as itself, not in a group.
     """
     part_size = max(part_size, engine.part_minimum)
@@ -320,6 +332,7 @@ async def open_writer(
                     in_flight=in_flight,
                     record_every=record_every,
                     record=record,
+                    waiting=waiting,
                 )
         except BaseExceptionGroup as group:
             raise _the_reason(group) from None

@@ -12,6 +12,9 @@ from replication.model import Board, LocationHealth
 Changed = Callable[[LocationHealth, LocationHealth], None]
 """Called with a location's line before and after its verdict changed. Must not wait."""
 
+Heard = Callable[[str, bool], None]
+"""Called with a location and whether its latest probe was good. Must not wait."""
+
 _MOST_MARKER = 4096
 
 
@@ -55,12 +58,14 @@ class Watcher:
         rules: HealthRules,
         writable: Callable[[str], bool],
         changed: Changed | None = None,
+        heard: Heard | None = None,
     ) -> None:
         self._engines = dict(engines)
         self._keys = keys
         self._rules = rules
         self._writable = writable
         self._changed = changed
+        self._heard = heard
         self._records: dict[str, Record] = {name: new_record(name, 0.0) for name in engines}
         self._looked: dict[str, trio.Event] = {name: trio.Event() for name in engines}
 
@@ -146,6 +151,8 @@ class Watcher:
             probed(record, self._rules, began=began, now=now, ok=ok, latency=latency if ok else None, reason=reason)
         )
         self._looked[name].set()
+        if self._heard is not None:
+            self._heard(name, ok)
 
     def _replace(self, record: Record) -> None:
         name = record.health.location

@@ -1,24 +1,31 @@
 """The end of an upload: its bytes verified by the digest that the client named, committed, and everybody told."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from engines.contract import Engine
 from node.push.sessions import Session
 from node.records.blobs import Committed, commit_blob
 from node.registry import Registry
 from replication.digests import Digest
 from replication.hashing import BlobHasher
+from replication.patience import Wait
 from replication.ports import Forget, Wake
 from replication.uploading import DigestMismatch, StoredObject
 
 _READ = 1 << 20
 
 
-async def verified(stored: StoredObject, digest: Digest, engine: Engine) -> StoredObject:
+async def verified(
+    stored: StoredObject, digest: Digest, engine: Engine, waiting: Callable[[], AbstractContextManager[Wait]]
+) -> StoredObject:
     """Return the finished object with the digest that the client named. Raises DigestMismatch, EngineError.
 
     Where the digest was named only at the end, or a saved hash could not be restored, the object is read once before it counts.
     """
     if stored.digest is None or not stored.digest.startswith(f"{digest.algorithm}:"):
-        stored = await _rehash(engine, stored, digest.algorithm)
+        with waiting() as wait:
+            stored = await _rehash(engine, stored, digest.algorithm, wait)
     if stored.digest != str(digest):
         raise DigestMismatch(str(stored.digest))
     return stored
@@ -50,9 +57,10 @@ def announce(registry: Registry, repository: str, digest: str, committed: Commit
     registry.tell(Forget(repository, digest), *([Wake(committed.debt)] if committed.debt else []))
 
 
-async def _rehash(engine: Engine, stored: StoredObject, algorithm: str) -> StoredObject:
+async def _rehash(engine: Engine, stored: StoredObject, algorithm: str, wait: Wait) -> StoredObject:
     hasher = BlobHasher(algorithm)
     async with engine.open(stored.key) as reader:
         while data := await reader.receive(_READ):
+            wait.alive()
             hasher.update(data)
     return StoredObject(stored.key, stored.size, hasher.digest(), hasher.pieces())

@@ -6,8 +6,8 @@ Location carries; otherwise the upload is taken over from the row, and whoever h
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID, uuid4
 
 import structlog
@@ -18,6 +18,7 @@ from node.errors import BLOB_UPLOAD_UNKNOWN, RANGE_INVALID, RegistryError
 from node.records.uploads import UploadRow, take_over_upload
 from node.registry import Registry
 from replication.hashing import BlobHasher, HashStateInvalid
+from replication.upload_spool import KeptUpload
 from replication.uploading import UploadState
 
 _MOST_SESSIONS = 2048
@@ -27,12 +28,13 @@ _log = structlog.get_logger("antipode.uploads")
 
 @define(eq=False)
 class Session:
-    """An upload that this process owns: its row as last written, and the hasher at its offset (None: unknown)."""
+    """An upload that this process owns: its row as last written, the hasher at its offset, its bytes on disk (None: not known)."""
 
     repository: str
     row: UploadRow
     hasher: BlobHasher | None
     counter: int = 0
+    kept: KeptUpload | None = None
 
     @property
     def token(self) -> str:
@@ -43,6 +45,24 @@ class Session:
         """Remember a state that was recorded."""
         self.row = evolve(self.row, state=state)
         self.counter += 1
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Be written by a request: what is kept of it stays."""
+        kept = self.kept
+        if kept is not None:
+            kept.busy = True
+        try:
+            yield
+        finally:
+            if kept is not None:
+                kept.busy, kept.used_at = False, trio.current_time()
+
+    async def close(self) -> None:
+        """Give back what it holds besides memory. It may be written on all the same."""
+        if self.kept is not None:
+            await self.kept.close()
+            self.kept = None
 
 
 @define(eq=False)
@@ -59,11 +79,11 @@ class Sessions:
         self._idle: OrderedDict[UUID, Session] = OrderedDict()
         self._writing: dict[UUID, _Writing] = {}
 
-    def open(self, session: Session) -> None:
+    async def open(self, session: Session) -> None:
         """Keep a session between two requests; the oldest are forgotten, which costs their clients a look-up."""
         self._idle[session.row.id] = session
         while len(self._idle) > _MOST_SESSIONS:
-            self._idle.popitem(last=False)
+            await self._idle.popitem(last=False)[1].close()
 
     def location(self, session: Session) -> str:
         """Return the path that the client goes on with."""
@@ -76,9 +96,11 @@ class Sessions:
         session = self._idle.get(upload)
         return session if session is not None and session.repository == repository else None
 
-    def forget(self, upload: UUID) -> None:
+    async def forget(self, upload: UUID) -> None:
         """Forget an upload that is gone."""
-        self._idle.pop(upload, None)
+        session = self._idle.pop(upload, None)
+        if session is not None:
+            await session.close()
 
     @asynccontextmanager
     async def writing(
@@ -97,12 +119,13 @@ class Sessions:
         if upload in self._writing:
             raise RegistryError(RANGE_INVALID, {"upload": str(upload), "reason": "another request writes this upload"})
         self._writing[upload] = me
+        session: Session | None = None
         try:
             with me.scope:
                 session = self._current(repository, upload, token) or await self._take_over(repository, upload)
                 offset = session.row.state.offset
                 if start is not None and start != offset:
-                    self.open(session)
+                    await self.open(session)
                     raise self.out_of_order(session, start)
                 yield session
                 return
@@ -110,6 +133,8 @@ class Sessions:
                 RANGE_INVALID, {"upload": str(upload), "reason": "another request took this upload over"}
             )
         finally:
+            if session is not None and self._idle.get(upload) is not session:
+                await session.close()
             del self._writing[upload]
             me.ended.set()
 
@@ -135,7 +160,7 @@ class Sessions:
         return self._idle.pop(upload)
 
     async def _take_over(self, repository: str, upload: UUID) -> Session:
-        self._idle.pop(upload, None)
+        await self.forget(upload)
         row = await take_over_upload(self._registry.database, repository, upload)
         if row is None:
             raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": str(upload), "name": repository})

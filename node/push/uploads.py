@@ -4,49 +4,48 @@ Source: distribution-spec, end-4 to 6, 11, 13 and 14.
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from uuid import UUID, uuid4
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
+from typing import TypeVar
+from uuid import UUID
 
+import structlog
 import trio
 from attrs import evolve
 
-from engines.contract import Engine, EngineError, PartsMissing
+from engines.contract import Engine, EngineError, ObjectMissing, PartsMissing
 from node.answers import Answer, BodyStalled, ClientGone, Headers, Request
 from node.errors import (
-    BLOB_TOO_LARGE,
     BLOB_UPLOAD_INVALID,
     BLOB_UPLOAD_UNKNOWN,
     DIGEST_INVALID,
     RANGE_INVALID,
-    SIZE_INVALID,
     UNAVAILABLE,
     RegistryError,
 )
 from node.names import check_digest, is_name
 from node.pull.blobs import look_up_blob
+from node.push.begin_again import begin_again
+from node.push.intake import Intake
+from node.push.places import begin, move
 from node.push.publishing import announce, publish, verified
 from node.push.sessions import Session, Sessions, next_reserved
 from node.records.blobs import mount_blob
-from node.records.uploads import (
-    Choice,
-    UploadRow,
-    begin_upload,
-    bury_strays,
-    cancel_upload,
-    look_at_upload,
-    record_upload,
-)
+from node.records.uploads import bury_strays, cancel_upload, look_at_upload, record_upload
 from node.registry import Registry
-from replication.digests import Digest, blob_key, upload_key
-from replication.hashing import BlobHasher
-from replication.targets import choose_targets
-from replication.uploading import DigestMismatch, UploadState, UploadWriter, open_writer, record_every
+from replication.digests import Digest
+from replication.patience import Wait
+from replication.upload_spool import NotKept
+from replication.uploading import DigestMismatch, StoredObject, UploadState, UploadWriter, open_writer, record_every
+
+Result = TypeVar("Result")
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d{1,19}|\*))?", re.ASCII)
 _COMMIT_SECONDS = 15.0
 _SALVAGE_SECONDS = 5.0
 _LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
+_log = structlog.get_logger("antipode.uploads")
 
 
 class _Lost(RegistryError):
@@ -74,25 +73,32 @@ class Uploads:
         digest = request.one("digest")
         if digest is not None:
             return await self._post_whole(request, repository, check_digest(digest))
-        session = await self._begin(repository, request.one("digest-algorithm") or "sha256", None)
-        self._sessions.open(session)
+        session = await begin(self._registry, repository, request.one("digest-algorithm") or "sha256", None)
+        await self._sessions.open(session)
         return self._accepted(session)
 
     async def patch(self, request: Request, repository: str, upload: str) -> Answer:
         """Take the next bytes of an upload in, in any amount. 202 means that any node can go on from here."""
         start, length = _content_range(request)
         async with self._sessions.writing(repository, _upload_id(upload), request.one("_state"), start) as session:
-            gone: Exception | None = None
-            async with self._writer(session) as writer:
+            intake = self._intake(request, session, length)
+
+            async def work(writer: UploadWriter) -> Exception | None:
+                gone: Exception | None = None
                 try:
-                    await self._pour(request, writer, length)
+                    await intake.pour(writer)
                 except (ClientGone, BodyStalled, RegistryError) as error:
                     # What has come is kept, so that the client can go on after it.
                     gone = error
                 with trio.move_on_after(_SALVAGE_SECONDS if gone else float("inf"), shield=gone is not None):
+                    if session.kept is not None:
+                        await session.kept.flush()
                     state = await writer.rest()
                     await self._record(session, state)
-                    self._sessions.open(session)
+                    await self._sessions.open(session)
+                return gone
+
+            gone = await self._surviving(request, session, work)
             if gone is not None:
                 raise gone
             return self._accepted(session)
@@ -138,7 +144,7 @@ class Uploads:
         upload_id = _upload_id(upload)
         if not await cancel_upload(self._registry.database, repository, upload_id):
             raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": upload, "name": repository})
-        self._sessions.forget(upload_id)
+        await self._sessions.forget(upload_id)
         return Answer(204, _LEGACY, outcome="database")
 
     async def _mount(self, repository: str, digest: str, source: str) -> Answer | None:
@@ -159,97 +165,102 @@ class Uploads:
         return _created(repository, Digest.parse(digest))
 
     async def _post_whole(self, request: Request, repository: str, digest: Digest) -> Answer:
-        session = await self._begin(repository, digest.algorithm, digest)
+        session = await begin(self._registry, repository, digest.algorithm, digest)
         try:
             return await self._finish(request, session, digest, None)
         except (ClientGone, BodyStalled, RegistryError, EngineError):
             await self._drop(session)
             raise
-
-    async def _begin(self, repository: str, algorithm: str, digest: Digest | None) -> Session:
-        """Commit a new upload in the best store that may take it."""
-        registry = self._registry
-        if algorithm not in ("sha256", "sha512"):
-            raise RegistryError(
-                DIGEST_INVALID, {"digest-algorithm": algorithm[:40], "reason": "sha256 or sha512 is needed"}
-            )
-        usable = [name for name in registry.settings.preference if name in registry.engines]
-        targets = choose_targets(usable, registry.states(), registry.watcher.board)
-        if not targets:
-            raise RegistryError(UNAVAILABLE, {"reason": "no store of this node takes uploads now"}, retry_after=10)
-        upload, nonce = uuid4(), uuid4().hex
-        choices = []
-        for target in targets:
-            prefix = registry.engines[target].prefix
-            key = blob_key(prefix, digest, nonce) if digest else upload_key(prefix, str(upload), nonce)
-            choices.append(Choice(target, UploadState(key, next_reserved(key), algorithm)))
-        library, max_age = registry.settings.library_namespace, registry.settings.upload_max_age
-        chosen = await begin_upload(registry.database, repository, library, upload, choices, max_age)
-        if chosen is None:
-            detail = {
-                "reason": f"this namespace may be in none of the stores that this node can write to now: {', '.join(targets)}"
-            }
-            raise RegistryError(UNAVAILABLE, detail, retry_after=10)
-        return Session(repository, UploadRow(upload, chosen.location, 1, chosen.state), BlobHasher(algorithm))
+        finally:
+            await session.close()
 
     async def _finish(self, request: Request, session: Session, digest: Digest, length: int | None) -> Answer:
+        intake = self._intake(request, session, length)
+
+        async def work(writer: UploadWriter) -> StoredObject:
+            await intake.pour(writer)
+            return await verified(
+                await writer.finish(str(digest)), digest, self._engine(session), self._waiting(session)
+            )
+
         try:
-            async with self._writer(session) as writer:
-                await self._pour(request, writer, length)
-                untouched = writer.offset == session.row.state.offset
-                stored = await writer.finish(str(digest))
-            stored = await verified(stored, digest, self._engine(session))
+            stored = await self._surviving(request, session, work)
         except DigestMismatch as error:
             if not await self._drop(session):
-                raise await self._lost(session, untouched=untouched) from error
+                raise await self._lost(session, untouched=not intake.taken) from error
             raise RegistryError(DIGEST_INVALID, {"digest": str(digest), "found": error.found}) from error
         with trio.fail_after(_COMMIT_SECONDS, shield=True):
             if not await publish(self._registry, session, digest, stored):
                 await self._bury(session, stored.key)
-                raise await self._lost(session, untouched=untouched)
+                raise await self._lost(session, untouched=not intake.taken)
         return _created(session.repository, digest)
 
-    async def _pour(self, request: Request, writer: UploadWriter, length: int | None) -> None:
-        """Move the request's body into the writer, at the pace of the slower side."""
-        most = self._registry.settings.maximum_layer_size
-        begin = writer.offset
-        while data := await request.body.receive():
-            if writer.offset + len(data) > most:
-                raise RegistryError(BLOB_TOO_LARGE, {"limit": most, "reason": "MAXIMUM_LAYER_SIZE"})
-            if length is not None and writer.offset - begin + len(data) > length:
-                raise RegistryError(
-                    SIZE_INVALID, {"content-range": length, "reason": "the body is longer than its Content-Range"}
-                )
-            await writer.write(data)
-        if length is not None and writer.offset - begin < length:
-            raise RegistryError(
-                SIZE_INVALID,
-                {
-                    "content-range": length,
-                    "found": writer.offset - begin,
-                    "reason": "the body is shorter than its Content-Range",
-                },
-            )
+    def _intake(self, request: Request, session: Session, length: int | None) -> Intake:
+        offset, kept = session.row.state.offset, session.kept
+        if kept is not None and (not kept.whole or kept.size != offset):
+            kept = None
+        return Intake(request.body, offset, length, self._registry.settings.maximum_layer_size, kept)
+
+    async def _surviving(
+        self, request: Request, session: Session, work: Callable[[UploadWriter], Awaitable[Result]]
+    ) -> Result:
+        """Do a request's work with a writer; where the store dies, all of it once more in the next one, if that can be.
+
+        `work` begins with what is kept. Raises RegistryError that makes the client begin again where nothing is.
+        """
+        begun = session.row.state.offset
+        tried: set[str] = set()
+        with session.in_use():
+            while True:
+                try:
+                    async with self._writer(session) as writer:
+                        return await work(writer)
+                except EngineError as error:
+                    tried.add(session.row.location)
+                    self._report(session, error)
+                    kept = session.kept
+                    if kept is None or not kept.whole or not await move(self._registry, session, tried):
+                        whole = request.method == "PUT" and begun == 0
+                        raise await self._begin_again(request, session, tried if whole else None) from error
+                    _log.warning("upload goes on in another store", upload=str(session.row.id), size=kept.size)
+                except NotKept as error:
+                    raise await self._begin_again(request, session, None) from error
+
+    def _report(self, session: Session, error: EngineError) -> None:
+        row = session.row
+        _log.warning("store failed an upload", upload=str(row.id), location=row.location, error=repr(error))
+        if not isinstance(error, PartsMissing | ObjectMissing):
+            self._registry.watcher.report(row.location, ok=False, reason=str(error))
+
+    async def _begin_again(self, request: Request, session: Session, tried: Collection[str] | None) -> RegistryError:
+        """Give an upload up whose store has died; return what makes its client begin that blob again.
+
+        With `tried`, nothing was acknowledged yet and the client has the whole blob at hand: it may send that again to the same
+        place, which is in another store then.
+        """
+        row = session.row
+        error = begin_again(request.headers.get("user-agent", ""), row.id, row.location)
+        if tried is not None and await move(self._registry, session, tried):
+            return error
+        return error if await self._drop(session) else await self._lost(session)
+
+    def _waiting(self, session: Session) -> Callable[[], AbstractContextManager[Wait]]:
+        return partial(self._registry.patience.waiting, session.row.location)
 
     @asynccontextmanager
     async def _writer(self, session: Session) -> AsyncIterator[UploadWriter]:
         settings = self._registry.settings
-        try:
-            async with open_writer(
-                self._engine(session),
-                session.row.state,
-                session.hasher,
-                self._registry.pool,
-                part_size=settings.part_size,
-                record_every=record_every(session.row.epoch),
-                record=self._recorder(session),
-            ) as writer:
-                yield writer
-        except PartsMissing as error:
-            # The store has finished or forgotten what we were writing: nobody can go on here, but the client can begin again.
-            await self._drop(session)
-            detail = {"upload": str(session.row.id), "reason": "the store no longer knows this upload: begin again"}
-            raise RegistryError(BLOB_UPLOAD_UNKNOWN, detail) from error
+        async with open_writer(
+            self._engine(session),
+            session.row.state,
+            session.hasher,
+            self._registry.pool,
+            part_size=settings.part_size,
+            record_every=record_every(session.row.epoch),
+            record=self._recorder(session),
+            waiting=self._waiting(session),
+        ) as writer:
+            yield writer
 
     def _recorder(self, session: Session) -> Callable[[UploadState], Awaitable[None]]:
         async def record(state: UploadState) -> None:
@@ -274,7 +285,7 @@ class Uploads:
             dropped = await cancel_upload(self._registry.database, session.repository, row.id, row.epoch)
             if not dropped:
                 await self._bury(session)
-        self._sessions.forget(session.row.id)
+        await self._sessions.forget(session.row.id)
         return dropped
 
     async def _bury(self, session: Session, *more: str) -> None:

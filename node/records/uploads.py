@@ -84,6 +84,43 @@ async def begin_upload(
     return None if row is None else choices[row["place"] - 1]
 
 
+async def move_upload(database: Database, upload: UUID, epoch: int, choices: Sequence[Choice]) -> Choice | None:
+    """Begin an upload anew in another store, from its first byte on, for the owner of `epoch`.
+
+    The first choice counts that the namespace's policy does not forbid. What the old store has of it becomes dead objects. None: no
+    choice is left, or the upload is somebody else's by now or gone; nothing was changed then.
+    """
+    row = await database.fetch_row(
+        """
+        WITH gone AS (
+            SELECT u.*, r.namespace_id FROM upload u JOIN repository r ON r.id = u.repository_id
+            WHERE u.id = $1 AND u.epoch = $2 FOR UPDATE OF u),
+        choice AS (
+            SELECT gone.location_id AS old_location_id, gone.key AS old_key, gone.reserved_key AS old_reserved_key,
+                gone.tail_key AS old_tail_key, l.id, c.key, c.reserved_key, c.place
+            FROM gone, unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS c (location, key, reserved_key, place)
+            JOIN location l ON l.name = c.location AND l.state = 'active'
+            WHERE NOT EXISTS (
+                SELECT FROM namespace_never v WHERE v.namespace_id = gone.namespace_id AND v.location_id = l.id)
+            ORDER BY c.place LIMIT 1),
+        dead AS (
+            INSERT INTO dead_object (location_id, key, not_before)
+            SELECT old_location_id, k, now() + interval '1 minute'
+            FROM choice, unnest(ARRAY[old_key, old_reserved_key, old_tail_key]) k WHERE k IS NOT NULL
+            ON CONFLICT (location_id, key) DO UPDATE SET not_before = least(dead_object.not_before, excluded.not_before))
+        UPDATE upload u SET location_id = choice.id, key = choice.key, reserved_key = choice.reserved_key, byte_offset = 0,
+            parts_upload = NULL, parts = '[]', next_part = 1, tail_key = NULL, tail_size = 0, hash_state = NULL, updated_at = now()
+        FROM choice WHERE u.id = $1 AND u.epoch = $2 RETURNING choice.place
+        """,
+        upload,
+        epoch,
+        [choice.location for choice in choices],
+        [choice.state.key for choice in choices],
+        [choice.state.reserved_key for choice in choices],
+    )
+    return None if row is None else choices[row["place"] - 1]
+
+
 _STEM = "regexp_replace(old.key, '[^.]*$', '')"
 _NONCE = "replace(gen_random_uuid()::text, '-', '')"
 _SKIPPED = f"CASE WHEN old.epoch < {OFTEN_TAKEN_OVER} THEN {record_every(1)} ELSE {record_every(OFTEN_TAKEN_OVER)} END"

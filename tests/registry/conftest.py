@@ -67,6 +67,7 @@ async def _run(settings: Settings, *, task_status: trio.TaskStatus[Region]) -> N
         services = await stack.enter_async_context(trio.open_nursery())
         await services.start(partial(_listen, node, freshness))
         await services.start(node.watcher.run)
+        await services.start(node.upload_spool.run)
         await services.start(node.tees.run)
         await node.watcher.first_round()
         with trio.fail_after(10):

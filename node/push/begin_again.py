@@ -1,0 +1,25 @@
+"""What a client is told whose upload has lost its store, so that it begins that blob again by itself. Pure.
+
+No status makes them all do that; `docs/clients.md` has what each of them does, as tried.
+"""
+
+from uuid import UUID
+
+from node.errors import BLOB_UPLOAD_UNKNOWN, UNAVAILABLE, RegistryError
+
+_FINAL_5XX = ("skopeo/", "containers/", "libpod/", "buildah/", "cri-o/")
+"""User-Agents of the containers/image family: up to the releases of 2023 it takes every 5xx for final, but not a 404."""
+
+_RETRY_AFTER = 1
+
+
+def begin_again(user_agent: str, upload: UUID, location: str) -> RegistryError:
+    """Return the answer to a request whose upload's store has died.
+
+    503 is the plain truth, and what docker, crane, BuildKit and regctl go on after (429 is final for docker, 404 for crane, any
+    4xx for BuildKit). To the containers/image family the same is said as 404: the upload is unknown from now on, as true.
+    """
+    detail = {"upload": str(upload), "location": location, "reason": "the store failed: begin this blob again"}
+    if user_agent.lower().startswith(_FINAL_5XX):
+        return RegistryError(BLOB_UPLOAD_UNKNOWN, detail)
+    return RegistryError(UNAVAILABLE, detail, retry_after=_RETRY_AFTER)
