@@ -8,7 +8,6 @@ Every region has proxies of its own to each shared part, so that a region can be
 import json
 import os
 import re
-import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -152,10 +151,6 @@ def balancer_configuration(doors: Mapping[str, tuple[int, Mapping[str, int]]]) -
             own = re.sub(rf"(\n    server {name}) \S+", rf"\g<1> 127.0.0.1:{at}", own)
         parts.append(own)
     return "\n".join(parts)
-
-
-def has_haproxy() -> bool:
-    return shutil.which("haproxy") is not None
 
 
 @asynccontextmanager
