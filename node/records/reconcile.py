@@ -51,7 +51,7 @@ async def find_candidates(
             SELECT b.id, b.digest, b.size FROM blob b WHERE b.id > $1 AND ($2::bigint IS NULL OR b.id <= $2)
             ORDER BY b.id LIMIT $3),
         looked AS (
-            SELECT page.*, ARRAY(SELECT blob_required(page.id)) AS required,
+            SELECT page.*, ARRAY(SELECT r FROM blob_required(page.id) r) AS required,
                 ARRAY(SELECT p.location_id FROM placement p WHERE p.blob_id = page.id) AS placed,
                 ARRAY(SELECT p.location_id FROM placement p WHERE p.blob_id = page.id AND p.state = 'present') AS good,
                 ARRAY(SELECT t.location_id FROM task t WHERE t.blob_id = page.id) AS tasks,

@@ -72,7 +72,9 @@ CREATE FUNCTION blob_tags(wanted_blob bigint) RETURNS TABLE (repository_id bigin
             UNION ALL
             SELECT s.id FROM tag t JOIN manifest s ON s.digest = 'sha256:' || substr(t.name, 8, 64)
             WHERE t.manifest_id = up.id AND t.name ~ '^sha256-[0-9a-f]{64}\.(sig|att|sbom)$') next)
-    SELECT t.repository_id, t.name FROM up JOIN tag t ON t.manifest_id = up.id
+    -- OFFSET 0 keeps the look-up by index: no plan may read all tags for the few manifests of one blob.
+    SELECT t.repository_id, t.name FROM up
+        CROSS JOIN LATERAL (SELECT g.repository_id, g.name FROM tag g WHERE g.manifest_id = up.id OFFSET 0) t
 $$;
 
 -- Where a blob may be: one namespace that links it and does not forbid the location is enough.
@@ -103,7 +105,7 @@ CREATE FUNCTION blob_required(wanted_blob bigint) RETURNS SETOF integer LANGUAGE
         UNION
         SELECT w.location_id FROM wanted w WHERE w.blob_id = wanted_blob AND w.until > now()) q
     JOIN location l ON l.id = q.location_id AND l.state IN ('active', 'paused')
-    WHERE NOT blob_forbidden(wanted_blob, q.location_id)
+    WHERE NOT EXISTS (SELECT FROM namespace_never) OR NOT blob_forbidden(wanted_blob, q.location_id)
 $$;
 
 -- Owes the closure of a manifest, referrers included, to locations; tasks that exist get at least this priority.
@@ -164,7 +166,7 @@ CREATE TABLE sole_copy (
     size        bigint NOT NULL,
     since       timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX sole_copy_age ON sole_copy (location_id, since);
+CREATE INDEX sole_copy_age ON sole_copy (location_id, since, blob_id);
 
 CREATE TABLE sole_total (
     location_id integer NOT NULL REFERENCES location,
@@ -305,8 +307,9 @@ CREATE FUNCTION blob_facts(wanted_blob bigint) RETURNS jsonb LANGUAGE sql STABLE
     SELECT jsonb_build_object(
         'linked', EXISTS (SELECT FROM repository_blob rb WHERE rb.blob_id = wanted_blob),
         'required', (SELECT coalesce(jsonb_agg(l.name ORDER BY l.id), '[]') FROM location l
-            WHERE l.id IN (SELECT blob_required(wanted_blob))),
-        'forbidden', (SELECT coalesce(jsonb_agg(l.name ORDER BY l.id), '[]') FROM location l WHERE blob_forbidden(wanted_blob, l.id)),
+            WHERE l.id IN (SELECT r FROM blob_required(wanted_blob) r)),
+        'forbidden', (SELECT coalesce(jsonb_agg(l.name ORDER BY l.id), '[]') FROM location l
+            WHERE EXISTS (SELECT FROM namespace_never) AND blob_forbidden(wanted_blob, l.id)),
         'placed', (SELECT coalesce(jsonb_object_agg(l.name, p.state), '{}') FROM placement p JOIN location l ON l.id = p.location_id
             WHERE p.blob_id = wanted_blob),
         'tasks', (SELECT coalesce(jsonb_object_agg(l.name, coalesce(t.lease_until > now(), false)), '{}')
@@ -349,6 +352,7 @@ BEGIN
         SELECT g.location_id, g.key, now() + keep_seconds * interval '1 second' FROM gone g
         WHERE g.key IS NOT NULL AND NOT EXISTS (SELECT FROM placement p WHERE p.location_id = g.location_id AND p.key = g.key)
         ON CONFLICT DO NOTHING;
+    -- After a restore a copy that the records have may be gone: the one that is not required may be the only one (0004).
     WITH gone AS (
         DELETE FROM placement p USING location l WHERE p.blob_id = wanted_blob AND l.id = p.location_id AND l.name = ANY(trim_at)
         AND NOT collection_paused()
