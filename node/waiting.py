@@ -76,6 +76,9 @@ class _Watch:
                 self.assumed = self.assumed.assuming(hint.digest, hint.location)
         elif hint.repository in (None, self.subject.repository) and hint.digest in (None, self.subject.digest):
             self.doubted = True
+        elif hint.digest in self.digests:
+            # Pushed again, perhaps into another location, or gone.
+            self.doubted = True
         else:
             return
         self.heard_at = trio.current_time()

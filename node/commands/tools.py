@@ -1,8 +1,7 @@
 """What the operators' verbs share: the configuration, the database and hints behind it, exit codes, tables and JSON."""
 
-import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -11,13 +10,16 @@ import trio
 from attrs import frozen
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from engines.contract import EngineError
 from engines.crossing import open_bridge
 from node import logs
 from node.api.frame import Problem
 from node.commands.options import EXIT_FAILED, load
+
+# Every verb shows something; the room apart is for those that need nothing else of this one.
+from node.commands.tables import show as show
+from node.commands.tables import size as size
 from node.hint_hub import Hub
 from node.hints import open_hints
 from node.records.migrate import migrations
@@ -117,46 +119,6 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(member)
     else:
         yield error
-
-
-def show(document: object, output: str, *tables: tuple[str, Sequence[Mapping[str, object]]]) -> None:
-    """Print a document as JSON, or its tables (title and rows with the same keys) for people."""
-    if output == "json":
-        click.echo(json.dumps(document, indent=2))
-        return
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    for title, rows in tables:
-        if not rows:
-            console.print(f"{title}: none" if title else "none", markup=False)
-            continue
-        table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
-        for name in rows[0]:
-            table.add_column(name.replace("_", " "), overflow="fold")
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
-        console.print(table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.1f}"
-    if isinstance(value, tuple | list):
-        return ", ".join(str(item) for item in value)
-    return str(value).replace("[", r"\[")
-
-
-def size(nbytes: int) -> str:
-    """Return a number of bytes for people."""
-    amount = float(nbytes)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024 or unit == "TiB":
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    raise AssertionError("unreachable")
 
 
 def progress_bar() -> Progress:

@@ -13,7 +13,7 @@ from rich.status import Status
 
 from node.commands.options import output_option
 from node.commands.registry_client import Image, Refused, RegistryClient, Unreachable, open_registry
-from node.commands.tools import show, size
+from node.commands.tables import show, size
 from node.config_values import Unfit, parse_duration, say_duration
 
 T = TypeVar("T")

@@ -1,0 +1,49 @@
+"""How verbs show what they found: JSON for programs, tables for people. Loads nothing of the node."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+
+def show(document: object, output: str, *tables: tuple[str, Sequence[Mapping[str, object]]]) -> None:
+    """Print a document as JSON, or its tables (title and rows with the same keys) for people."""
+    if output == "json":
+        click.echo(json.dumps(document, indent=2))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    for title, rows in tables:
+        if not rows:
+            console.print(f"{title}: none" if title else "none", markup=False)
+            continue
+        table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+        for name in rows[0]:
+            table.add_column(name.replace("_", " "), overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    if isinstance(value, tuple | list):
+        return ", ".join(str(item) for item in value)
+    return str(value).replace("[", r"\[")
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes for people."""
+    amount = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError("unreachable")
