@@ -11,7 +11,7 @@ import trio
 from attrs import frozen
 
 from tests import faults
-from tests.nemesis.ground import PARTS, REGIONS, Ground
+from tests.nemesis.ground import PARTS, REGIONS, START_SECONDS, Ground
 from tests.services import fetch_rows
 
 Reach = Literal["store", "bytes", "database", "redis", "node", "drain", "region", "load"]
@@ -116,8 +116,7 @@ async def _node_killed(names: tuple[str, ...], ground: Ground) -> AsyncIterator[
         yield
     finally:
         with trio.CancelScope(shield=True):
-            for name in names:
-                await ground.node(name).start()
+            await _start(ground, names)
 
 
 @asynccontextmanager
@@ -129,8 +128,14 @@ async def _node_drained(names: tuple[str, ...], ground: Ground) -> AsyncIterator
         yield
     finally:
         with trio.CancelScope(shield=True):
-            for name in names:
-                await ground.node(name).start()
+            await _start(ground, names)
+
+
+async def _start(ground: Ground, names: tuple[str, ...]) -> None:
+    for name in names:
+        ground.node(name).launch()
+    for name in names:
+        await trio.to_thread.run_sync(ground.node(name).wait_ready_now, START_SECONDS)
 
 
 @asynccontextmanager

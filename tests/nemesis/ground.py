@@ -36,6 +36,9 @@ PROBE_INTERVAL, PROBE_DEADLINE = 2.0, 3.0
 REDIRECT_BOUND = PROBE_INTERVAL + PROBE_DEADLINE
 """After so many seconds no pull may be sent to a store that has failed."""
 
+START_SECONDS = 90.0
+"""Many processes start at once here."""
+
 SETTINGS: dict[str, Any] = {
     "HEALTH_PROBE_INTERVAL": PROBE_INTERVAL,
     "HEALTH_PROBE_DEADLINE": PROBE_DEADLINE,
@@ -189,7 +192,9 @@ async def _running(
                 failures.append(error)
             with trio.CancelScope(shield=True):
                 try:
-                    await trio.to_thread.run_sync(partial(ground.cluster.end, show_logs=bool(failures)))
+                    if failures:
+                        _show(ground.cluster)
+                    await trio.to_thread.run_sync(partial(ground.cluster.end, show_logs=False))
                 except AssertionError as error:
                     failures.append(error)
         proxies.cancel_scope.cancel()
@@ -284,6 +289,13 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> Non
         await trio.sleep(0.1)
 
 
+def _show(cluster: Cluster) -> None:
+    """Print what the nodes had to say, without the requests: pytest shows it for a failed test."""
+    for node in cluster:
+        lines = [line for line in node.log.splitlines() if '"event": "request"' not in line]
+        print(f"--- node {node.name}", *lines[-200:], sep="\n")
+
+
 def _postgres(folder: Path, port: int | None = None) -> Postgres:
     # What it acknowledged survives that it is killed: the operating system stays.
     return Postgres(folder, port=port, settings={"synchronous_commit": "on", "fsync": "off"})
@@ -293,7 +305,7 @@ def _start_nodes(cluster: Cluster) -> None:
     for node in cluster:
         node.launch()
     for node in cluster:
-        node.wait_ready_now(90)
+        node.wait_ready_now(START_SECONDS)
 
 
 def _make_database(administrator: str) -> str:
