@@ -81,7 +81,9 @@ async def tags_at_risk(database: Database, location: str, most: int) -> RiskPage
             SELECT r.name AS repository, first.name AS tag, m.digest,
                 extract(epoch FROM now() - first.since)::float8 AS age, NULL::timestamptz AS since, NULL::bigint AS blob
             FROM first JOIN repository r ON r.id = first.repository_id
-            JOIN tag t ON t.repository_id = first.repository_id AND t.name = first.name JOIN manifest m ON m.id = t.manifest_id
+            CROSS JOIN LATERAL (SELECT g.manifest_id FROM tag g
+                WHERE g.repository_id = first.repository_id AND g.name = first.name COLLATE "C" OFFSET 0) t
+            JOIN manifest m ON m.id = t.manifest_id
             UNION ALL
             (SELECT NULL, NULL, NULL, count(*) OVER ()::float8, since, blob_id FROM batch ORDER BY since DESC, blob_id DESC LIMIT 1)
             """,  # noqa: S608  # constants of this module

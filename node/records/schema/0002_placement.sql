@@ -100,7 +100,7 @@ CREATE FUNCTION blob_required(wanted_blob bigint) RETURNS SETOF integer LANGUAGE
             JOIN required_location rl ON rl.namespace_id = r.namespace_id WHERE rb.blob_id = wanted_blob
         UNION
         SELECT tl.location_id FROM blob_tags(wanted_blob) t
-            JOIN tag_location tl ON tl.repository_id = t.repository_id AND tl.name = t.name
+            JOIN tag_location tl ON tl.repository_id = t.repository_id AND tl.name = t.name COLLATE "C"
             WHERE EXISTS (SELECT FROM tag_location)
         UNION
         SELECT w.location_id FROM wanted w WHERE w.blob_id = wanted_blob AND w.until > now()) q
@@ -147,7 +147,7 @@ BEGIN
         SELECT DISTINCT b.id, tl.location_id, b.size
         FROM new_rows n JOIN manifest_blob mb ON mb.manifest_id = n.manifest_id JOIN blob b ON b.id = mb.blob_id
         CROSS JOIN LATERAL blob_tags(b.id) t
-        JOIN tag_location tl ON tl.repository_id = t.repository_id AND tl.name = t.name
+        JOIN tag_location tl ON tl.repository_id = t.repository_id AND tl.name = t.name COLLATE "C"
         JOIN location l ON l.id = tl.location_id AND l.state IN ('active', 'paused')
         WHERE NOT EXISTS (
             SELECT FROM placement p WHERE p.blob_id = b.id AND p.location_id = tl.location_id AND p.state = 'present')
