@@ -17,6 +17,7 @@ import httpx
 import trio
 from attrs import define, field, frozen
 
+from tests.nemesis.ground import NO_TLS
 from tests.nemesis.history import Failure, Operation, RequestFailed, WrongBytes
 from tests.nemesis.images import MANIFEST_TYPE, Image, digest_of, parts_of
 
@@ -55,7 +56,7 @@ class Client:
 
     def __attrs_post_init__(self) -> None:
         limits = httpx.Limits(max_keepalive_connections=20 if self.habits.retries else 0)
-        self._http = httpx.AsyncClient(trust_env=False, timeout=_PATIENCE, limits=limits)
+        self._http = httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=_PATIENCE, limits=limits)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -140,7 +141,7 @@ class Client:
                         url, where = answer.headers["location"], answer.headers["antipode-location"]
                         continue
                     if answer.status_code != 200:
-                        text = (await answer.aread())[:200].decode(errors="replace")
+                        text = (await answer.aread())[:500].decode(errors="replace")
                         raise self._failed(operation, began, f"GET {path} at {where}: {answer.status_code} {text}")
                     hasher, received = hashlib.sha256(), 0
                     async for piece in answer.aiter_raw(_CHUNK):
@@ -185,7 +186,7 @@ class Client:
         except httpx.HTTPError as error:
             raise self._failed(operation, began, f"{method} {path}: {error!r}") from error
         if answer.status_code not in good:
-            raise self._failed(operation, began, f"{method} {path}: {answer.status_code} {answer.text[:300]}")
+            raise self._failed(operation, began, f"{method} {path}: {answer.status_code} {answer.text[:700]}")
         return answer
 
     def _failed(self, operation: Operation, began: float, reason: str) -> RequestFailed:

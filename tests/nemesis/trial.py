@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 from tests.nemesis.checker import lost, violations
 from tests.nemesis.client import BARE, PODMAN, Client
 from tests.nemesis.faults import Fault
-from tests.nemesis.ground import REDIRECT_BOUND, REGIONS, Ground, until
+from tests.nemesis.ground import NO_TLS, REDIRECT_BOUND, REGIONS, Ground, until
 from tests.nemesis.history import History, Operation
 from tests.nemesis.images import parts_of, version_of
 from tests.nemesis.workload import Workload, base_images, crowd_image
@@ -202,7 +202,7 @@ async def _converged(ground: Ground, problems: list[str]) -> float:
                 return False
         return True
 
-    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=10) as client:
         try:
             await until(well, _CONVERGE)
         except AssertionError:
@@ -271,7 +271,7 @@ def _summary(history: History, fault: Fault, began: float, stopped: float, conve
         converge=converge,
         wrong=wrong,
         errors=[
-            f"{failure.began - began:+.2f} s ({failure.ended - failure.began:.2f} s) {operation.client}: {failure.reason[:300]}"
+            f"{failure.began - began:+.2f} s ({failure.ended - failure.began:.2f} s) {operation.client}: {failure.reason[:700]}"
             for operation, failure in failures
         ],
     )
