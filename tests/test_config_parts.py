@@ -6,7 +6,7 @@ import pytest
 
 from node.config import describe_database
 from node.config_report import report
-from node.settings import RedisSettings
+from node.settings import RedisSettings, SpoolSettings
 
 from .configurations import ABSENT, errors, only_error, settings, stores
 
@@ -226,3 +226,20 @@ class TestRedis:
     def test_what_cannot_work(self, given: object, said: str) -> None:
         """Each wrong argument is named by its place."""
         assert any(said in line and line.startswith("USER_EVENTS_REDIS") for line in errors(USER_EVENTS_REDIS=given))
+
+
+class TestSpools:
+    def test_uploads_are_not_kept_unless_it_is_asked_for(self) -> None:
+        """Without the key nothing is kept; with any of its parts, as much as the page says."""
+        assert settings().upload_spool.most == 0
+        assert "no, they die with their store" in report(settings())
+        assert settings(UPLOAD_SPOOL={"path": "/tmp"}).upload_spool == SpoolSettings(Path("/tmp"), 1 << 30)  # noqa: S108  # is on every machine
+        assert settings(UPLOAD_SPOOL={"max_bytes": "2MiB"}).upload_spool == SpoolSettings(None, 2 << 20)
+        assert "2 MiB in " in report(settings(UPLOAD_SPOOL={"max_bytes": "2MiB"}))
+
+    @pytest.mark.parametrize("key", ["UPLOAD_SPOOL", "TEE_SPOOL"])
+    def test_what_is_wrong_with_a_spool_is_named(self, key: str) -> None:
+        """A folder that is not there, less than a piece, and a slip of a name."""
+        assert only_error(**{key: {"path": "/nowhere/at/all"}}).startswith(f"{key}.path: found")
+        assert only_error(**{key: {"max_bytes": 5}}).startswith(f"{key}.max_bytes: found")
+        assert "did you mean max_bytes?" in only_error(**{key: {"max_byte": 5}})

@@ -8,7 +8,7 @@ from uuid import UUID
 from node.errors import BLOB_UPLOAD_UNKNOWN, UNAVAILABLE, RegistryError
 
 _FINAL_5XX = ("skopeo/", "containers/", "libpod/", "buildah/", "cri-o/")
-"""User-Agents of the containers/image family: up to the releases of 2023 it takes every 5xx for final, but not a 404."""
+"""User-Agents of the containers/image family: releases before containers/common issue 2299 take every 5xx for final, but not 404."""
 
 _RETRY_AFTER = 1
 
