@@ -225,3 +225,24 @@ async def test_collection_pauses_on_another_timeline(us: Region, rules: CollectR
     assert await resume(database)
     assert (await collector.collect(gentle=False)).removed == (("blob link", 1),)
     assert collector.statistics().paused == ""
+
+
+async def test_a_child_that_was_deleted_by_hand_goes_before_its_index(
+    us: Region, rules: CollectRules, later: Later
+) -> None:
+    """An index that outlives its child holds none of the child's bytes back; the child, pushed again, is used at once."""
+    database = us.registry.database
+    child = await us.push_image("a/b", "child", b"layer")
+    await push_index(us, "a/b", "top", child)
+    await us.ask("DELETE", f"/v2/a/b/manifests/{child}")
+    for _ in range(4):
+        await later(400)
+        await collect_all(database, rules)
+    assert await us.rows("SELECT * FROM blob") == []
+    assert len(await us.rows("SELECT * FROM manifest")) == 1
+    assert await us.push_image("a/b", "child", b"layer") == child
+    await us.ask("DELETE", "/v2/a/b/manifests/child")
+    for _ in range(4):
+        await later(400)
+        assert await collect_all(database, rules) == []
+    assert len(await us.rows("SELECT * FROM manifest_child")) == 1

@@ -109,14 +109,15 @@ class Model:
                 for former in self.history
                 if former.repository == repository and self.now - former.until < window
             }
-        there = [BY_DIGEST[digest] for digest in linked if digest in BY_DIGEST]
+        # Through a manifest that was deleted by hand nothing is reached, unless a tag can be restored to it.
+        held = {digest for digest in (*linked, *found) if digest in BY_DIGEST}
         while True:
-            more = {child for digest in found if digest in BY_DIGEST for child in BY_DIGEST[digest].children}
-            more |= {facts.digest for facts in there if facts.subject in found}
+            more = {child for digest in found & held for child in BY_DIGEST[digest].children}
+            more |= {digest for digest in held if BY_DIGEST[digest].subject in found & held}
             if more <= found:
                 break
             found |= more
-        return found | {blob for digest in found if digest in BY_DIGEST for blob in BY_DIGEST[digest].blobs}
+        return found | {blob for digest in found & held for blob in BY_DIGEST[digest].blobs}
 
 
 @define(eq=False)

@@ -9,7 +9,16 @@ CREATE TABLE awaited_child (
     PRIMARY KEY (manifest_id, digest)
 );
 CREATE INDEX awaited_child_digest ON awaited_child (digest);
-COMMENT ON TABLE awaited_child IS 'children that a sparse index named before they were pushed: it uses them all the same';
+COMMENT ON TABLE awaited_child IS 'children of indexes that were not there when they were named, or are gone: they are used all the same';
+
+CREATE FUNCTION manifest_awaited() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO manifest_child (manifest_id, child_id)
+        SELECT a.manifest_id, n.id FROM new_rows n JOIN awaited_child a ON a.digest = n.digest ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER manifest_awaited AFTER INSERT ON manifest
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION manifest_awaited();
 
 -- Which cluster, database and timeline this is: another one after a restore or a fail-over that may have lost transactions.
 CREATE FUNCTION database_identity() RETURNS text LANGUAGE sql STABLE AS $$
@@ -85,15 +94,6 @@ END $$;
 CREATE TRIGGER manifest_blob_deleted AFTER DELETE ON manifest_blob
     REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION manifest_blob_garbage();
 
-CREATE FUNCTION manifest_child_garbage() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM note_garbage('manifest', array_agg(0::bigint), array_agg(c.child_id)) FROM changed c
-        WHERE NOT EXISTS (SELECT FROM repository_manifest rm WHERE rm.manifest_id = c.child_id) HAVING count(*) > 0;
-    RETURN NULL;
-END $$;
-CREATE TRIGGER manifest_child_deleted AFTER DELETE ON manifest_child
-    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION manifest_child_garbage();
-
 -- Whether a repository has a manifest, or could have it again by restoring a tag.
 CREATE FUNCTION manifest_held(in_repository bigint, wanted bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (SELECT FROM repository_manifest rm WHERE rm.repository_id = in_repository AND rm.manifest_id = wanted)
@@ -118,7 +118,6 @@ CREATE FUNCTION blob_link_used(in_repository bigint, wanted bigint) RETURNS bool
 $$;
 CREATE FUNCTION manifest_used(wanted bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (SELECT FROM repository_manifest rm WHERE rm.manifest_id = wanted)
-        OR EXISTS (SELECT FROM manifest_child mc WHERE mc.child_id = wanted)
         OR EXISTS (SELECT FROM tag_history h WHERE h.manifest_id = wanted)
 $$;
 CREATE FUNCTION blob_used(wanted bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
@@ -172,6 +171,9 @@ BEGIN
         WHEN 'blob link' THEN
             DELETE FROM repository_blob WHERE repository_id = r AND blob_id = o;
         WHEN 'manifest' THEN
+            -- An index may outlive a child that was deleted by its digest: it awaits it again.
+            WITH parents AS (DELETE FROM manifest_child WHERE child_id = o RETURNING manifest_id)
+            INSERT INTO awaited_child (manifest_id, digest) SELECT manifest_id, what FROM parents ON CONFLICT DO NOTHING;
             DELETE FROM manifest WHERE id = o;
         WHEN 'blob' THEN
             -- One statement, so that the placements' triggers find the blob gone and count nothing twice.
