@@ -78,6 +78,11 @@ class Bridge:
     def report(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Take what asyncio reports to its loop: count it, log it, and go on. The default would end the whole program."""
         trouble = Trouble(str(context.get("message", "unhandled error in the loop")), context.get("exception"))
+        if isinstance(trouble.error, ConnectionError):
+            # A library's own task met a connection that broke (aiohttp 3.14 does when a request's head cannot be sent any more).
+            # Whoever made the request learns of it on their own way: a store that is away is no bug.
+            logger.warning("asyncio: %s: %r", trouble.message, trouble.error)
+            return
         self._troubles += 1
         logger.error("asyncio: %s", trouble.message, exc_info=trouble.error)
         if self._on_trouble is not None:

@@ -192,6 +192,9 @@ async def test_debt_and_risk_show_while_a_store_is_away(
         url = nodes["us"].url
         pushed = await client.post(f"{url}/v2/{repository}/blobs/uploads/?digest={digest}", content=data)
         assert pushed.status_code == 201
+        # A node asks the database when it starts, and then every 15 s.
+        await nodes["us"].stop()
+        await nodes["us"].start()
         with trio.fail_after(30):
             while True:
                 found = await scrape(client, url)

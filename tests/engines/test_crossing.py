@@ -130,6 +130,25 @@ async def test_complaints_are_reported_and_survived() -> None:
     assert [str(trouble.error) for trouble in heard] == ["nobody listens"]
 
 
+async def test_a_connection_that_broke_is_no_complaint() -> None:
+    """A library's own task that met a broken connection is no bug of ours: its request fails on its own way."""
+    heard: list[Trouble] = []
+
+    async def forgets() -> None:
+        async def fails() -> None:
+            raise ConnectionResetError("Cannot write to closing transport")
+
+        task = asyncio.get_running_loop().create_task(fails())
+        await asyncio.sleep(0.01)
+        del task
+
+    async with open_bridge(heard.append) as bridge:
+        await cross(forgets, deadline=1, unavailable=EngineUnavailable)
+        assert await cross(sleeper, 0.0, deadline=1, unavailable=EngineUnavailable) == "slept"
+        assert bridge.statistics().troubles == 0
+    assert heard == []
+
+
 async def test_errors_leave_the_bridge_plain() -> None:
     """An error in the bridge's block comes out as it is, not in groups."""
     with pytest.raises(KeyError):

@@ -1,0 +1,1 @@
+"""Stores that hang, refuse, reset and lie while real nodes copy between them."""
