@@ -74,7 +74,9 @@ class Freshness:
     """Decides how old an answer about a digest in a repository may be: `staleness` seconds, and not older than any hint about it.
 
     An answer counts from when it was asked for, so a hint that comes while it is on its way makes it out of date too. While the
-    database is away answers may be `grace` seconds old, but still not older than a hint: hints are remembered for that long.
+    database is away answers may be `grace` seconds old, but still not older than a hint about them: hints are remembered for that
+    long. That anything may have changed, as after every gap in the line, is then no reason: nobody could be asked what did, and
+    what shakes the line to Redis often takes the database along.
     """
 
     def __init__(self, staleness: float, grace: float = 0.0) -> None:
@@ -103,5 +105,5 @@ class Freshness:
         hints = self._hints
         if not hints:
             return limit
-        keys = ((None, None), (repository, None), (None, digest), (repository, digest))
+        keys = ((repository, None), (None, digest), (repository, digest), *(() if away else ((None, None),)))
         return max(limit, *(hints.get(key, -inf) for key in keys))

@@ -126,6 +126,25 @@ def test_no_answer_from_before_a_hint(events: list[tuple[int, Forget | Placed]],
     assert (served is not None) == (not out_of_date and asked_at > now - staleness)
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), HINTS), max_size=25), st.integers(0, 80), st.integers(0, 60))
+def test_memory_outlives_gaps_while_the_database_is_away(
+    events: list[tuple[int, Forget | Placed]], asked_at: int, later: int
+) -> None:
+    """While the database is away an answer is served for the grace, unless a hint was about it; one about everything is not."""
+    grace, now = 50, 0
+    freshness, cache = Freshness(5, grace), Cache[tuple[str, str], str](100)
+    noted: list[tuple[int, Forget | Placed]] = []
+    cache.keep(("a/b", "d1"), "answer", asked_at)
+    for wait, hint in events:
+        now += wait
+        freshness.note(hint, now)
+        noted.append((now, hint))
+    now = max(now, asked_at) + later
+    served = cache.get(("a/b", "d1"), freshness.oldest("a/b", "d1", now, away=True))
+    out_of_date = any(at >= asked_at and hint != Forget() and concerns(hint, "a/b", "d1") for at, hint in noted)
+    assert (served is not None) == (not out_of_date and asked_at > now - grace)
+
+
 GRAMMAR = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 
 
