@@ -8,7 +8,7 @@ from uuid import UUID
 from node.errors import BLOB_UPLOAD_UNKNOWN, UNAVAILABLE, RegistryError
 
 _FINAL_5XX = ("skopeo/", "containers/", "libpod/", "buildah/", "cri-o/")
-"""User-Agents of the containers/image family: releases before containers/common issue 2299 take every 5xx for final, but not 404."""
+"""User-Agents of the containers/image family: before containers/common issue 2299 it took every 5xx for final, but not a 404."""
 
 _RETRY_AFTER = 1
 
@@ -17,7 +17,7 @@ def begin_again(user_agent: str, upload: UUID, location: str) -> RegistryError:
     """Return the answer to a request whose upload's store has died.
 
     503 is the plain truth, and what docker, crane, BuildKit and regctl go on after (429 is final for docker, 404 for crane, any
-    4xx for BuildKit). To the containers/image family the same is said as 404: the upload is unknown from now on, as true.
+    4xx for BuildKit). To the containers/image family the same is said as 404: the upload is unknown from now on, just as true.
     """
     detail = {"upload": str(upload), "location": location, "reason": "the store failed: begin this blob again"}
     if user_agent.lower().startswith(_FINAL_5XX):
