@@ -256,6 +256,7 @@ def _summary(history: History, fault: Fault, began: float, stopped: float, conve
     def count(door: str) -> int:
         return sum(1 for operation, _ in failures if not operation.retries and operation.door == door)
 
+    longest = max(history.operations, key=lambda operation: operation.seconds)
     during = [failure.began for _, failure in failures if began <= failure.began <= stopped]
     return Result(
         fault=fault,
@@ -266,12 +267,13 @@ def _summary(history: History, fault: Fault, began: float, stopped: float, conve
         redirected_errors=count("redirects"),
         retried=sum(1 for operation, _ in failures if operation.retries),
         failed_commands=sum(1 for operation in history.operations if operation.retries and not operation.ok),
-        worst_latency=max(operation.seconds for operation in history.operations),
+        worst_latency=longest.seconds,
         fail_over=max(during, default=began) - began,
         converge=converge,
         wrong=wrong,
         errors=[
             f"{failure.began - began:+.2f} s ({failure.ended - failure.began:.2f} s) {operation.client}: {failure.reason[:700]}"
             for operation, failure in failures
-        ],
+        ]
+        + [f"{longest.began - began:+.2f} s ({longest.seconds:.2f} s) longest: {longest.kind} of {longest.client}"],
     )
