@@ -8,5 +8,6 @@ workload.py   the clients that run at once
 faults.py     the faults by name, and the schedule that a seed stands for
 checker.py    pure: what a history may not show
 trial.py      one fault under load, from quiet to converged; the line of the table
+real_clients.py  skopeo and podman instead of them
 table.py      the table, and the command that prints it: python -m tests.nemesis.table
 """
