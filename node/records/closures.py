@@ -46,10 +46,16 @@ _CLOSURE = """
             JOIN tag t ON t.name = 'sha256-' || substr(m.digest, 8) || '.' || suffix AND t.repository_id = (SELECT id FROM repo)
             WHERE $3 AND m.id = member.id AND m.digest LIKE 'sha256:%') next),
     part AS MATERIALIZED (
-        SELECT DISTINCT b.id, b.digest, b.size FROM member JOIN manifest_blob mb ON mb.manifest_id = member.id
-        JOIN blob b ON b.id = mb.blob_id)
+        SELECT b.id, b.digest, b.size FROM (
+            SELECT DISTINCT mb.blob_id FROM member CROSS JOIN LATERAL (
+                SELECT blob_id FROM manifest_blob WHERE manifest_id = member.id OFFSET 0) mb) used
+        CROSS JOIN LATERAL (SELECT id, digest, size FROM blob WHERE blob.id = used.blob_id OFFSET 0) b)
 """
-"""The closure of the reference $2 (a tag or a digest) of the repository $1, with what is attached to it if $3, as `part`."""
+"""The closure of the reference $2 (a tag or a digest) of the repository $1, with what is attached to it if $3, as `part`.
+
+The planner cannot know how few blobs that are: what is looked up for each of them is a subquery of its own, never a join that it
+might turn into a scan of a whole table.
+"""
 
 
 async def read_closure(
@@ -75,25 +81,31 @@ async def read_closure(
                 EXISTS (
                     SELECT FROM namespace_never v WHERE v.namespace_id = repo.namespace_id AND v.location_id = l.id) AS forbidden,
                 $5 AND l.state IN ('active', 'paused') AND EXISTS (
-                    SELECT FROM required_location r WHERE r.namespace_id = repo.namespace_id AND r.location_id = l.id) AS required
+                    SELECT FROM required_location r WHERE r.namespace_id = repo.namespace_id AND r.location_id = l.id) AS required,
+                l.state IN ('active', 'paused') AS counts,
+                EXISTS (SELECT FROM required_location r WHERE r.location_id = l.id) AS somewhere,
+                EXISTS (SELECT FROM tag_location tl WHERE tl.location_id = l.id) AS patterned
             FROM location l CROSS JOIN repo WHERE $4::text[] IS NULL OR l.name = ANY($4::text[])),
-        held AS (
-            SELECT p.blob_id, json_object_agg(l.name, p.state = 'present') AS held
-            FROM part JOIN placement p ON p.blob_id = part.id JOIN location l ON l.id = p.location_id GROUP BY p.blob_id),
         need AS MATERIALIZED (
             SELECT part.id AS blob_id, asked.id AS location_id, asked.name,
                 CASE WHEN asked.required THEN true
-                    WHEN NOT $6 THEN false
-                    WHEN $5 THEN asked.id IN (SELECT blob_required(part.id))
-                    ELSE EXISTS (
-                        SELECT FROM wanted w WHERE w.blob_id = part.id AND w.location_id = asked.id AND w.until > now()
-                        AND asked.state IN ('active', 'paused')) END AS required,
+                    WHEN NOT $6 OR NOT asked.counts THEN false
+                    WHEN EXISTS (
+                        SELECT FROM wanted w WHERE w.blob_id = part.id AND w.location_id = asked.id AND w.until > now()) THEN true
+                    WHEN NOT $5 THEN false
+                    WHEN asked.somewhere AND EXISTS (
+                        SELECT FROM required_location rl WHERE rl.location_id = asked.id AND rl.namespace_id IN (
+                            SELECT r.namespace_id FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id
+                            WHERE rb.blob_id = part.id)) THEN true
+                    WHEN asked.patterned THEN asked.id IN (SELECT blob_required(part.id))
+                    ELSE false END AS required,
                 t.blob_id IS NOT NULL AS owed, t.attempts, t.last_error, t.priority, t.lease_until > now() AS leased,
                 extract(epoch FROM t.failing_since)::float8 AS failing_since,
                 task_precedence(t.created_at, t.priority, t.size) AS precedence
-            FROM part CROSS JOIN asked LEFT JOIN task t ON t.blob_id = part.id AND t.location_id = asked.id
-            WHERE NOT EXISTS (
-                SELECT FROM placement p WHERE p.blob_id = part.id AND p.location_id = asked.id AND p.state = 'present')),
+            FROM part CROSS JOIN asked LEFT JOIN LATERAL (
+                SELECT * FROM task WHERE task.blob_id = part.id AND task.location_id = asked.id OFFSET 0) t ON true
+            WHERE 'present' IS DISTINCT FROM (
+                SELECT p.state FROM placement p WHERE p.blob_id = part.id AND p.location_id = asked.id)),
         needs AS (
             SELECT blob_id, json_object_agg(name, json_build_array(
                 required, owed, attempts, last_error, failing_since, priority, leased)) AS needs FROM need GROUP BY blob_id),
@@ -110,11 +122,13 @@ async def read_closure(
         SELECT root.digest, extract(epoch FROM now())::float8 AS now,
             (SELECT count(DISTINCT a.digest) FROM member JOIN awaited_child a ON a.manifest_id = member.id
              WHERE NOT EXISTS (
-                SELECT FROM manifest c JOIN repository_manifest rm ON rm.manifest_id = c.id AND rm.repository_id = (SELECT id FROM repo)
-                WHERE c.digest = a.digest)) AS absent,
+                SELECT FROM manifest c JOIN repository_manifest rm ON rm.manifest_id = c.id
+                WHERE c.digest = a.digest AND rm.repository_id = (SELECT id FROM repo))) AS absent,
             (SELECT coalesce(json_agg(json_build_array(
-                part.digest, part.size, coalesce(held.held, '{{}}'), coalesce(needs.needs, '{{}}')) ORDER BY part.digest), '[]')
-             FROM part LEFT JOIN held ON held.blob_id = part.id LEFT JOIN needs ON needs.blob_id = part.id)::text AS blobs,
+                part.digest, part.size, coalesce((
+                    SELECT json_object_agg(l.name, p.state = 'present') FROM placement p JOIN location l ON l.id = p.location_id
+                    WHERE p.blob_id = part.id), '{{}}'), coalesce(needs.needs, '{{}}')) ORDER BY part.digest), '[]')
+             FROM part LEFT JOIN needs ON needs.blob_id = part.id)::text AS blobs,
             (SELECT coalesce(json_agg(json_build_array(
                 asked.name, asked.state, asked.forbidden, asked.required, coalesce(queue.tasks, 0), coalesce(queue.bytes, 0), (
                     SELECT coalesce(
@@ -196,8 +210,8 @@ async def ask_for_copies(
         owed AS (
             INSERT INTO task AS t (blob_id, location_id, size, priority)
             SELECT part.id, place.id, part.size, $7 FROM part CROSS JOIN place
-            WHERE NOT EXISTS (
-                SELECT FROM placement p WHERE p.blob_id = part.id AND p.location_id = place.id AND p.state = 'present')
+            WHERE 'present' IS DISTINCT FROM (
+                SELECT p.state FROM placement p WHERE p.blob_id = part.id AND p.location_id = place.id)
             ORDER BY 1, 2
             ON CONFLICT (blob_id, location_id)
             DO UPDATE SET priority = greatest(t.priority, excluded.priority), due_at = least(t.due_at, now())

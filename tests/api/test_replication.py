@@ -1,15 +1,19 @@
 """The wait API: what is said of an image while it is on its way, and when a request that waits is answered."""
 
 import json
+import re
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
+from attrs import Factory, define
 
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
+from node.records.closures import read_closure
+from node.records.postgres import Database, Row
 from replication.ports import Forget, Wake
 from tests.api.conftest import MakeWaiters, Waiters, beside
 from tests.faulty_engine import Hold
@@ -387,6 +391,42 @@ async def test_a_node_that_stops_lets_waiters_go(waiters: Waiters, nursery: trio
     waiters.us.node.start_draining()
     assert (await task.get())["status"] == "pending"
     assert task.at - began < 1
+
+
+async def test_the_look_scans_no_table(waiters: Waiters) -> None:
+    """However many blobs the registry has, a closure's facts are found by keys: placements and tasks are never read as a whole."""
+    us = waiters.us
+    await us.push_image("ns/app", "v1", LAYERS[0])
+    for table in ("placement", "task"):
+        await us.rows(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+    for statement in (
+        "INSERT INTO blob (digest, size) SELECT 'sha256:' || lpad(to_hex(i), 64, '0'), i FROM generate_series(1, 20000) i",
+        "INSERT INTO placement (blob_id, location_id, key) SELECT id, 1, 'k' || id FROM blob ON CONFLICT DO NOTHING",
+        "INSERT INTO task (blob_id, location_id, size) SELECT id, 2, size FROM blob ON CONFLICT DO NOTHING",
+    ):
+        await us.rows(statement)
+    for table in ("placement", "task"):
+        await us.rows(f"ALTER TABLE {table} ENABLE TRIGGER USER")
+        await us.rows(f"ANALYZE {table}")
+    database = Explaining(us.registry.database)
+    await read_closure(cast("Database", database), "ns/app", "v1", locations=["eu"], replicate=True)
+    (plan,) = database.plans
+    assert "Index Scan using placement_pkey" in plan
+    scans = re.findall(r"Seq Scan on (?:placement|task|blob|manifest_blob)\b.*", plan)
+    assert scans == []
+
+
+@define
+class Explaining:
+    """A database that keeps the plan of every statement."""
+
+    inner: Database
+    plans: list[str] = Factory(list)
+
+    async def fetch_row(self, sql: str, *args: object) -> Row | None:
+        rows = await self.inner.fetch(f"EXPLAIN {sql}", *args)
+        self.plans.append("\n".join(row["QUERY PLAN"] for row in rows))
+        return await self.inner.fetch_row(sql, *args)
 
 
 @pytest.mark.parametrize(
