@@ -239,10 +239,12 @@ class Uploads:
         place, which is in another store then.
         """
         row = session.row
-        error = begin_again(request.headers.get("user-agent", ""), row.id, row.location)
+        agent = request.headers.get("user-agent", "")
         if tried is not None and await move(self._registry, session, tried):
-            return error
-        return error if await self._drop(session) else await self._lost(session)
+            return begin_again(agent, row.id, row.location, stays=True)
+        if not await self._drop(session):
+            return await self._lost(session)
+        return begin_again(agent, row.id, row.location)
 
     def _waiting(self, session: Session) -> Callable[[], AbstractContextManager[Wait]]:
         return partial(self._registry.patience.waiting, session.row.location)

@@ -173,6 +173,18 @@ async def test_podman_is_told_404(world: MakeWorld) -> None:
     assert (await us.ask("GET", location)).failure == (404, "BLOB_UPLOAD_UNKNOWN")
 
 
+async def test_containerd_repeats_its_put(world: MakeWorld) -> None:
+    """A whole PUT that fails may be repeated, and to containerd 429 says so: the same upload takes it, in another store."""
+    us, eu = await world("us eu", "eu us")
+    data = secrets.token_bytes(DATA)
+    us.engines["us"].plan("put_part", Refuse())
+    target = f"{await us.start_upload('a/b')}&digest={digest_of(data)}"
+    reply = await us.ask("PUT", target, data, {"user-agent": "containerd/1.6.20~ds1"})
+    assert (reply.failure, reply.headers["retry-after"]) == ((429, "TOOMANYREQUESTS"), "1")
+    assert (await us.ask("PUT", target, data)).status == 201
+    await all_gone(us, eu, digest_of(data))
+
+
 @pytest.mark.parametrize(
     ("agent", "status"),
     [
