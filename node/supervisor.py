@@ -11,7 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
@@ -151,46 +151,48 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         task_status.started()
         await node.wanted.run()
 
-    async with trio.open_nursery() as services:
+    # From here on a signal is an orderly stop, also one that comes before the node is up.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as services:
 
-        async def start(name: str, service: Service, restart: RestartPolicy = ALWAYS_RESTART) -> None:
-            await services.start(partial(supervise, name, service, board=node.board, restart=restart))
+            async def start(name: str, service: Service, restart: RestartPolicy = ALWAYS_RESTART) -> None:
+                await services.start(partial(supervise, name, service, board=node.board, restart=restart))
 
-        await start("markers", markers, _UNTIL_DONE)
-        # A store that is new and well has its marker before it is first probed for it; one that is away is not waited for.
-        with trio.move_on_after(node.settings.probe_deadline):
-            await marked.wait()
-        await start("watcher", node.watcher.run)
-        await start("suspects", suspects)
-        await start("wanted", wanted)
-        await start("scheduler", node.scheduler.run)
-        await start("tees", node.tees.run)
-        await start("upload spool", node.upload_spool.run)
-        await start("reconciler", node.reconciler().run)
-        await start("waiting", node.waiting.run)
-        await start("durability", node.durable.run)
-        if node.load is not None:
-            await start("reload", partial(reload_on_hangup, node, node.load))
-        if access is not None:
-            await start("access log", access.run)
-        await start("events", partial(_listen, node, freshness))
-        await start("janitor", partial(run_janitor, node.database, node.hints))
-        if node.settings.collect:
-            await start("collector", partial(node.collector.run, node.settings.collect_every))
-        await start("disk", partial(_look_at_disk, node))
-        await start("totals", totals.keep)
-        await node.watcher.first_round()
-        shutdown = trio.Event()
-        async with trio.open_nursery() as serving:
-            server = partial(serving_on, app, lane, node.settings, shutdown)
-            bound = await serving.start(partial(supervise, "http", server, board=node.board, restart=_SERVER))
-            _log.info("node is up", address=str(bound), preference=list(node.settings.preference))
-            await start("watchdog", partial(manager.run_watchdog, lambda: True))
-            manager.tell("READY=1", f"STATUS=serving {bound}")
-            await _wait_for_stop(node)
-            manager.tell("STOPPING=1", "STATUS=draining")
-            shutdown.set()
-        services.cancel_scope.cancel(reason="the node stops")
+            await start("markers", markers, _UNTIL_DONE)
+            # A store that is new and well has its marker before it is first probed for it; one that is away is not waited for.
+            with trio.move_on_after(node.settings.probe_deadline):
+                await marked.wait()
+            await start("watcher", node.watcher.run)
+            await start("suspects", suspects)
+            await start("wanted", wanted)
+            await start("scheduler", node.scheduler.run)
+            await start("tees", node.tees.run)
+            await start("upload spool", node.upload_spool.run)
+            await start("reconciler", node.reconciler().run)
+            await start("waiting", node.waiting.run)
+            await start("durability", node.durable.run)
+            if node.load is not None:
+                await start("reload", partial(reload_on_hangup, node, node.load))
+            if access is not None:
+                await start("access log", access.run)
+            await start("events", partial(_listen, node, freshness))
+            await start("janitor", partial(run_janitor, node.database, node.hints))
+            if node.settings.collect:
+                await start("collector", partial(node.collector.run, node.settings.collect_every))
+            await start("disk", partial(_look_at_disk, node))
+            await start("totals", totals.keep)
+            await node.watcher.first_round()
+            shutdown = trio.Event()
+            async with trio.open_nursery() as serving:
+                server = partial(serving_on, app, lane, node.settings, shutdown)
+                bound = await serving.start(partial(supervise, "http", server, board=node.board, restart=_SERVER))
+                _log.info("node is up", address=str(bound), preference=list(node.settings.preference))
+                await start("watchdog", partial(manager.run_watchdog, lambda: True))
+                manager.tell("READY=1", f"STATUS=serving {bound}")
+                await _wait_for_stop(node, signals)
+                manager.tell("STOPPING=1", "STATUS=draining")
+                shutdown.set()
+            services.cancel_scope.cancel(reason="the node stops")
 
 
 async def _serve_at(
@@ -224,15 +226,14 @@ async def _serve_on(
     )
 
 
-async def _wait_for_stop(node: Node) -> None:
+async def _wait_for_stop(node: Node, signals: AsyncIterator[int]) -> None:
     """Return when the node shall close its listener: DRAIN_DELAY after the first signal, or at the second."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        received = await anext(aiter(signals))
-        node.start_draining()
-        _arm_last_resort(node.settings)
-        _log.info("node stops", signal=signal.Signals(received).name, drain_delay=node.settings.drain_delay)
-        with trio.move_on_after(node.settings.drain_delay):
-            await anext(aiter(signals))
+    received = await anext(signals)
+    node.start_draining()
+    _arm_last_resort(node.settings)
+    _log.info("node stops", signal=signal.Signals(received).name, drain_delay=node.settings.drain_delay)
+    with trio.move_on_after(node.settings.drain_delay):
+        await anext(signals)
 
 
 def _arm_last_resort(settings: Settings) -> None:
