@@ -54,7 +54,9 @@ async def commit_blob(
     None: the upload is gone, or somebody else owns it. If its location has a good copy already, ours becomes a dead object, like
     the `leftovers` (keys of tails that are part of the object now). A suspect copy there is replaced by ours.
     """
-    owe = OWE.format(required="required_location", replicate="$9", besides=" AND r.location_id <> (SELECT location_id FROM gone)")
+    owe = OWE.format(
+        required="required_location", replicate="$9", besides=" AND r.location_id <> (SELECT location_id FROM gone)"
+    )
     row = await database.fetch_row(
         f"""
         WITH gone AS (
