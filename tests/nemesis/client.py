@@ -52,6 +52,8 @@ class Client:
 
     habits: Habits
     url: str
+    looked_at: set[tuple[str, str]] = field(factory=set)
+    """Every blob that a node streamed, with the location that it began to read it from."""
     _http: httpx.AsyncClient = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -143,6 +145,8 @@ class Client:
                     if answer.status_code != 200:
                         text = (await answer.aread())[:500].decode(errors="replace")
                         raise self._failed(operation, began, f"GET {path} at {where}: {answer.status_code} {text}")
+                    if (location := answer.headers.get("antipode-location")) is not None:
+                        self.looked_at.add((digest, location))
                     hasher, received = hashlib.sha256(), 0
                     async for piece in answer.aiter_raw(_CHUNK):
                         hasher.update(piece)

@@ -12,7 +12,7 @@ from tests.nemesis.client import BARE, PODMAN, Client
 from tests.nemesis.faults import Fault
 from tests.nemesis.ground import NO_TLS, REDIRECT_BOUND, REGIONS, Ground, until
 from tests.nemesis.history import History, Operation
-from tests.nemesis.images import parts_of, version_of
+from tests.nemesis.images import version_of
 from tests.nemesis.workload import Workload, base_images, crowd_image
 from tests.services import fetch_rows
 
@@ -98,10 +98,9 @@ async def try_fault(ground: Ground, fault: Fault, seconds: float, seed: int, nam
         await trio.sleep(QUIET)
         began = trio.current_time()
         async with fault.make(ground):
-            with trio.move_on_at(began + seconds):
-                if fault.reach == "load":
-                    await load.crowd()
-                await trio.sleep_until(began + seconds)
+            if fault.reach == "load":
+                await load.crowd()
+            await trio.sleep_until(began + seconds)
             stopped = trio.current_time()
         mended = trio.current_time()
         converged = await _converged(ground, wrong)
@@ -128,7 +127,7 @@ async def _afterwards(ground: Ground, history: History) -> list[str]:
         *wrong,
         *violations(pulled.operations),
         *lost(history.operations, pulled.operations),
-        *await trio.to_thread.run_sync(wrong_objects, ground, pulled.blobs),
+        *await trio.to_thread.run_sync(wrong_objects, ground, pulled.looked_at),
     ]
 
 
@@ -144,7 +143,7 @@ async def _pull_everywhere(ground: Ground, images: Sequence[tuple[str, str]], pr
                 manifest = await client.pull(operation, repository, digest)
                 if manifest is not None:
                     operation.version = version_of(manifest)
-                    pulled.blobs.update(blob for blob, _ in parts_of(manifest))
+        pulled.looked_at |= client.looked_at
         await client.close()
 
     for suffix in ("-2", ""):
@@ -157,16 +156,21 @@ async def _pull_everywhere(ground: Ground, images: Sequence[tuple[str, str]], pr
 
 @define
 class Pulled(History):
-    """A history of pulls, and the digests of the blobs that came."""
+    """A history of pulls; `looked_at` has every blob that came with the location that the node began to read it from."""
 
-    blobs: set[str] = field(factory=set)
+    looked_at: set[tuple[str, str]] = field(factory=set)
 
 
-def wrong_objects(ground: Ground, blobs: Collection[str]) -> list[str]:
-    """Read the object behind every placement of these blobs from its store; return what has another digest, or is not there."""
+def wrong_objects(ground: Ground, looked_at: Collection[tuple[str, str]]) -> list[str]:
+    """Read the objects of these blobs from these locations' stores; return what has another digest, or is not there.
+
+    Only what nodes have looked at: nobody can know of bytes that spoil while they are not read.
+    """
     clients = {name: store.client() for name, store in ground.stores.items()}
     found = []
-    for digest, location, key in fetch_rows(ground.database_uri, _PLACED, list(blobs)):
+    for digest, location, key in fetch_rows(ground.database_uri, _PLACED, [digest for digest, _ in looked_at]):
+        if (digest, location) not in looked_at:
+            continue
         try:
             body = clients[location].get_object(Bucket=ground.stores[location].bucket, Key=key)["Body"].read()
         except clients[location].exceptions.NoSuchKey:

@@ -14,6 +14,7 @@ from tests.nemesis.images import KIB, Image, make_image, version_of
 
 BASE_IMAGES = 4
 CROWD = 1000
+_CROWD_SECONDS = 300.0
 
 
 def base_images(ground: Ground) -> list[Image]:
@@ -69,9 +70,10 @@ class Workload:
                 await client.pull(operation, image.repository, image.digest)
             await client.close()
 
-        async with trio.open_nursery() as nursery:
-            for number in range(CROWD):
-                nursery.start_soon(one, number)
+        with trio.fail_after(_CROWD_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for number in range(CROWD):
+                    nursery.start_soon(one, number)
 
     async def _write(self, name: str, habits: Habits, door: str, other: str, *, chunked: bool) -> None:
         """Push one version after the other and look at each through another door."""
