@@ -16,6 +16,23 @@ from tests.services import Store, all_stores, fresh_database, fresh_storage_path
 
 _REGIONS = ("us", "eu")
 
+_MINUTES = (
+    "tests/crash/",
+    "tests/outage/",
+    "tests/nemesis/test_faults.py",
+    "tests/nemesis/test_real_clients.py",
+    "tests/test_store_dies.py",
+)
+"""Rehearsals that take minutes each: they run with `./scripts/test --long`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what belongs into the long run."""
+    for item in items:
+        if item.path.relative_to(config.rootpath).as_posix().startswith(_MINUTES):
+            item.add_marker(pytest.mark.long)
+
 
 @pytest.fixture
 def database_uri() -> Iterator[str]:
