@@ -25,6 +25,7 @@ from .contract import (
     PartsMissing,
 )
 from .local_files import Files, OpenFile
+from .trace import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class LocalEngine:
     async def _run(self, deadline: float, fn: Callable[..., Result], *args: object) -> Result:
         """Run one blocking function in a worker thread, leave it there after `deadline` seconds, translate its errors."""
         try:
-            with trio.fail_after(deadline):
+            with waiting("store"), trio.fail_after(deadline):
                 return await trio.to_thread.run_sync(fn, *args, abandon_on_cancel=True, limiter=self._threads)
         except trio.TooSlowError as error:
             raise EngineUnavailable(f"the disk did not answer within {deadline:g} s") from error

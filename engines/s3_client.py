@@ -32,6 +32,7 @@ from .crossing import cross
 from .presign import Credentials
 from .s3_arguments import RoleKeys, S3Arguments, StaticKeys
 from .s3_errors import error_code, error_status, is_missing, translate
+from .trace import current_trace, waiting
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -224,9 +225,10 @@ class S3Client:
         """Cross once and translate what comes back."""
         where = f"{verb} {self._arguments.bucket}/{key}"
         try:
-            return await cross(
-                fn, *args, deadline=deadline, unavailable=lambda reason: EngineUnavailable(f"{where}: {reason}")
-            )
+            with waiting("store"):
+                return await cross(
+                    fn, *args, deadline=deadline, unavailable=lambda reason: EngineUnavailable(f"{where}: {reason}")
+                )
         except (BotoCoreError, ClientError, aiohttp.ClientError, OSError) as error:
             raise translate(where, error, of_parts=verb in _ON_PARTS) from error
 
@@ -428,6 +430,17 @@ class S3Body:
             self._stream.close()
 
 
+def _name_request(request: Any, **_: Any) -> None:
+    """Tell the store for which request it works, after the signature, which covers neither header.
+
+    A store's access log has the User-Agent (Amazon's and Ceph's do), a proxy on the way may keep the other.
+    """
+    trace = current_trace()
+    if trace is not None:
+        request.headers["X-Request-ID"] = trace.id
+        request.headers["User-Agent"] = f"{request.headers.get('User-Agent', '')} request/{trace.id}".lstrip()
+
+
 @cache
 def _loader() -> Any:
     """Return what reads the library's service descriptions: 12 MB once, and not once per store."""
@@ -472,6 +485,7 @@ async def open_client(arguments: S3Arguments) -> AsyncIterator[S3Client]:
         return EngineUnavailable(f"opening or closing the client of {arguments.bucket}: {reason}")
 
     client = await cross(context.__aenter__, deadline=60.0, unavailable=closing)
+    client.meta.events.register("before-send.s3", _name_request)
     try:
         yield S3Client(arguments, client, keys)
     finally:

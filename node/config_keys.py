@@ -89,6 +89,7 @@ KEYS = (
     Key("SOURCE_STALL_DEADLINE", "source_stall", read_duration(0.1)),
     Key("DRAIN_DELAY", "drain_delay", read_duration(0, 3600)),
     Key("DRAIN_DEADLINE", "drain_deadline", read_duration(0, DAY)),
+    Key("SLOW_REQUEST_THRESHOLD", "slow_request", parse_duration),
     Key("MAXIMUM_CONNECTIONS", "maximum_connections", read_number(1, 1_000_000)),
     Key("MAXIMUM_PULLS", "maximum_pulls", read_number(1, 100_000)),
     Key("MAXIMUM_STREAMS", "maximum_streams", read_number(1, 100_000)),

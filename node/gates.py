@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import frozen
 
+from engines.trace import waiting
 from node.errors import TOOMANYREQUESTS, RegistryError
 
 
@@ -52,7 +53,7 @@ class Gate:
         except trio.WouldBlock:
             if self._limiter.statistics().tasks_waiting >= self._limiter.total_tokens:
                 raise self._refuse() from None
-            with trio.move_on_after(self._patience) as scope:
+            with waiting("gate"), trio.move_on_after(self._patience) as scope:
                 await self._limiter.acquire_on_behalf_of(ticket)
             if scope.cancelled_caught:
                 raise self._refuse() from None

@@ -146,6 +146,8 @@ class Settings:
     """DRAIN_DELAY: how long /health/endtoend says 503 before the listener closes."""
     drain_deadline: float = 30.0
     """DRAIN_DEADLINE: how long requests in flight may go on after the listener closed."""
+    slow_request: float = 10.0
+    """SLOW_REQUEST_THRESHOLD: requests that take longer are logged with where the time went."""
     maximum_connections: int = 1000
     """MAXIMUM_CONNECTIONS."""
     maximum_pulls: int = 256

@@ -46,6 +46,7 @@ from node.web.app import create_app
 from node.web.asgi import App
 from node.web.lane import Lane
 from node.web.listener import Address, CannotListen, serve, serve_sockets, tune
+from node.web.slow import SlowRequests
 from replication.ports import Forget, Heard, Placed
 
 _log = structlog.get_logger("antipode.node")
@@ -134,7 +135,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         metrics=node.metrics,
         write=access,
     )
-    lane = Lane(answer, lambda: node.draining, node.metrics.request, access or log_exchange)
+    slow = SlowRequests(node.settings.slow_request, node.metrics.request)
+    lane = Lane(answer, lambda: node.draining, slow, access or log_exchange)
 
     marked = trio.Event()
 

@@ -2,6 +2,8 @@
 
 import trio
 
+from engines.trace import waiting
+
 
 class Bandwidth:
     """At most `rate` bytes per second on average, in bursts of one second's worth; None is unlimited. First come, first served."""
@@ -19,7 +21,8 @@ class Bandwidth:
         begin = max(self._free_at, now - 1.0)
         self._free_at = begin + nbytes / rate
         if begin > now:
-            await trio.sleep_until(begin)
+            with waiting("gate"):
+                await trio.sleep_until(begin)
 
 
 class FailoverCap:

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import define, field, frozen
 
+from engines.trace import waiting
+
 
 @frozen
 class PoolStatistics:
@@ -100,7 +102,8 @@ class PartPool:
         self._waiting.append(waiter)
         self.settle()
         try:
-            await waiter.granted.wait()
+            with waiting("gate"):
+                await waiter.granted.wait()
         except trio.Cancelled:
             if waiter.granted.is_set():
                 share.held -= nbytes

@@ -34,6 +34,8 @@ class FaultProxy:
         self.connections = 0
         self.answered = 0
         """Bytes that the service sent through the proxy."""
+        self.asked: bytearray | None = None
+        """What clients send through the proxy, for a test that sets it to an empty one."""
         self._changed = trio.Event()
         self._port = listen_on
 
@@ -115,6 +117,8 @@ class FaultProxy:
                     await self._changed.wait()
                 if self.delay and "silent" in holding:
                     await trio.sleep(self.delay)
+                if self.asked is not None and "silent" not in holding:
+                    self.asked += chunk
                 await sink.send_all(chunk)
                 self.answered += len(chunk) if "silent" in holding else 0
                 if self.bytes_per_second is not None:

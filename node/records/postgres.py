@@ -14,6 +14,7 @@ import trio
 from attrs import define, field, frozen
 
 from engines.crossing import cross
+from engines.trace import waiting
 from replication.ports import LedgerUnavailable
 
 _log = structlog.get_logger("antipode.database")
@@ -147,7 +148,8 @@ class Database:
                 raise AssertionError("unreachable")
 
         try:
-            result = await cross(crossing, deadline=2 * limit + 1, unavailable=DatabaseUnavailable)
+            with waiting("database"):
+                result = await cross(crossing, deadline=2 * limit + 1, unavailable=DatabaseUnavailable)
         except DatabaseUnavailable as error:
             self._note(False, str(error))
             raise

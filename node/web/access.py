@@ -10,8 +10,9 @@ from enum import Enum
 
 import structlog
 import trio
-from attrs import define
+from attrs import Factory, define, field
 
+from engines.trace import Trace, tracing, waiting
 from node.web.asgi import BODY, DISCONNECT, START, App, Message, Receive, Scope, Send
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.access")
@@ -50,6 +51,8 @@ class Exchange:
     failed: bool = False
     client_left: bool = False
     finished: bool = False
+    trace: Trace = field(default=Factory(lambda self: Trace(self.id), takes_self=True), init=False)
+    """What the request waited for."""
 
     @property
     def outcome(self) -> Outcome:
@@ -129,14 +132,15 @@ class AccessLog:
                 if self._draining():
                     extra.append((b"connection", b"close"))
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
-            await send(message)
+            with waiting("client"):
+                await send(message)
             if message["type"] == BODY:
                 if exchange.method != "HEAD":
                     exchange.sent += len(message.get("body", b""))
                 exchange.finished = not message.get("more_body", False)
 
         began = trio.current_time()
-        with structlog.contextvars.bound_contextvars(request_id=exchange.id):
+        with tracing(exchange.trace), structlog.contextvars.bound_contextvars(request_id=exchange.id):
             try:
                 await self._app(scope, receive_noting, send_noting)
             except Exception:

@@ -17,6 +17,7 @@ from node.web.hygiene import LINGER, Hygiene
 from node.web.incoming import origin_form
 from node.web.operator_app import create_operator_app
 from node.web.outgoing import head_of, send_whole
+from node.web.slow import SlowRequests
 
 BEYOND_LIMIT = "antipode.beyond_limit"
 """Key of the ASGI state of a connection that is one too many: it serves health checks and tells everybody else to come back."""
@@ -50,7 +51,7 @@ def create_app(
         health, api=api, debug_secret=settings.debug_secret, metrics=None if metrics is None else metrics.expose
     )
     router = Router(adapter, cast("App", operator))
-    observe = unobserved if metrics is None else metrics.request
+    observe = SlowRequests(settings.slow_request, unobserved if metrics is None else metrics.request)
     return Hygiene(AccessLog(router, draining=draining, observe=observe, write=write), linger=linger)
 
 

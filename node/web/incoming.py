@@ -6,6 +6,7 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
+from engines.trace import waiting
 from node.answers import BodyStalled, ClientGone, EmptyBody, Request, RequestBody
 from node.errors import RegistryError
 from node.web.access import client_address
@@ -108,7 +109,7 @@ class IncomingBody:
         while not self._ended:
             if self._gone:
                 raise ClientGone
-            with trio.move_on_after(self._stall_deadline) as scope:
+            with waiting("client"), trio.move_on_after(self._stall_deadline) as scope:
                 message = await self._receive()
             if scope.cancelled_caught:
                 raise BodyStalled

@@ -22,6 +22,7 @@ import structlog
 import trio
 from attrs import define, field
 
+from engines.trace import tracing, waiting
 from node.answers import ClientGone, EmptyBody, Request
 from node.errors import RegistryError
 from node.web.access import Exchange, Observe, address_text, log_exchange, request_id, shown, unobserved
@@ -33,6 +34,8 @@ HEAD_MOST = 16 * 1024
 HEAD_SECONDS = 10.0
 """From a head's first byte to its last."""
 READ = 64 * 1024
+_AT_ONCE = 16 * 1024
+"""Bytes that a socket's buffer takes without waiting; not even looking at the clock then keeps a warm pull as cheap as it was."""
 KEEP_ALIVE = 75.0
 """As the listener's: a balancer must not reuse a connection that was just closed."""
 
@@ -189,7 +192,7 @@ class Lane:
         """Answer one request; return whether the connection may go on."""
         exchange = Exchange(request.id, request.method, shown(request.path), request.client)
         began = trio.current_time()
-        with structlog.contextvars.bound_contextvars(request_id=request.id):
+        with tracing(exchange.trace), structlog.contextvars.bound_contextvars(request_id=request.id):
             try:
                 await respond(self.handler, lambda: request, _Wire(stream, exchange, close=close).send, exchange)
             except ClientGone:
@@ -248,7 +251,11 @@ class _Wire:
         if data := self._head + body:
             self._head = b""
             try:
-                await self._stream.send_all(data)
+                if len(data) <= _AT_ONCE:
+                    await self._stream.send_all(data)
+                else:
+                    with waiting("client"):
+                        await self._stream.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise ClientGone from error
         exchange.sent += len(body)

@@ -20,6 +20,7 @@ from node.web.adapter import Handler
 from node.web.app import create_app
 from node.web.lane import Lane
 from node.web.listener import Address, serve
+from node.web.slow import SlowRequests
 from replication.model import LocationHealth, Verdict
 from tests.edge.wire import PATIENCE, Client, connect
 
@@ -108,7 +109,8 @@ class Node:
         settings = evolve(SETTINGS, **changes)
         app = create_app(handler, self, settings, draining=lambda: self.draining, linger=linger)
 
-        lane = Lane(handler, lambda: self.draining, keep_alive=keep_alive) if self.with_lane else None
+        slow = SlowRequests(settings.slow_request)
+        lane = Lane(handler, lambda: self.draining, slow, keep_alive=keep_alive) if self.with_lane else None
 
         async def run(task_status: trio.TaskStatus[Address]) -> None:
             await serve(
