@@ -9,6 +9,7 @@ import trio
 from attrs import define, field
 
 from engines.contract import Engine
+from node.auth.access import Access
 from node.cache import Freshness
 from node.collector import Collector, collect_rules
 from node.config_spool import folder_of
@@ -52,6 +53,7 @@ class Node:
     """A running node: its parts, and the facts that the health endpoints ask for."""
 
     settings: Settings
+    access: Access
     database: Database
     hints: Hub
     engines: Mapping[str, Engine]
@@ -132,6 +134,7 @@ class Node:
         """Return what registry requests are answered from."""
         return Registry(
             settings=self.settings,
+            access=self.access,
             database=self.database,
             engines=self.engines,
             watcher=self.watcher,
@@ -269,6 +272,7 @@ def assemble(
     )
     node = Node(
         settings=settings,
+        access=Access(),
         database=database,
         hints=hints,
         engines=engines,

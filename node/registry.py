@@ -6,6 +6,7 @@ import trio
 from attrs import define, field
 
 from engines.contract import Engine
+from node.auth.access import Access
 from node.cache import Cache, Freshness
 from node.forgetting import Forgetting
 from node.gates import Gates
@@ -64,6 +65,8 @@ class Registry:
     """The parts that answers are made of. Everything in it may be used by any number of requests at once."""
 
     settings: Settings
+    access: Access
+    """Who may do what."""
     database: Database
     engines: Mapping[str, Engine]
     watcher: Watcher

@@ -1,0 +1,1 @@
+"""Who may do what: identities, rights, tokens, passwords. Decisions are pure; `access.py` asks for the facts."""
