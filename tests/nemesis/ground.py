@@ -187,10 +187,10 @@ async def _running(
     async with trio.open_nursery() as proxies:
         ground = await _assemble(proxies, folder, servers, stores, uri, path, {**SETTINGS, **settings})
         failures: list[BaseException] = []
-        with _balanced(folder, ground):
+        with balanced(folder, _doors(ground)):
             try:
                 await trio.to_thread.run_sync(_start_nodes, ground.cluster)
-                await _wait_for_doors(ground)
+                await wait_for_doors(ground.doors)
                 yield ground
             except BaseException as error:  # noqa: BLE001 - raised again below, not in the nursery's group
                 failures.append(error)
@@ -257,30 +257,34 @@ def _as_seen_from(node: Node, whole: Mapping[str, Any], edges: Mapping[tuple[str
 
 
 @contextmanager
-def _balanced(folder: Path, ground: Ground) -> Iterator[None]:
-    ports = {name: int(url.rpartition(":")[2]) for name, url in ground.doors.items()}
-    text = balancer_configuration(
-        {
-            door: (ports[door], {region: ground.fronts[region + suffix].port for region in REGIONS})
-            for door, suffix in (("redirects", ""), ("streams", "-2"))
-        }
-    )
+def balanced(folder: Path, doors: Mapping[str, tuple[int, Mapping[str, int]]]) -> Iterator[None]:
+    """Run haproxy before nodes, as deploy/haproxy/haproxy.cfg says; `doors` as for `balancer_configuration`."""
     file = folder / "haproxy.cfg"
-    file.write_text(text)
+    file.write_text(balancer_configuration(doors))
     daemon = Daemon("haproxy", ["haproxy", "-db", "-f", file], folder)
     try:
-        daemon.wait_ready(lambda: all(accepts_connections(port) for port in ports.values()))
+        daemon.wait_ready(lambda: all(accepts_connections(port) for port, _ in doors.values()))
         yield
     finally:
         daemon.stop()
 
 
-async def _wait_for_doors(ground: Ground) -> None:
+def _doors(ground: Ground) -> dict[str, tuple[int, dict[str, int]]]:
+    return {
+        door: (
+            int(ground.doors[door].rpartition(":")[2]),
+            {region: ground.fronts[region + suffix].port for region in REGIONS},
+        )
+        for door, suffix in (("redirects", ""), ("streams", "-2"))
+    }
+
+
+async def wait_for_doors(doors: Mapping[str, str]) -> None:
     """Wait until haproxy has found a node behind each door."""
     async with httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=5) as client:
 
         async def open_() -> bool:
-            return all([(await client.get(f"{url}/v2/")).status_code == 200 for url in ground.doors.values()])
+            return all([(await client.get(f"{url}/v2/")).status_code == 200 for url in doors.values()])
 
         await until(open_, 30)
 

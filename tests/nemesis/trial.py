@@ -7,6 +7,7 @@ import httpx
 import trio
 from attrs import define, field, frozen
 
+from tests.cluster import Node
 from tests.nemesis.checker import lost, violations
 from tests.nemesis.client import BARE, PODMAN, Client
 from tests.nemesis.faults import Fault
@@ -135,21 +136,10 @@ async def _pull_everywhere(ground: Ground, images: Sequence[tuple[str, str]], pr
     """Pull images by digest from every node: from those first that look at the bytes themselves, then what they found is healed."""
     pulled = Pulled()
 
-    async def from_node(name: str) -> None:
-        client = Client(BARE, ground.node(name).url)
-        for repository, digest in images:
-            operation = Operation("pull", "last-reader", name, repository, None, trio.current_time(), digest=digest)
-            with pulled.record(operation):
-                manifest = await client.pull(operation, repository, digest)
-                if manifest is not None:
-                    operation.version = version_of(manifest)
-        pulled.looked_at |= client.looked_at
-        await client.close()
-
     for suffix in ("-2", ""):
         async with trio.open_nursery() as nursery:
             for region in REGIONS:
-                nursery.start_soon(from_node, region + suffix)
+                nursery.start_soon(pull_all, pulled, ground.node(region + suffix), images)
         await _converged(ground, problems)
     return pulled
 
@@ -159,6 +149,19 @@ class Pulled(History):
     """A history of pulls; `looked_at` has every blob that came with the location that the node began to read it from."""
 
     looked_at: set[tuple[str, str]] = field(factory=set)
+
+
+async def pull_all(pulled: Pulled, node: Node, images: Sequence[tuple[str, str]]) -> None:
+    """Pull images, repository and digest each, from one node and note what came."""
+    client = Client(BARE, node.url)
+    for repository, digest in images:
+        operation = Operation("pull", "last-reader", node.name, repository, None, trio.current_time(), digest=digest)
+        with pulled.record(operation):
+            manifest = await client.pull(operation, repository, digest)
+            if manifest is not None:
+                operation.version = version_of(manifest)
+    pulled.looked_at |= client.looked_at
+    await client.close()
 
 
 def wrong_objects(ground: Ground, looked_at: Collection[tuple[str, str]]) -> list[str]:

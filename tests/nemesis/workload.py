@@ -1,14 +1,14 @@
 """The clients that run at once: writers, a deleter, readers of tags, readers of digests; and a crowd on demand."""
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Protocol
 
 import trio
 
 from tests.nemesis.client import BARE, DOCKER, PODMAN, Client, Habits
-from tests.nemesis.ground import Ground
 from tests.nemesis.history import History, Kind, Operation
 from tests.nemesis.images import KIB, Image, make_image, version_of
 
@@ -17,12 +17,22 @@ CROWD = 1000
 _CROWD_SECONDS = 300.0
 
 
-def base_images(ground: Ground) -> list[Image]:
+class Doors(Protocol):
+    """What clients must know of a registry: its two doors by name, `streams` and `redirects`, and a prefix that is its own."""
+
+    @property
+    def doors(self) -> Mapping[str, str]: ...
+
+    @property
+    def storage_path(self) -> str: ...
+
+
+def base_images(ground: Doors) -> list[Image]:
     """Return the images that are there from the beginning."""
     return [make_image(f"base{ground.storage_path}/image", number) for number in range(BASE_IMAGES)]
 
 
-def crowd_image(ground: Ground) -> Image:
+def crowd_image(ground: Doors) -> Image:
     """Return the image that a crowd pulls."""
     return make_image(f"crowd{ground.storage_path}/image", 0, [200 * KIB])
 
@@ -30,7 +40,7 @@ def crowd_image(ground: Ground) -> Image:
 class Workload:
     """Clients of one ground that go on until they are told to stop; `name` keeps their repositories apart from other runs'."""
 
-    def __init__(self, ground: Ground, name: str, seed: int) -> None:
+    def __init__(self, ground: Doors, name: str, seed: int) -> None:
         self.ground = ground
         self.history = History()
         self._name = name
