@@ -38,10 +38,14 @@ def crowd_image(ground: Doors) -> Image:
 
 
 class Workload:
-    """Clients of one ground that go on until they are told to stop; `name` keeps their repositories apart from other runs'."""
+    """Clients of one ground that go on until they are told to stop; `name` keeps their repositories apart from other runs'.
 
-    def __init__(self, ground: Doors, name: str, seed: int) -> None:
+    `readers` pull by digest through nodes that stream, and through nodes that redirect.
+    """
+
+    def __init__(self, ground: Doors, name: str, seed: int, readers: tuple[int, int] = (3, 2)) -> None:
         self.ground = ground
+        self._readers = readers
         self.history = History()
         self._name = name
         self._random = random.Random(seed)
@@ -55,6 +59,7 @@ class Workload:
     async def run(self) -> None:
         """Run all clients; returns when all have stopped."""
         streams, redirects = "streams", "redirects"
+        streaming, redirected = self._readers
         clients: list[Callable[[], Awaitable[None]]] = [
             partial(self._write, "docker-writer", DOCKER, redirects, streams, chunked=False),
             partial(self._write, "podman-writer", PODMAN, streams, redirects, chunked=False),
@@ -62,8 +67,8 @@ class Workload:
             partial(self._delete, "deleter", PODMAN, redirects, streams),
             partial(self._read_tags, "docker-reader", DOCKER, redirects),
             partial(self._read_tags, "podman-reader", PODMAN, streams),
-            *(partial(self._read_digests, f"stream-reader-{n}", streams) for n in range(3)),
-            *(partial(self._read_digests, f"redirect-reader-{n}", redirects) for n in range(2)),
+            *(partial(self._read_digests, f"stream-reader-{n}", streams) for n in range(streaming)),
+            *(partial(self._read_digests, f"redirect-reader-{n}", redirects) for n in range(redirected)),
         ]
         async with trio.open_nursery() as nursery:
             for client in clients:

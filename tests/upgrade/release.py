@@ -30,6 +30,12 @@ class Release:
         """Return the text of a file as it was released."""
         return _git("show", f"{self.commit}:{path}").decode()
 
+    def migrations(self) -> dict[str, str]:
+        """Return the files of its schema: name -> SQL."""
+        folder = "node/records/schema/"
+        names = _git("ls-tree", "--name-only", self.commit, folder).decode().split()
+        return {name.removeprefix(folder): self.read(name) for name in names if name.endswith(".sql")}
+
     def unpack(self, folder: Path) -> Path:
         """Write the release's files below `folder` and return where they are."""
         home = folder / f"release-{self.version}"

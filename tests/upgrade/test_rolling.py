@@ -19,7 +19,7 @@ from tests.nemesis.history import History, Operation
 from tests.nemesis.trial import Pulled, pull_all
 from tests.nemesis.workload import Workload, base_images
 from tests.services import fetch_rows
-from tests.upgrade.release import NoRelease, Release, last_release, other_pins, run_release, run_this_tree
+from tests.upgrade.release import Release, other_pins, run_release, run_this_tree
 
 _DRAIN_DELAY = 3
 """Seconds: longer than haproxy takes to see that a node stops."""
@@ -71,15 +71,6 @@ class _Registry:
         return {version for (version,) in await trio.to_thread.run_sync(fetch_rows, self.database_uri, question)}
 
 
-@pytest.fixture
-def release() -> Release:
-    """The last release; without a history that has one the test is skipped, aloud."""
-    try:
-        return last_release()
-    except NoRelease as reason:
-        pytest.skip(f"nothing to upgrade from: {reason}")
-
-
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy (Debian package)")
 async def test_an_upgrade_node_by_node_is_not_noticed(
     release: Release,
@@ -88,7 +79,7 @@ async def test_an_upgrade_node_by_node_is_not_noticed(
     database_uri: str,
     tmp_path: Path,
 ) -> None:
-    """Under load one node after the other becomes this release's and one goes back: no push is lost, no tag goes back, no request fails."""
+    """One node after the other becomes this tree's and one goes back: no push is lost, no tag goes back, no request fails."""
     print(
         f"upgrading from {release.version} ({release.commit[:12]}); packages that it pins otherwise: {other_pins(release)}"
     )
@@ -102,7 +93,7 @@ async def test_an_upgrade_node_by_node_is_not_noticed(
     assert await registry.versions() == {release.installed_as}
     async with registry.balanced(tmp_path):
         await _push_base(registry)
-        load = Workload(registry, "upgrade", 1)
+        load = Workload(registry, "upgrade", 1, readers=(1, 1))
         async with trio.open_nursery() as nursery:
             ended = trio.Event()
             nursery.start_soon(_run, load, ended)
@@ -113,7 +104,6 @@ async def test_an_upgrade_node_by_node_is_not_noticed(
             await _some_work(load.history)
             run_this_tree(eu)
             await registry.replace(eu)
-            await _some_work(load.history)
             run_release(us, home)
             await registry.replace(us)
             await _some_work(load.history)
