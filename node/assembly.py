@@ -18,6 +18,7 @@ from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
 from node.hint_hub import Hub
 from node.metrics import Metrics
+from node.modes import READ_ONLY
 from node.reconciler import Reconciler, ReconcilerSettings
 from node.records.closures import read_closure
 from node.records.ledger import PostgresLedger
@@ -94,6 +95,10 @@ class Node:
             return self.scheduler.cluster.states
         return {name: row.state for name, row in self.rows.items()}
 
+    def read_only(self) -> bool:
+        """Return whether nothing may change what the registry holds, as of the last SIGHUP."""
+        return self.settings.registry_state == READ_ONLY
+
     def facts(self) -> HealthFacts:
         """Return what the health endpoints show. From memory, at once."""
         hints = self.hints.statistics()
@@ -135,6 +140,7 @@ class Node:
         return Registry(
             settings=self.settings,
             access=self.access,
+            current=lambda: self.settings,
             database=self.database,
             engines=self.engines,
             watcher=self.watcher,

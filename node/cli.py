@@ -88,6 +88,7 @@ _TOPICS = {
     "namespace": "namespace",
     "orphans": "orphans",
     "policy": "policy",
+    "quota": "quota",
     "repair": "repair",
     "replication": "replication",
     "repository": "repository",
@@ -164,8 +165,9 @@ def serve(config: str | None, bind: tuple[str, int], log_level: str) -> None:
     """Run a node in the foreground until SIGTERM or SIGINT.
 
     Brings the database's schema up to date first; several nodes may start at once. On SIGTERM it tells the load balancer to
-    go elsewhere, ends the requests in flight, and stops. On SIGHUP it reads the configuration again and takes over the limits
-    of copies and fail-over (REPLICATION_*, FAILOVER_BYTES_PER_SECOND); its log says what changed and what needs a restart.
+    go elsewhere, ends the requests in flight, and stops. On SIGHUP it reads the configuration again and takes over the modes
+    (REGISTRY_STATE, DISABLE_PUSHES), the default quota, and the limits of copies and fail-over (REPLICATION_*,
+    FAILOVER_BYTES_PER_SECOND); its log says what changed and what needs a restart.
     """
     settings = load(config)
     logs.set_up(log_level)

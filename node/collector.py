@@ -5,6 +5,7 @@ It pauses by itself when the database turns out to be another one than it was (r
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import structlog
 import trio
@@ -161,12 +162,18 @@ class Collector:
             _log.info("collection goes on")
         self._paused = reason
 
-    async def run(self, every: float, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Collect for ever, `every` so many seconds; a database that is away is simply asked again next time."""
+    async def run(
+        self,
+        every: float,
+        held: Callable[[], bool] = lambda: False,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Collect for ever, `every` so many seconds, unless `held()`; a database that is away is simply asked again next time."""
         task_status.started()
         while True:
             try:
-                found = await self.collect()
+                found = Collected() if held() else await self.collect()
                 if found.removed:
                     _log.info(
                         "garbage collected",

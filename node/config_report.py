@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from node.config_database import describe_database
 from node.config_spool import folder_of
 from node.config_values import say_duration, say_size
+from node.modes import NORMAL
 from node.settings import LocationSettings, Settings
 
 
@@ -39,6 +40,10 @@ def _picture(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "redis", _redis(settings)
     yield "replication", _replication(settings)
     yield "open to anybody", "yes" if settings.open_registry else "no"
+    if settings.registry_state != NORMAL:
+        yield "state", "read-only: pushes, deletes and everything else that changes the registry are refused"
+    elif settings.disable_pushes:
+        yield "state", "pushes are refused; deletes and administration go on"
     yield "bare names", f"belong to the namespace {settings.library_namespace}"
 
 
@@ -53,6 +58,11 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "blob", f"at most {say_size(settings.maximum_layer_size)}"
     yield "manifest", f"at most {say_size(settings.maximum_manifest_size)}"
     yield "page of a list", f"{settings.page_size} entries"
+    quota = settings.default_quota
+    yield (
+        "namespace",
+        f"at most {say_size(quota)} unless it has a quota of its own" if quota else "as much as its quota",
+    )
     yield "upload", f"given up after {say_duration(settings.upload_max_age)}"
     yield "deleted blob", f"its bytes stay for {say_duration(settings.deleted_blob_retention)}"
     yield "part buffers", f"{say_size(settings.part_memory)} in parts of {say_size(settings.part_size)}"

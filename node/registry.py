@@ -67,6 +67,8 @@ class Registry:
     settings: Settings
     access: Access
     """Who may do what."""
+    current: Callable[[], Settings]
+    """The settings as the latest SIGHUP left them: for what a running node takes over."""
     database: Database
     engines: Mapping[str, Engine]
     watcher: Watcher

@@ -1,4 +1,4 @@
-"""SIGHUP: the limits of copies and fail-over from the configuration file again, while everything goes on."""
+"""SIGHUP: modes, the default quota and the limits of copies and fail-over from the file again, while everything goes on."""
 
 import signal
 from collections.abc import Callable, Mapping
@@ -22,6 +22,9 @@ RELOADED = (
     "bandwidth_per_location",
     "lease_seconds",
     "failover_bandwidth",
+    "registry_state",
+    "disable_pushes",
+    "default_quota",
 )
 """The fields of `Settings` that a running node takes over."""
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from node.answers import Answer, Request
 from node.errors import NOT_FOUND, UNSUPPORTED, RegistryError
+from node.modes import Change, check_change
 from node.names import check_name
 from node.pull.blobs import answer_blob
 from node.pull.listings import answer_catalog, answer_referrers, answer_tags
@@ -54,6 +55,9 @@ class Routes:
             if match is not None:
                 self._only(request, *endpoints)
                 endpoint, gates = endpoints[request.method], self._registry.gates
+                if request.method not in ("GET", "HEAD"):
+                    deletes = request.method == "DELETE"
+                    check_change(self._registry.current(), Change.ADMINISTER if deletes else Change.PUSH)
                 if endpoint == self._put_manifest:
                     # It leaves the gate by itself when it only waits for copies.
                     return await endpoint(request, check_name(match["name"]), match["last"])

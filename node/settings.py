@@ -66,6 +66,12 @@ class Settings:
     """FEATURE_PROXY_STORAGE: stream every blob, never redirect."""
     open_registry: bool = False
     """FEATURE_OPEN_REGISTRY: anyone may do anything; asked for by name until accounts exist."""
+    registry_state: str = "normal"
+    """REGISTRY_STATE: `normal`, or `readonly`: nothing changes what the registry holds."""
+    disable_pushes: bool = False
+    """DISABLE_PUSHES: no pushes and mounts; deletes and administration go on."""
+    default_quota: int = 0
+    """DEFAULT_SYSTEM_REJECT_QUOTA_BYTES: what a namespace without a quota of its own may hold; 0 for any amount."""
     sparse_index: bool = False
     """FEATURE_SPARSE_INDEX: accept an index whose children are missing."""
     allow_local_replication: bool = False

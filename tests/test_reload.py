@@ -41,7 +41,10 @@ def test_every_setting_has_its_key() -> None:
     known = {*(key.name for key in KEYS), *STRUCTURED}
     assert {key_of(field.name) for field in attrs.fields(Settings) if field.name != "warnings"} <= known
     assert {name for name in (key_of(field) for field in RELOADED) if not name.startswith("REPLICATION_")} == {
-        "FAILOVER_BYTES_PER_SECOND"
+        "FAILOVER_BYTES_PER_SECOND",
+        "REGISTRY_STATE",
+        "DISABLE_PUSHES",
+        "DEFAULT_SYSTEM_REJECT_QUOTA_BYTES",
     }
 
 

@@ -81,6 +81,7 @@ async def restore_tag(means: Means, name: str, tag: str, body: object) -> Json:
             facts,
             CompiledTags((tag,), version, places),
             sparse=settings.sparse_index,
+            default_quota=settings.default_quota,
         )
         if committed.missing:
             detail = f"{len(committed.missing)} of the things that {digest} names were deleted by hand since"

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable
 
+import structlog
 import trio
 
 from node.answers import Answer, Headers, Request
@@ -20,6 +21,7 @@ from node.errors import (
 )
 from node.names import check_digest, is_tag, namespace_of
 from node.push.durability import Demand, check_possible, make_durable, read_demand
+from node.push.quota import quota_warning
 from node.push.reading import read_manifest
 from node.records.blobs import Unlinking, unlink_blob
 from node.records.closures import move_tags
@@ -32,10 +34,13 @@ from node.records.manifests import (
     delete_tag,
 )
 from node.records.policies import load_policy
+from node.records.quotas import Usage
 from node.registry import Registry
 from replication.digests import Digest
 from replication.policy import NO_POLICY, Policy, dump_policy
 from replication.ports import Forget, Wake
+
+_log = structlog.get_logger("antipode.quotas")
 
 _MOST_TAGS = 50
 _POLICY_TRIES = 5
@@ -64,7 +69,7 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         body = await _read_body(request, registry.settings.maximum_manifest_size)
         digest = _digest_of(body, named)
         facts = read_manifest(body, request.headers.get("content-type"), digest)
-        policy, demand = await _commit(registry, repository, facts, tuple(tags), demand)
+        policy, demand, warning = await _commit(registry, repository, facts, tuple(tags), demand)
     registry.tell(Forget(repository, digest), Wake())
     if demand.durability.waits:
         # Outside of the gate: who waits for copies works on nothing.
@@ -84,13 +89,19 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         headers = (*headers, ("oci-subject", facts.subject))
     if named is not None and tags:
         headers = (*headers, ("oci-tag", ", ".join(tags)))
+    if warning is not None:
+        _log.warning("a namespace is beyond its quota's warning", namespace=warning.namespace, bytes=warning.used)
+        headers = (*headers, ("warning", f'299 - "{quota_warning(warning)}"'))
     return Answer(201, headers, outcome="database")
 
 
 async def _commit(
     registry: Registry, repository: str, facts: ManifestFacts, tags: tuple[str, ...], demand: Demand
-) -> tuple[Policy, Demand]:
-    """Commit under the namespace's policy; return it and what it makes of the demand. Tags move if nothing is waited for."""
+) -> tuple[Policy, Demand, Usage | None]:
+    """Commit under the namespace's policy; return it, what it makes of the demand, and a quota that is nearly used up.
+
+    Tags move if nothing is waited for.
+    """
     namespace = namespace_of(repository, registry.settings.library_namespace)
 
     async def commit(version: int, policy: Policy) -> ManifestCommit:
@@ -105,12 +116,13 @@ async def _commit(
             facts,
             CompiledTags((), version) if now.durability.waits else _compiled(registry, tags, version, policy),
             sparse=registry.settings.sparse_index,
+            default_quota=registry.current().default_quota,
         )
 
     policy, committed = await _under_policy(registry, repository, commit)
     if committed.missing:
         raise RegistryError(MANIFEST_BLOB_UNKNOWN, {"name": repository, "missing": list(committed.missing)})
-    return policy, demand.under(policy)
+    return policy, demand.under(policy), committed.warning
 
 
 async def _move(registry: Registry, repository: str, digest: str, tags: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from attrs import evolve
 
 from node.errors import DIGEST_INVALID, UNAVAILABLE, RegistryError
 from node.push.sessions import Session, next_reserved
-from node.records.uploads import Choice, UploadRow, begin_upload, move_upload
+from node.records.uploads import Announced, Choice, UploadRow, begin_upload, move_upload
 from node.registry import Registry
 from replication.digests import Digest, blob_key, upload_key
 from replication.hashing import BlobHasher
@@ -17,8 +17,11 @@ from replication.targets import choose_targets
 from replication.uploading import UploadState
 
 
-async def begin(registry: Registry, repository: str, algorithm: str, digest: Digest | None) -> Session:
-    """Commit a new upload in the best store that may take it. Raises RegistryError."""
+async def begin(registry: Registry, repository: str, algorithm: str, digest: Digest | None, size: int = 0) -> Session:
+    """Commit a new upload in the best store that may take it. Raises RegistryError, OverQuota.
+
+    `digest` and `size` (bytes, 0: not known) are what the client says that it sends.
+    """
     if algorithm not in ("sha256", "sha512"):
         raise RegistryError(
             DIGEST_INVALID, {"digest-algorithm": algorithm[:40], "reason": "sha256 or sha512 is needed"}
@@ -28,8 +31,16 @@ async def begin(registry: Registry, repository: str, algorithm: str, digest: Dig
         raise RegistryError(UNAVAILABLE, {"reason": "no store of this node takes uploads now"}, retry_after=10)
     upload = uuid4()
     choices = _choices(registry, targets, upload, algorithm, digest)
-    library, max_age = registry.settings.library_namespace, registry.settings.upload_max_age
-    chosen = await begin_upload(registry.database, repository, library, upload, choices, max_age)
+    chosen = await begin_upload(
+        registry.database,
+        repository,
+        registry.settings.library_namespace,
+        upload,
+        choices,
+        registry.settings.upload_max_age,
+        announced=Announced(size, str(digest or "")),
+        default_quota=registry.current().default_quota,
+    )
     if chosen is None:
         detail = {
             "reason": f"this namespace may be in none of the stores that this node can write to now: {', '.join(targets)}"

@@ -42,6 +42,7 @@ from replication.uploading import DigestMismatch, StoredObject, UploadState, Upl
 Result = TypeVar("Result")
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/(?:\d{1,19}|\*))?", re.ASCII)
+_MOST_SIZE = 1 << 60
 _COMMIT_SECONDS = 15.0
 _SALVAGE_SECONDS = 5.0
 _LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
@@ -165,7 +166,9 @@ class Uploads:
         return _created(repository, Digest.parse(digest))
 
     async def _post_whole(self, request: Request, repository: str, digest: Digest) -> Answer:
-        session = await begin(self._registry, repository, digest.algorithm, digest)
+        announced = request.headers.get("content-length", "")
+        size = int(announced) if announced.isascii() and announced.isdigit() else 0
+        session = await begin(self._registry, repository, digest.algorithm, digest, min(size, _MOST_SIZE))
         try:
             return await self._finish(request, session, digest, None)
         except (ClientGone, BodyStalled, RegistryError, EngineError):

@@ -7,6 +7,7 @@ from attrs import field, frozen
 
 from node.names import namespace_of
 from node.records.postgres import Database
+from node.records.quotas import OverQuota, Usage
 from node.records.uploads import REPOSITORY_UNLESS_MISSING
 
 
@@ -48,15 +49,26 @@ class ManifestCommit:
     version: int = 0
     policy: str | None = field(default=None, repr=False)
     """The namespace's rules as JSON text."""
+    warning: Usage | None = None
+    """What the namespace holds, where that is more than its quota warns at."""
 
 
 async def commit_manifest(
-    database: Database, repository: str, library: str, manifest: ManifestFacts, tags: CompiledTags, *, sparse: bool
+    database: Database,
+    repository: str,
+    library: str,
+    manifest: ManifestFacts,
+    tags: CompiledTags,
+    *,
+    sparse: bool,
+    default_quota: int = 0,
 ) -> ManifestCommit:
     """Store a manifest, link it and move the tags to it, in one transaction; or nothing, if it names what is not there.
 
     With `sparse`, missing children of an index are accepted (FEATURE_SPARSE_INDEX). Its blobs' debt was committed when they were
-    linked; what tag patterns add is committed here.
+    linked; what tag patterns add is committed here. Raises OverQuota where the namespace holds more than it may (`default_quota`
+    bytes without a limit of its own, 0: any) and the repository does not have the manifest yet. All blobs of a manifest were
+    counted before it comes, so that of any number of pushes at once those that are taken fit together.
     """
     row = await database.fetch_row(
         f"""
@@ -72,9 +84,18 @@ async def commit_manifest(
         missing AS (
             SELECT digest FROM wanted_blob EXCEPT SELECT digest FROM found_blob
             UNION ALL (SELECT digest FROM wanted_child WHERE NOT $6 EXCEPT SELECT digest FROM found_child)),
-        policy AS (SELECT n.version, n.policy FROM namespace n JOIN found f ON f.namespace_id = n.id),
+        policy AS (
+            SELECT n.version, n.policy, n.quota_warn AS warn, coalesce(n.quota_reject, nullif($16::bigint, 0)) AS reject,
+                namespace_used(n.id) AS used
+            FROM namespace n JOIN found f ON f.namespace_id = n.id),
         stale AS (SELECT version, policy FROM policy WHERE version <> $13),
-        ok AS (SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM stale)),
+        full_up AS (
+            SELECT used, reject FROM policy WHERE used > reject AND NOT EXISTS (
+                SELECT FROM manifest m JOIN repository_manifest rm ON rm.manifest_id = m.id JOIN found f ON f.id = rm.repository_id
+                WHERE m.digest = $3)),
+        ok AS (
+            SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM stale)
+            AND NOT EXISTS (SELECT FROM full_up)),
         known AS (SELECT id FROM manifest WHERE digest = $3 FOR KEY SHARE),
         made AS (
             INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations)
@@ -103,7 +124,9 @@ async def commit_manifest(
             INSERT INTO tag_location (repository_id, name, location_id) SELECT repository_id, name, location_id FROM wanted_place
             ON CONFLICT DO NOTHING)
         SELECT (SELECT array_agg(DISTINCT digest) FROM missing) AS missing, (SELECT version FROM stale) AS version,
-            (SELECT policy FROM stale) AS policy, (SELECT count(*) FROM m) AS stored
+            (SELECT policy FROM stale) AS policy, (SELECT count(*) FROM m) AS stored,
+            (SELECT used FROM full_up) AS over, (SELECT reject FROM policy) AS reject,
+            (SELECT used FROM policy WHERE used > warn) AS warned, (SELECT warn FROM policy) AS warn
         """,  # noqa: S608
         repository,
         namespace_of(repository, library),
@@ -120,11 +143,19 @@ async def commit_manifest(
         tags.version,
         [tag for tag, _ in tags.locations],
         [location for _, location in tags.locations],
+        default_quota,
     )
     assert row is not None
     if row["version"] is not None:
         return ManifestCommit(stale=True, version=row["version"], policy=row["policy"])
-    return ManifestCommit(tuple(sorted(row["missing"] or ())))
+    if row["missing"]:
+        return ManifestCommit(tuple(sorted(row["missing"])))
+    namespace = namespace_of(repository, library)
+    if row["over"] is not None:
+        raise OverQuota(namespace, row["over"], row["reject"])
+    if row["warned"] is None:
+        return ManifestCommit()
+    return ManifestCommit(warning=Usage(namespace, 0, row["warned"], row["reject"], row["warn"]))
 
 
 async def delete_tag(database: Database, repository: str, tag: str) -> str | None:

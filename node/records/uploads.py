@@ -10,6 +10,7 @@ from attrs import field, frozen
 from engines.contract import Part
 from node.names import namespace_of
 from node.records.postgres import Database, Row
+from node.records.quotas import OverQuota
 from replication.uploading import OFTEN_TAKEN_OVER, Tail, UploadState, record_every
 
 _REPOSITORY = """
@@ -43,6 +44,14 @@ class UploadRow:
 
 
 @frozen
+class Announced:
+    """What a client says of a blob before it sends it: bytes, and its digest; 0 and "" where it does not say."""
+
+    size: int = 0
+    digest: str = ""
+
+
+@frozen
 class Choice:
     """A store that may take an upload, and the keys that it would get there."""
 
@@ -51,26 +60,42 @@ class Choice:
 
 
 async def begin_upload(
-    database: Database, repository: str, library: str, upload: UUID, choices: Sequence[Choice], max_age: float
+    database: Database,
+    repository: str,
+    library: str,
+    upload: UUID,
+    choices: Sequence[Choice],
+    max_age: float,
+    *,
+    announced: Announced = Announced(),
+    default_quota: int = 0,
 ) -> Choice | None:
     """Commit a new upload, and its repository if that is new, before a byte of it is written anywhere.
 
-    The first choice counts that the namespace's policy does not forbid (*never*); None if it forbids them all.
+    The first choice counts that the namespace's policy does not forbid (*never*); None if it forbids them all. Raises OverQuota
+    where the namespace is full, or what was `announced` and is new to it does not fit (`default_quota` bytes without a limit of its
+    own, 0: any).
     """
     row = await database.fetch_row(
         f"""
         WITH {REPOSITORY},
+        full_up AS (
+            SELECT q.used, q.reject FROM (
+                SELECT n.id, namespace_used(n.id) AS used, coalesce(n.quota_reject, nullif($9::bigint, 0)) AS reject
+                FROM namespace n WHERE n.name = $2) q
+            WHERE q.used + greatest($10::bigint, 1) > q.reject AND NOT EXISTS (
+                SELECT FROM blob b JOIN namespace_blob nb ON nb.blob_id = b.id AND nb.namespace_id = q.id WHERE b.digest = $11)),
         choice AS (
             SELECT l.id, c.key, c.reserved_key, c.place
             FROM repo, unnest($4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS c (location, key, reserved_key, place)
             JOIN location l ON l.name = c.location AND l.state = 'active'
-            WHERE NOT EXISTS (
+            WHERE NOT EXISTS (SELECT FROM full_up) AND NOT EXISTS (
                 SELECT FROM namespace_never v WHERE v.namespace_id = repo.namespace_id AND v.location_id = l.id)
             ORDER BY c.place LIMIT 1),
         new AS (
             INSERT INTO upload (id, repository_id, location_id, key, reserved_key, algorithm, expires_at)
             SELECT $3, repo.id, choice.id, choice.key, choice.reserved_key, $7, now() + $8 * interval '1 second' FROM repo, choice)
-        SELECT place FROM choice
+        SELECT place, NULL::bigint AS used, NULL::bigint AS reject FROM choice UNION ALL SELECT NULL, used, reject FROM full_up
         """,  # noqa: S608  # a constant of this module
         repository,
         namespace_of(repository, library),
@@ -80,7 +105,12 @@ async def begin_upload(
         [choice.state.reserved_key for choice in choices],
         choices[0].state.algorithm,
         max_age,
+        default_quota,
+        announced.size,
+        announced.digest,
     )
+    if row is not None and row["used"] is not None:
+        raise OverQuota(namespace_of(repository, library), row["used"], row["reject"])
     return None if row is None else choices[row["place"] - 1]
 
 

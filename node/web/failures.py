@@ -5,6 +5,8 @@ import structlog
 from engines.contract import EngineError
 from node.answers import Answer, BodyStalled
 from node.errors import UNAVAILABLE, Code, RegistryError
+from node.push.quota import over_quota
+from node.records.quotas import OverQuota
 from replication.ports import LedgerUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
@@ -20,10 +22,13 @@ RETRY_AFTER_UNAVAILABLE = 2
 def answer_to(error: Exception, request_id: str) -> Answer:
     """Return the answer to a failed request, and log what is not the client's doing, with its traceback.
 
-    `RegistryError` has its own answer; a stalled body is 408; an unreachable database or store is 503; anything else is a bug: 500.
+    `RegistryError` has its own answer; a full namespace is 403; a stalled body is 408; an unreachable database or store is 503;
+    anything else is a bug: 500.
     """
     if isinstance(error, RegistryError):
         return error.answer(request_id)
+    if isinstance(error, OverQuota):
+        return over_quota(error).answer(request_id)
     if isinstance(error, BodyStalled):
         return RegistryError(STALLED, headers=(("connection", "close"),)).answer(request_id)
     if isinstance(error, LedgerUnavailable):
