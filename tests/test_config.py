@@ -113,9 +113,9 @@ class TestNames:
 
     def test_unsupported_keys_of_quay_are_one_warning(self) -> None:
         """A Quay operator's file works; what is not obeyed is named in one line."""
-        made = settings(SUPER_USERS=["me"], REGISTRY_STATE="readonly", MYCOMPANY_LOGIN_CONFIG={}, SECRET_KEY="hunter2")
+        made = settings(SUPER_USERS=["me"], LOGS_MODEL="database", MYCOMPANY_LOGIN_CONFIG={}, SECRET_KEY="hunter2")
         (line,) = [line for line in made.warnings if "not supported" in line]
-        assert line.endswith("ignored: MYCOMPANY_LOGIN_CONFIG, REGISTRY_STATE, SECRET_KEY, SUPER_USERS")
+        assert line.endswith("ignored: LOGS_MODEL, MYCOMPANY_LOGIN_CONFIG, SECRET_KEY, SUPER_USERS")
 
     def test_unknown_keys_are_one_warning(self) -> None:
         """A key that nobody knows is ignored, but not silently."""
