@@ -27,6 +27,7 @@ from node.records.postgres import Database
 from node.registry import Memory, Registry
 from node.services import ServiceBoard
 from node.settings import Settings
+from node.tls import Certificates
 from node.waiting import Subject, Waiting
 from replication.bandwidth import Bandwidth, FailoverCap
 from replication.closure import Closure
@@ -82,6 +83,8 @@ class Node:
     """This process's id, new at every start."""
     metrics: Metrics = field(factory=Metrics)
     board: ServiceBoard = field(factory=ServiceBoard)
+    certificates: Certificates | None = None
+    """The listener's; None where it speaks plain HTTP."""
     load: Callable[[], Settings] | None = None
     """Reads the configuration anew."""
     draining: bool = False

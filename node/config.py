@@ -14,6 +14,7 @@ import attrs
 import yaml
 
 from node.config_database import describe_database, read_database
+from node.config_edge import read_edge
 from node.config_keys import KEYS, SUPPORTED, nearest
 from node.config_redis import read_redis
 from node.config_spool import read_spool
@@ -207,11 +208,16 @@ def read_settings(document: Mapping[object, object], environ: Mapping[str, str])
     return _read(_overlay(dict(document), environ, findings := Findings()), environ, findings)
 
 
-def _read(document: Mapping[object, object], environ: Mapping[str, str], findings: Findings) -> Settings:
+def _read(
+    document: Mapping[object, object], environ: Mapping[str, str], findings: Findings, folder: Path | None = None
+) -> Settings:
+    """Return the settings; `folder` is the file's."""
     known = _check_names(document, findings)
     values = _read_plain(known, findings)
     _check_together(values, findings)
     _check_open(values, known, findings)
+    scheme = values.get("scheme", None if known.get("PREFERRED_URL_SCHEME") else _DEFAULTS["scheme"])
+    edge = read_edge(known, folder, scheme, findings)
     database = read_database(known, findings)
     storage = read_storage(
         known,
@@ -236,6 +242,7 @@ def _read(document: Mapping[object, object], environ: Mapping[str, str], finding
         locations=storage.locations,
         preference=storage.preference,
         default_locations=storage.default_locations,
+        edge=edge,
         redis=redis,
         tee_spool=tee_spool,
         upload_spool=upload_spool,
@@ -263,4 +270,4 @@ def load_settings(path: str | Path, environ: Mapping[str, str]) -> Settings:
     if findings.problems and not document:
         # Every key would be missing now: only what is wrong with the file says anything.
         raise ConfigurationErrors(tuple(findings.problems))
-    return _read(_overlay(document, environ, findings), environ, findings)
+    return _read(_overlay(document, environ, findings), environ, findings, Path(path).parent)

@@ -111,8 +111,15 @@ STRUCTURED = (
     "BUILDLOGS_REDIS",
     "TEE_SPOOL",
     "UPLOAD_SPOOL",
+    "SSL_CERTIFICATE",
+    "SSL_CERTIFICATE_KEY",
+    "SSL_PROTOCOLS",
+    "SSL_CIPHERS",
+    "EXTERNAL_TLS_TERMINATION",
+    "TRUSTED_PROXY_CIDR",
+    "FEATURE_PROXY_PROTOCOL",
 )
-"""Keys that `config_database`, `config_storage`, `config_redis` and `config_spool` read."""
+"""Keys that `config_database`, `config_storage`, `config_redis`, `config_spool` and `config_edge` read."""
 
 SUPPORTED = frozenset((*(key.name for key in KEYS), *STRUCTURED))
 

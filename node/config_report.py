@@ -19,6 +19,23 @@ def _redirects(settings: Settings, location: LocationSettings) -> str:
     return "pulls redirected to the store" if redirects else "pulls streamed by the node"
 
 
+def _tls(settings: Settings) -> str:
+    tls = settings.edge.tls
+    if tls is not None:
+        return f"certificate {tls.certificate}, key {tls.key}; {' and '.join(tls.protocols)}"
+    if settings.scheme == "http":
+        return "none: plain HTTP"
+    return "ended in front of the node, which speaks plain HTTP"
+
+
+def _proxies(settings: Settings) -> str:
+    edge = settings.edge
+    if not edge.trusted_proxies:
+        return "none: clients are the addresses that connect"
+    networks = ", ".join(map(str, edge.trusted_proxies))
+    return f"{networks}, which begin with a PROXY header" if edge.proxy_protocol else networks
+
+
 def _redis(settings: Settings) -> str:
     redis = settings.redis
     if redis is None:
@@ -36,6 +53,8 @@ def _replication(settings: Settings) -> str:
 
 def _picture(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "address", f"{settings.scheme}://{settings.server_hostname}"
+    yield "TLS", _tls(settings)
+    yield "trusted proxies", _proxies(settings)
     yield "database", f"{describe_database(settings.database_uri)}; at most {settings.database_pool} connections"
     yield "redis", _redis(settings)
     yield "replication", _replication(settings)

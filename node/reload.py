@@ -35,6 +35,7 @@ _STRUCTURED = {
     "preference": "DISTRIBUTED_STORAGE_PREFERENCE",
     "default_locations": "DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS",
     "redis": "USER_EVENTS_REDIS",
+    "edge": "SSL_CERTIFICATE",
 }
 _PLAIN = {key.field: key.name for key in KEYS}
 
@@ -88,6 +89,8 @@ async def reload_on_hangup(node: Node, load: Callable[[], Settings], *, task_sta
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
         task_status.started()
         async for _ in signals:
+            if node.certificates is not None:
+                await node.certificates.look()
             try:
                 after = await trio.to_thread.run_sync(load)
             except ConfigurationErrors as errors:

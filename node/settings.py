@@ -4,6 +4,7 @@ Keys that Quay knows have Quay's names and meanings (noted per field); the rest 
 """
 
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from attrs import Factory, field, frozen
@@ -44,6 +45,29 @@ class SpoolSettings:
 
 
 @frozen
+class TlsSettings:
+    """SSL_CERTIFICATE, SSL_CERTIFICATE_KEY, SSL_PROTOCOLS and SSL_CIPHERS."""
+
+    certificate: Path
+    key: Path
+    protocols: tuple[str, ...] = ("TLSv1.2", "TLSv1.3")
+    ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
+    """For TLS 1.2, as OpenSSL writes them."""
+
+
+@frozen
+class EdgeSettings:
+    """Who ends TLS, and who may say where a connection comes from."""
+
+    tls: TlsSettings | None = None
+    """None: the listener speaks plain HTTP."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """TRUSTED_PROXY_CIDR."""
+    proxy_protocol: bool = False
+    """FEATURE_PROXY_PROTOCOL: connections from trusted proxies begin with a PROXY header."""
+
+
+@frozen
 class Settings:
     """Everything a node needs to know before it starts. Durations in seconds, sizes in bytes."""
 
@@ -59,6 +83,7 @@ class Settings:
     """DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS; where that is absent or empty, every location (start-up says so)."""
     scheme: str = "https"
     """PREFERRED_URL_SCHEME."""
+    edge: EdgeSettings = EdgeSettings()
     redis: RedisSettings | None = None
     replicate: bool = False
     """FEATURE_STORAGE_REPLICATION."""

@@ -38,11 +38,13 @@ from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnava
 from node.reload import reload_on_hangup
 from node.routes import Routes
 from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
-from node.settings import Settings
+from node.settings import Settings, TlsSettings
 from node.systemd import Manager, inherited_sockets
+from node.tls import BadCertificate, Certificates
 from node.web.access import log_exchange
 from node.web.api_app import create_api
 from node.web.app import create_app
+from node.web.arrival import TlsSource
 from node.web.asgi import App
 from node.web.lane import Lane
 from node.web.listener import Address, CannotListen, serve, serve_sockets, tune
@@ -64,7 +66,14 @@ class Serve(Protocol):
     """Serves an application, wherever it was told to, until `shutdown`."""
 
     async def __call__(
-        self, app: App, lane: Lane, settings: Settings, shutdown: trio.Event, *, task_status: trio.TaskStatus[Address]
+        self,
+        app: App,
+        lane: Lane,
+        settings: Settings,
+        shutdown: trio.Event,
+        tls: TlsSource | None,
+        *,
+        task_status: trio.TaskStatus[Address],
     ) -> None:
         """Serve; report the bound address."""
         ...
@@ -78,6 +87,7 @@ async def run_node(settings: Settings, bind: tuple[str, int], load: Callable[[],
     return_large_buffers()
     for line in settings.warnings:
         _log.warning(line)
+    certificates = None if settings.edge.tls is None else _certificates(settings.edge.tls)
     manager, sockets = Manager(os.environ), inherited_sockets(os.environ)
     member = Membership(uuid4(), settings.preference, settings.default_locations, version("antipode"))
     try:
@@ -96,6 +106,7 @@ async def run_node(settings: Settings, bind: tuple[str, int], load: Callable[[],
             structlog.contextvars.bind_contextvars(node=node.name)
             node.handed_over = bool(sockets)
             node.load = load
+            node.certificates = certificates
             await _run(
                 node, manager, partial(_serve_on, sockets) if sockets else partial(_serve_at, str(Address(*bind)))
             )
@@ -103,6 +114,13 @@ async def run_node(settings: Settings, bind: tuple[str, int], load: Callable[[],
     except (DatabaseUnavailable, DatabaseMisconfigured) as error:
         raise NodeFailure(f"DB_URI: the database cannot be used: {error}") from error
     _log.info("node is down")
+
+
+def _certificates(settings: TlsSettings) -> Certificates:
+    try:
+        return Certificates(settings)
+    except BadCertificate as error:
+        raise NodeFailure(f"SSL_CERTIFICATE: {error}") from error
 
 
 async def _prepare(database: Database, settings: Settings) -> Mapping[str, LocationRow]:
@@ -173,6 +191,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             await start("reconciler", node.reconciler().run)
             await start("waiting", node.waiting.run)
             await start("durability", node.durable.run)
+            if node.certificates is not None:
+                await start("certificate", node.certificates.run)
             if node.load is not None:
                 await start("reload", partial(reload_on_hangup, node, node.load))
             if access is not None:
@@ -186,7 +206,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             await node.watcher.first_round()
             shutdown = trio.Event()
             async with trio.open_nursery() as serving:
-                server = partial(serving_on, app, lane, node.settings, shutdown)
+                tls = None if node.certificates is None else node.certificates.current
+                server = partial(serving_on, app, lane, node.settings, shutdown, tls)
                 bound = await serving.start(partial(supervise, "http", server, board=node.board, restart=_SERVER))
                 _log.info("node is up", address=str(bound), preference=list(node.settings.preference))
                 await start("watchdog", partial(manager.run_watchdog, lambda: True))
@@ -203,11 +224,12 @@ async def _serve_at(
     lane: Lane,
     settings: Settings,
     shutdown: trio.Event,
+    tls: TlsSource | None,
     *,
     task_status: trio.TaskStatus[Address],
 ) -> None:
     try:
-        await serve(app, settings, bind=address, shutdown=shutdown, lane=lane, task_status=task_status)
+        await serve(app, settings, bind=address, shutdown=shutdown, tls=tls, lane=lane, task_status=task_status)
     except CannotListen as error:
         raise NodeFailure(str(error)) from error
 
@@ -218,13 +240,14 @@ async def _serve_on(
     lane: Lane,
     settings: Settings,
     shutdown: trio.Event,
+    tls: TlsSource | None,
     *,
     task_status: trio.TaskStatus[Address],
 ) -> None:
     for listening in sockets:
         tune(listening, send_stall=settings.stall_deadline)
     await serve_sockets(
-        app, settings, sockets=sockets, shutdown=shutdown, outlived=True, lane=lane, task_status=task_status
+        app, settings, sockets=sockets, shutdown=shutdown, tls=tls, outlived=True, lane=lane, task_status=task_status
     )
 
 

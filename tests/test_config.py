@@ -131,9 +131,9 @@ class TestNames:
 class TestEnvironment:
     def test_the_override_replaces_whole_keys(self) -> None:
         """QUAY_OVERRIDE_CONFIG is a JSON object whose keys replace the file's, before the preference variable counts."""
-        override = json.dumps({"PREFERRED_URL_SCHEME": "https", "DISTRIBUTED_STORAGE_PREFERENCE": ["eu"]})
+        override = json.dumps({"SERVER_HOSTNAME": "elsewhere.test", "DISTRIBUTED_STORAGE_PREFERENCE": ["eu"]})
         made = settings({"QUAY_OVERRIDE_CONFIG": override})
-        assert (made.scheme, made.preference) == ("https", ("eu",))
+        assert (made.server_hostname, made.preference) == ("elsewhere.test", ("eu",))
         both = {"QUAY_OVERRIDE_CONFIG": override, "QUAY_DISTRIBUTED_STORAGE_PREFERENCE": "us"}
         assert settings(both).preference == ("us",)
 

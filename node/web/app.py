@@ -9,7 +9,7 @@ from node.errors import UNAVAILABLE, RegistryError
 from node.health import HealthSource
 from node.metrics import Metrics
 from node.settings import Settings
-from node.web.access import AccessLog, Observe, exchange_of, unobserved
+from node.web.access import AccessLog, Observe, address_text, exchange_of, unobserved
 from node.web.adapter import Adapter, Handler
 from node.web.asgi import App, Receive, Scope, Send
 from node.web.failures import answer_to
@@ -17,6 +17,7 @@ from node.web.hygiene import LINGER, Hygiene
 from node.web.incoming import origin_form
 from node.web.operator_app import create_operator_app
 from node.web.outgoing import head_of, send_whole
+from node.web.proxies import Proxies
 from node.web.slow import SlowRequests
 
 BEYOND_LIMIT = "antipode.beyond_limit"
@@ -52,7 +53,25 @@ def create_app(
     )
     router = Router(adapter, cast("App", operator))
     observe = SlowRequests(settings.slow_request, unobserved if metrics is None else metrics.request)
-    return Hygiene(AccessLog(router, draining=draining, observe=observe, write=write), linger=linger)
+    logged = AccessLog(router, draining=draining, observe=observe, write=write)
+    return Hygiene(Proxied(logged, Proxies(settings.edge.trusted_proxies)), linger=linger)
+
+
+class Proxied:
+    """Lets an application see each request as its client sent it to the first listed proxy."""
+
+    def __init__(self, app: App, proxies: Proxies) -> None:
+        self._app = app
+        self._proxies = proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http" and scope.get("client"):
+            peer, port = scope["client"]
+            origin = self._proxies.origin(address_text(peer), scope["headers"])
+            scheme = origin.scheme or scope["scheme"]
+            scope = {**scope, "client": (origin.client, port), "headers": origin.headers, "scheme": scheme}
+        await self._app(scope, receive, send)
 
 
 class Router:

@@ -48,10 +48,10 @@ class Http1(H11Protocol):
 class Connection(TCPServer):
     """Serves one accepted stream until it closes. Timeouts, limits and the drain signal come from `config` and `context`."""
 
-    async def serve(self, socket: trio.socket.SocketType, *, secure: bool) -> None:
-        """Serve requests until either side closes; a TLS stream has shaken hands. The stream is closed at the end."""
+    async def serve(self, socket: trio.socket.SocketType, *, peer: str, secure: bool) -> None:
+        """Serve requests of `peer` until either side closes; a TLS stream has shaken hands. The stream is closed at the end."""
         try:
-            client = parse_socket_addr(socket.family, socket.getpeername())
+            client = (peer, socket.getpeername()[1])
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup() as self._task_group:
                 self.protocol = Http1(  # type: ignore[assignment]  # declared as the wrapper that may change to HTTP/2

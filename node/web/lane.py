@@ -29,6 +29,7 @@ from node.web.access import Exchange, Observe, address_text, log_exchange, reque
 from node.web.adapter import Handler, respond
 from node.web.asgi import BODY, START, Message
 from node.web.incoming import headers_of, path_of, query_of
+from node.web.proxies import NO_PROXIES, Origin, Proxies
 
 HEAD_MOST = 16 * 1024
 HEAD_SECONDS = 10.0
@@ -138,7 +139,7 @@ class Lane:
         for scope in self._idle:
             scope.cancel(reason="the node stops")
 
-    async def serve(self, stream: Bytes, peer: str) -> bytes | None:
+    async def serve(self, stream: Bytes, peer: str, proxies: Proxies = NO_PROXIES) -> bytes | None:
         """Answer pulls on a connection. Return the bytes with which Hypercorn goes on, or None when the connection is over.
 
         Raises what the stream raises.
@@ -152,7 +153,7 @@ class Lane:
                 break
             try:
                 method = head.parse(bytes(buffer[:end]))
-                request = _request(head, method, client)
+                request = _request(head, method, proxies.origin(client, head.headers))
             except _NotHere:
                 break
             del buffer[:end]
@@ -207,17 +208,17 @@ class Lane:
         return exchange.finished and not close
 
 
-def _request(head: _Head, method: str, client: str) -> Request:
+def _request(head: _Head, method: str, origin: Origin) -> Request:
     raw_path, _, query = head.target.partition(b"?")
     try:
         return Request(
             method=method,
             path=path_of(raw_path),
             query=query_of(query),
-            headers=headers_of(head.headers),
+            headers=headers_of(origin.headers),
             body=EmptyBody(),
-            client=client,
-            id=request_id(head.headers),
+            client=origin.client,
+            id=request_id(origin.headers),
         )
     except RegistryError as error:
         # A target that cannot be decoded: the other edge has the answer.

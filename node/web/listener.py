@@ -3,7 +3,6 @@
 import errno
 import logging
 import socket
-import ssl
 from collections.abc import Sequence
 from typing import cast
 
@@ -17,10 +16,12 @@ from hypercorn.typing import ASGIFramework, LifespanState
 
 from node.settings import Settings
 from node.web.app import BEYOND_LIMIT
+from node.web.arrival import Arrivals, Arrived, NotAdmitted, TlsSource
 from node.web.asgi import App
-from node.web.connection import Connection, Pushback, Stream, TlsStream
+from node.web.connection import Connection, Pushback, TlsStream
 from node.web.groups import unwrap
 from node.web.lane import Lane
+from node.web.proxies import Proxies
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
 
@@ -118,7 +119,7 @@ async def serve(
     bind: str,
     shutdown: trio.Event,
     keep_alive: float = KEEP_ALIVE,
-    tls: ssl.SSLContext | None = None,
+    tls: TlsSource | None = None,
     lane: Lane | None = None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -146,7 +147,7 @@ async def serve_sockets(
     sockets: Sequence[socket.socket],
     shutdown: trio.Event,
     keep_alive: float = KEEP_ALIVE,
-    tls: ssl.SSLContext | None = None,
+    tls: TlsSource | None = None,
     outlived: bool = False,
     lane: Lane | None = None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
@@ -155,11 +156,10 @@ async def serve_sockets(
 
     `outlived`: somebody else keeps them open, so what waits in their queues at the end is left to the process that comes next.
     """
-    if tls is not None:
-        tls.set_alpn_protocols(["http/1.1"])
     host, port = sockets[0].getsockname()[:2]
     most = settings.maximum_connections
-    server = _Server(app, hypercorn_config(keep_alive), tls, most, trio.Semaphore(most + RESERVE), lane)
+    arrivals = Arrivals(most, tls, Proxies(settings.edge.trusted_proxies), settings.edge.proxy_protocol)
+    server = _Server(app, hypercorn_config(keep_alive), arrivals, most, trio.Semaphore(most + RESERVE), lane)
     listeners = [trio.socket.from_stdlib_socket(listening) for listening in sockets]
     try:
         with unwrap():
@@ -180,6 +180,7 @@ async def serve_sockets(
                     log.info("draining", connections=len(server.live), seconds=settings.drain_deadline)
                     await trio.sleep(SETTLE)
                     await server.context.terminated.set()
+                    arrivals.stop()
                     if lane is not None:
                         lane.stop()
                     outer.cancel_scope.deadline = trio.current_time() + settings.drain_deadline
@@ -197,7 +198,6 @@ def hypercorn_config(keep_alive: float) -> Config:
     config.include_server_header = False
     config.alpn_protocols = ["http/1.1"]
     config.keep_alive_timeout = keep_alive
-    config.ssl_handshake_timeout = 10
     config.h11_max_incomplete_size = 16 * 1024
     config.max_app_queue_size = 10
     return config
@@ -209,7 +209,7 @@ class _Server:
 
     app: App
     config: Config
-    tls: ssl.SSLContext | None
+    arrivals: Arrivals
     most: int
     slots: trio.Semaphore
     lane: Lane | None
@@ -255,15 +255,10 @@ class _Server:
         """Serve one connection. Whatever goes wrong in it ends here."""
         self.live.add(accepted)
         try:
-            plain = trio.SocketStream(accepted)
-            stream: Stream = plain
-            if self.tls is not None:
-                stream = trio.SSLStream(plain, self.tls, server_side=True, https_compatible=True)
-                with trio.fail_after(self.config.ssl_handshake_timeout):
-                    await stream.do_handshake()
+            arrived = await self.arrivals.admit(accepted)
             with unwrap():
-                await self._serve(stream, accepted)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+                await self._serve(arrived, accepted)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, NotAdmitted) as error:
             log.debug("connection lost", error=repr(error))
         except Exception:
             log.exception("connection failed")
@@ -274,19 +269,19 @@ class _Server:
             if not self.live:
                 self.quiet.set()
 
-    async def _serve(self, stream: Stream, accepted: trio.socket.SocketType) -> None:
+    async def _serve(self, arrived: Arrived, accepted: trio.socket.SocketType) -> None:
         """Let the pull lane have the connection as long as it can, then Hypercorn."""
-        beyond = len(self.live) > self.most
+        stream, beyond = arrived.stream, len(self.live) > self.most
         rest: bytes | None = b""
         if self.lane is not None and not beyond:
-            rest = await self.lane.serve(stream, accepted.getpeername()[0])
+            rest = await self.lane.serve(stream, arrived.peer, self.arrivals.proxies)
         if rest is None:
             await stream.aclose()
             return
         app = ASGIWrapper(cast("ASGIFramework", self.app))
         state = LifespanState({BEYOND_LIMIT: beyond})
         connection = Connection(app, self.config, self.context, state, cast("TlsStream", Pushback(stream, rest)))
-        await connection.serve(accepted, secure=self.tls is not None)
+        await connection.serve(accepted, peer=arrived.peer, secure=self.arrivals.tls is not None)
 
     async def cut_when_cancelled(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wait to be cancelled, give the connections a moment to end, then close their sockets: their sends are shielded."""

@@ -18,6 +18,7 @@ from node.health import HealthFacts, Reachability
 from node.settings import Settings
 from node.web.adapter import Handler
 from node.web.app import create_app
+from node.web.arrival import TlsSource
 from node.web.lane import Lane
 from node.web.listener import Address, serve
 from node.web.slow import SlowRequests
@@ -91,6 +92,9 @@ class Node:
     stopped: trio.Event = field(factory=trio.Event)
     draining: bool = False
     with_lane: bool = False
+    tls: TlsSource | None = None
+    trust: ssl.SSLContext | None = None
+    """What its clients trust, where it speaks TLS."""
 
     def facts(self) -> HealthFacts:
         return self.facts_now
@@ -102,7 +106,7 @@ class Node:
         bind: str = "127.0.0.1:0",
         keep_alive: float = 75.0,
         linger: float = 1.0,
-        tls: ssl.SSLContext | None = None,
+        tls: TlsSource | None = None,
         **changes: Any,
     ) -> "Node":
         """Serve `handler` under /v2; `changes` go into the settings."""
@@ -119,7 +123,7 @@ class Node:
                 bind=bind,
                 shutdown=self.shutdown,
                 keep_alive=keep_alive,
-                tls=tls,
+                tls=tls or self.tls,
                 lane=lane,
                 task_status=task_status,
             )
@@ -130,7 +134,7 @@ class Node:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
-        async with connect(self.address) as client:
+        async with connect(self.address, tls=self.trust) as client:
             yield client
 
     async def stop(self) -> float:

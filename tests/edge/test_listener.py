@@ -1,15 +1,11 @@
 """Where and how the node listens."""
 
-import ssl
-import subprocess
-from pathlib import Path
-
 import pytest
 import trio
 
 from node.web.listener import Address, CannotListen, parse_bind, serve
 from tests.edge.conftest import SETTINGS, Node, hello
-from tests.edge.wire import Closed, connect
+from tests.edge.wire import connect
 
 
 @pytest.mark.parametrize(
@@ -63,28 +59,3 @@ async def test_connection_limit(node: Node) -> None:
         await first.leave()
     async with connect(node.address) as third:
         assert (await third.ask("/v2/")).status == 200
-
-
-async def test_tls(nursery: trio.Nursery, tmp_path: Path) -> None:
-    """Over TLS a client that would like HTTP/2 gets HTTP/1.1, and the connection's end is clean."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
-    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    await trio.run_process(
-        ["openssl", "req", "-x509", *kind, *subject, "-keyout", str(key), "-out", str(certificate)],
-        stderr=subprocess.DEVNULL,
-    )
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(certificate, key)
-    theirs = ssl.create_default_context(cafile=str(certificate))
-    theirs.set_alpn_protocols(["h2", "http/1.1"])
-    node = await Node(nursery).start(hello, tls=ours)
-    async with connect(node.address, tls=theirs) as client, connect(node.address) as plain:
-        assert (await client.ask("/v2/")).body == b"GET /v2/"
-        assert isinstance(client.stream, trio.SSLStream)
-        assert client.stream.selected_alpn_protocol() == "http/1.1"
-        assert (await client.ask("/v2/", headers="Connection: close\r\n")).status == 200
-        assert await client.closed()
-        await plain.send(b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n")
-        with pytest.raises(Closed):
-            await plain.reply()

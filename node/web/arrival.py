@@ -1,0 +1,94 @@
+"""What happens to a connection before its first request: the PROXY header of a listed proxy, then the TLS handshake.
+
+Both are bounded: in time, and in number, so that clients which connect and then say nothing never take the connections of those who
+do. Beyond that number a new one takes the place of the oldest: a handshake that is under way takes a round trip or two.
+"""
+
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from node.web.access import address_text
+from node.web.connection import Stream
+from node.web.proxies import NO_PROXIES, Proxies
+from node.web.proxy_protocol import BadProxyHeader, read_header
+
+log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
+
+HANDSHAKE_SECONDS = 10.0
+"""For the PROXY header and the handshake together."""
+SHARE = 4
+"""Of all connections at most one in so many may still be arriving."""
+LEAST = 16
+
+TlsSource = Callable[[], ssl.SSLContext]
+"""What the next connection shakes hands with."""
+
+
+class NotAdmitted(Exception):
+    """The connection ends before its first request: too late, crowded out, or not what it must be."""
+
+
+@frozen
+class Arrived:
+    """A connection that may send requests, and the address it comes from: the proxy's client, where there is one."""
+
+    stream: Stream
+    peer: str
+    """As `getpeername` or the PROXY header has it; an IPv4 peer of a dual-stack socket in its usual form."""
+
+
+@define(eq=False)
+class Arrivals:
+    """Admits connections. `most`: how many the node has at all."""
+
+    most: int
+    tls: TlsSource | None = None
+    proxies: Proxies = NO_PROXIES
+    proxy_protocol: bool = False
+    seconds: float = HANDSHAKE_SECONDS
+    _arriving: dict[trio.CancelScope, None] = field(factory=dict, init=False)
+
+    def stop(self) -> None:
+        """Close what is still arriving: it has not asked for anything."""
+        for scope in self._arriving:
+            scope.cancel(reason="the node stops")
+
+    async def admit(self, accepted: trio.socket.SocketType) -> Arrived:
+        """Return the connection when it may begin. Raises NotAdmitted, and what the socket raises."""
+        peer = address_text(accepted.getpeername()[0])
+        plain = trio.SocketStream(accepted)
+        announced = self.proxy_protocol and self.proxies.trusts(peer)
+        if self.tls is None and not announced:
+            return Arrived(plain, peer)
+        with self._bounded():
+            if announced:
+                try:
+                    peer = await read_header(accepted) or peer
+                except BadProxyHeader as error:
+                    log.warning("a trusted proxy's connection was refused", proxy=peer, reason=str(error))
+                    raise NotAdmitted from error
+            if self.tls is None:
+                return Arrived(plain, peer)
+            secure = trio.SSLStream(plain, self.tls(), server_side=True, https_compatible=True)
+            await secure.do_handshake()
+            return Arrived(secure, peer)
+        raise NotAdmitted
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Let the block run for a while, and only until too many newer ones have come."""
+        while len(self._arriving) >= max(LEAST, self.most // SHARE):
+            oldest = next(iter(self._arriving))
+            del self._arriving[oldest]
+            oldest.cancel(reason="newer connections arrive")
+        with trio.move_on_after(self.seconds) as scope:
+            self._arriving[scope] = None
+            try:
+                yield
+            finally:
+                self._arriving.pop(scope, None)
