@@ -17,6 +17,7 @@ from node.config_database import describe_database, read_database
 from node.config_edge import read_edge
 from node.config_keys import KEYS, SUPPORTED, nearest
 from node.config_redis import read_redis
+from node.config_secrets import resolve
 from node.config_spool import read_spool
 from node.config_storage import read_storage
 from node.config_values import Findings, Problem, Unfit, say_duration, say_size, show
@@ -212,7 +213,7 @@ def _read(
     document: Mapping[object, object], environ: Mapping[str, str], findings: Findings, folder: Path | None = None
 ) -> Settings:
     """Return the settings; `folder` is the file's."""
-    known = _check_names(document, findings)
+    known = _check_names(resolve(document, environ, findings), findings)
     values = _read_plain(known, findings)
     _check_together(values, findings)
     _check_open(values, known, findings)

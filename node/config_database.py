@@ -90,7 +90,17 @@ def describe_database(uri: str) -> str:
     return said + (f", sslmode {options['sslmode']}" if "sslmode" in options else "")
 
 
-def _take_arguments(arguments: Mapping[object, object], options: dict[str, str], findings: Findings) -> int | None:
+def _take_password(value: object, parts: SplitResult, options: dict[str, str]) -> None:
+    """Add the password to the URI's `options`. Raises Unfit."""
+    password = read_text(value)
+    if "password" in options or ":" in parts.netloc.rpartition("@")[0]:
+        raise Unfit("DB_URI has a password too: say it in one place")
+    options["password"] = password
+
+
+def _take_arguments(
+    arguments: Mapping[object, object], parts: SplitResult, options: dict[str, str], findings: Findings
+) -> int | None:
     """Add what DB_CONNECTION_ARGS says to the URI's `options`; return the bound of connections, None if it has none."""
     pool = None
     left_out = []
@@ -99,6 +109,8 @@ def _take_arguments(arguments: Mapping[object, object], options: dict[str, str],
         try:
             if name == "max_connections":
                 pool = None if value is None else _read_pool(value)
+            elif name == "password":
+                _take_password(value, parts, options)
             elif name == "sslmode" or name in _FILES:
                 said = _read_sslmode(value) if name == "sslmode" else read_text(value)
                 other = options.setdefault(str(name), said)
@@ -107,7 +119,7 @@ def _take_arguments(arguments: Mapping[object, object], options: dict[str, str],
             else:
                 left_out.append(str(name))
         except Unfit as error:
-            findings.wrong(where, show(value), str(error))
+            findings.wrong(where, show(value, secret=name == "password"), str(error))
     if left_out:
         findings.warn(f"DB_CONNECTION_ARGS: not supported and ignored: {', '.join(left_out)}")
     return pool
@@ -142,7 +154,7 @@ def read_database(document: Mapping[str, object], findings: Findings) -> Databas
     arguments = document.get("DB_CONNECTION_ARGS")
     pool = None
     if isinstance(arguments, Mapping):
-        pool = _take_arguments(arguments, options, findings)
+        pool = _take_arguments(arguments, parts, options, findings)
     elif arguments is not None:
         findings.wrong("DB_CONNECTION_ARGS", show(arguments), "write a mapping, such as {sslmode: verify-full}")
     for name in _FILES:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import evolve
 
-from node.config_values import Findings, Unfit, read_flag, read_text, show
+from node.config_values import Findings, Hidden, Unfit, read_flag, read_text, show
 from node.settings import EdgeSettings, TlsSettings
 from node.tls import BadCertificate, make_context
 
@@ -147,5 +147,5 @@ def _read_networks(value: object, findings: Findings) -> tuple[IPv4Network | IPv
         findings.wrong("TRUSTED_PROXY_CIDR", show(value), str(error))
     except ValueError as error:
         # Says which text and what is wrong with it: "10.0.0.1/8 has host bits set".
-        findings.wrong("TRUSTED_PROXY_CIDR", str(error), right)
+        findings.wrong("TRUSTED_PROXY_CIDR", show(value) if isinstance(value, Hidden) else str(error), right)
     return ()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from engines import ArgumentErrors, parse_engine
-from node.config_values import Findings, Unfit, read_ids, show, split_ids
+from node.config_values import Findings, Hidden, Unfit, read_ids, show, split_ids
 from node.settings import LocationSettings
 
 CONFIG = "DISTRIBUTED_STORAGE_CONFIG"
@@ -78,7 +78,9 @@ def _choose(key: str, given: object, known: Mapping[str, object], findings: Find
     if unknown:
         findings.wrong(
             key,
-            " and ".join(f'"{name}"' for name in unknown) + f" in {', '.join(ids)!r}",
+            show(given)
+            if isinstance(given, Hidden)
+            else " and ".join(f'"{name}"' for name in unknown) + f" in {', '.join(ids)!r}",
             f"the ids in {CONFIG} are: {', '.join(known)}",
         )
         return None

@@ -19,6 +19,15 @@ class Unfit(Exception):
     """A value that cannot be used. `str(error)` says what would be right."""
 
 
+class Hidden(str):
+    """Text that came from a file or the environment, perhaps a secret: no message shows it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "a value that is not shown"
+
+
 @frozen
 class Problem:
     """One error of a configuration: where, what was found there (never a secret), and what would be right.
@@ -40,10 +49,13 @@ class Findings:
 
     problems: list[Problem] = field(factory=list)
     warnings: list[str] = field(factory=list)
+    unread: set[str] = field(factory=set)
+    """Keys whose value could not be had; what their readers say of the empty place would mislead."""
 
     def wrong(self, key: str, found: str, right: str) -> None:
         """Note an error."""
-        self.problems.append(Problem(key, found, right))
+        if key not in self.unread:
+            self.problems.append(Problem(key, found, right))
 
     def warn(self, line: str) -> None:
         """Note a remark of one line."""
@@ -55,8 +67,8 @@ def show(value: object, *, secret: bool = False) -> str:
     match value:
         case None:
             return "nothing"
-        case _ if secret:
-            return "a value that is not shown"
+        case _ if secret or isinstance(value, Hidden):
+            return repr(Hidden())
         case bool():
             return "true" if value else "false"
         case str():
@@ -106,6 +118,8 @@ def read_number(least: int, most: int | None = None) -> Callable[[object], int]:
     """Return a reader of whole numbers from `least` to `most`."""
 
     def read(value: object) -> int:
+        if isinstance(value, Hidden) and value.isascii() and value.isdigit():
+            value = int(value[:20])
         if isinstance(value, bool) or not isinstance(value, int):
             raise Unfit("write a whole number")
         _in_range(value, least, most, lambda number: f"{number:.0f}")

@@ -20,9 +20,11 @@ SUSPICIOUS_TEXT = (
     (re.compile(r"(?P<keep>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(?=@)", re.IGNORECASE), rf"\g<keep>{MASK}"),
     # Authorization values
     (re.compile(r"\b(?P<keep>(Bearer|Basic)\s+)[A-Za-z0-9+/_=.~-]{8,}", re.IGNORECASE), rf"\g<keep>{MASK}"),
-    # the part of a presigned URL that makes it a key to the object
+    # the part of a presigned URL that makes it a key to the object, and a password in the query of a database's URI
     (
-        re.compile(r"(?P<keep>[?&](X-Amz-Signature|X-Amz-Security-Token|Signature)=)[^&\s\"']+", re.IGNORECASE),
+        re.compile(
+            r"(?P<keep>[?&](X-Amz-Signature|X-Amz-Security-Token|Signature|password)=)[^&\s\"']+", re.IGNORECASE
+        ),
         rf"\g<keep>{MASK}",
     ),
 )
