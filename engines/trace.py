@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 import trio
 
-
 Wait = Literal["database", "store", "gate", "client"]
 """What a request may wait for. `gate` is its turn: a gate of the node, memory for parts, a cap of bandwidth; `client` is bytes of
 its body, or that the client takes the answer's."""

@@ -31,5 +31,5 @@ def where_it_went(exchange: Exchange, seconds: float) -> dict[str, float]:
 
     Waits for different parts may overlap, so their sum can be more than the whole.
     """
-    waited = {wait: round(exchange.trace.seconds(wait), 6) for wait in WAITS}
+    waited: dict[str, float] = {wait: round(exchange.trace.seconds(wait), 6) for wait in WAITS}
     return {**waited, "elsewhere": round(max(0.0, seconds - sum(waited.values())), 6)}
