@@ -13,6 +13,7 @@ from node.auth.access import Access
 from node.cache import Freshness
 from node.collector import Collector, collect_rules
 from node.config_spool import folder_of
+from node.elsewhere import LIES, Elsewhere
 from node.forgetting import Forgetting
 from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
@@ -36,6 +37,7 @@ from replication.health import HealthRules
 from replication.model import Blob, ClusterView, CopyTask, LocationHealth, LocationState, Placement, Verdict
 from replication.parts import PartPool
 from replication.patience import Patience
+from replication.ports import Seen
 from replication.reader import Reader, ReaderSettings
 from replication.scheduler import Scheduler, SchedulerSettings
 from replication.sources import choose_sources, in_service, may_tee, readable
@@ -77,6 +79,7 @@ class Node:
     upload_spool: UploadSpool
     gates: Gates
     forgetting: Forgetting
+    elsewhere: Elsewhere
     waiting: Waiting
     durable: Waiting
     name: str
@@ -111,6 +114,8 @@ class Node:
             board=self.watcher.board,
             probe_period=self.settings.probe_interval + self.settings.probe_deadline,
             database=Reachability(*self.database.reachability()),
+            policy=self.settings.health_policy,
+            elsewhere=self.elsewhere.said(self._lives),
             database_grace=self.settings.health_database_grace,
             redis=redis,
             services=self.board.facts(),
@@ -119,6 +124,11 @@ class Node:
             draining=self.draining and not self.handed_over,
             node=self.name,
         )
+
+    def _lives(self, name: str) -> bool:
+        """Say whether the node of this name was there at the last heartbeat; before the first, everybody is."""
+        cluster = self.scheduler.cluster
+        return cluster is None or any(node.id.startswith(name) for node in cluster.nodes)
 
     def start_draining(self) -> None:
         """Take on nothing new, and say so."""
@@ -204,12 +214,18 @@ def assemble(
             reason=after.reason,
         )
         scheduler.nudge(after.location)
+        hints.publish(Seen(after.location, after.verdict.value, name))
+
+    def lied(location: str) -> None:
+        hints.publish(Seen(location, LIES, name))
 
     rules = HealthRules(
         interval=settings.probe_interval, deadline=settings.probe_deadline, recovery_quiet=settings.recovery_quiet
     )
     patience = Patience()
-    watcher = Watcher(engines, keys, rules, lambda location: location in settings.preference, changed, patience.probed)
+    watcher = Watcher(
+        engines, keys, rules, lambda location: location in settings.preference, changed, patience.probed, lied
+    )
     reader = Reader(engines, watcher.report, distrust, ReaderSettings(stall=settings.source_stall))
 
     def choose(placements: Iterable[Placement]) -> tuple[Placement, ...]:
@@ -304,6 +320,7 @@ def assemble(
         metrics=metrics,
         waiting=Waiting(look, hints, settings.replication_waiters),
         durable=Waiting(look, hints, settings.durability_waiters),
+        elsewhere=Elsewhere(name, watcher.look_now, watcher.doubt),
         forgetting=Forgetting(
             hints,
             str(member.id),

@@ -143,7 +143,9 @@ async def _check(engine: Engine, copy: Copy, settings: AuditSettings) -> Finding
     return None
 
 
-def _unheard(location: str, ok: bool, latency: float | None = None, reason: str | None = None) -> None:
+def _unheard(
+    location: str, ok: bool, latency: float | None = None, reason: str | None = None, lied: bool = False
+) -> None:
     """Take in what a read says about the store's health: an audit has no board."""
 
 

@@ -87,6 +87,7 @@ KEYS = (
     Key("HEALTH_PROBE_INTERVAL", "probe_interval", read_duration(0.05, 3600)),
     Key("HEALTH_PROBE_DEADLINE", "probe_deadline", read_duration(0.05, 60)),
     Key("HEALTH_RECOVERY_QUIET", "recovery_quiet", read_duration(0, DAY)),
+    Key("HEALTH_ENDTOEND_POLICY", "health_policy", read_choice("preferred", "any")),
     Key("HEALTH_DATABASE_GRACE", "health_database_grace", parse_duration),
     Key("STALL_DEADLINE", "stall_deadline", read_duration(0.1)),
     Key("SOURCE_STALL_DEADLINE", "source_stall", read_duration(0.1)),

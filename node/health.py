@@ -3,14 +3,16 @@
 Source: Quay `health/healthcheck.py`, `health/services.py`, `endpoints/web.py`. The body is
 `{"data": {"services": {name: bool}}, "status_code": N}`, N is 200 or 503 and is the status too. Where this registry differs:
 
-- `/health/endtoend` looks at this node's *preferred* store only (Quay: every store of the preference list), at the watcher's board
-  (Quay writes into every store for every probe), and turns 503 while the node drains.
+- `/health/endtoend` looks at this node's *preferred* store only (Quay: every store of the preference list) unless
+  `HEALTH_ENDTOEND_POLICY: any` says that one store which can serve is enough, at the watcher's board (Quay writes into every store
+  for every probe), and turns 503 while the node drains.
 - PostgreSQL and Redis are shared by all regions, so that leaving the balancer would not help: Redis never makes anything 503, the
   database only after `HEALTH_DATABASE_GRACE`. What does not count is shown all the same.
 """
 
 from collections.abc import Mapping
 from enum import Enum
+from math import inf
 from typing import Protocol
 
 from attrs import Factory, field, frozen
@@ -80,6 +82,10 @@ class HealthFacts:
     probe_period: float
     """Probe interval plus probe deadline, seconds."""
     database: Reachability
+    policy: str = "preferred"
+    """HEALTH_ENDTOEND_POLICY: "preferred" or "any"."""
+    elsewhere: Mapping[str, Mapping[str, str]] = Factory(dict)
+    """What other nodes said last of a location that is not well for them: location -> node -> verdict. Only shown."""
     database_grace: float | None = None
     """HEALTH_DATABASE_GRACE, seconds; None: the database's loss never counts."""
     redis: Reachability | None = None
@@ -173,7 +179,7 @@ def warning(facts: HealthFacts) -> HealthAnswer:
 
 
 def locations(facts: HealthFacts, now: float, *, expanded: bool = False) -> Json:
-    """Answer `/api/v1/health/locations`: the board, preferred first. `expanded` adds the reasons, which may name hosts."""
+    """Answer `/api/v1/health/locations`: the board, preferred first. `expanded` adds whole reasons, which may name hosts."""
     order = {name: place for place, name in enumerate(facts.preference)}
     names = sorted({*facts.board, *facts.preference}, key=lambda name: (order.get(name, len(order)), name))
     return {"locations": [_location(facts, name, now, expanded=expanded) for name in names], "draining": facts.draining}
@@ -213,6 +219,23 @@ def _stale(facts: HealthFacts, health: LocationHealth, now: float) -> bool:
 
 
 def _storage(facts: HealthFacts, now: float) -> Check:
+    return _any_store(facts, now) if facts.policy == "any" else _preferred_store(facts, now)
+
+
+def _any_store(facts: HealthFacts, now: float) -> Check:
+    ailing = [
+        f"{name} is {health.verdict.value}: {health.reason}"
+        for name, health in sorted(facts.board.items())
+        if health.verdict is not Verdict.HEALTHY or _stale(facts, health, now)
+    ]
+    serving = any(
+        health.verdict in (Verdict.HEALTHY, Verdict.DEGRADED) and not _stale(facts, health, now)
+        for health in facts.board.values()
+    )
+    return Check("storage", ok=serving, message="; ".join(ailing))
+
+
+def _preferred_store(facts: HealthFacts, now: float) -> Check:
     preferred = facts.preference[0]
     health = facts.board.get(preferred, LocationHealth(preferred))
     if health.verdict in (Verdict.DOWN, Verdict.UNKNOWN):
@@ -243,8 +266,15 @@ def _location(facts: HealthFacts, name: str, now: float, *, expanded: bool) -> J
         "since_seconds": round(max(0.0, now - health.since), 3),
         "latency_seconds": health.latency,
         "probe_good": health.probe_good,
+        "probe_age_seconds": None if health.probed_at == -inf else round(max(0.0, now - health.probed_at), 3),
+        "doubted_seconds": round(max(0.0, health.doubted_until - now), 3),
         "stale": _stale(facts, health, now),
+        "reason": health.reason if expanded else _harmless(health.reason),
+        "elsewhere": dict(facts.elsewhere.get(name, {})),
     }
-    if expanded:
-        line["reason"] = health.reason
     return line
+
+
+def _harmless(reason: str) -> str:
+    """Return what everybody may read of a reason: hosts, buckets and paths come after its first colon."""
+    return reason.partition(":")[0]

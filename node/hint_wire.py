@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import frozen
 
-from replication.ports import Forget, Heard, Hint, Placed, Wake
+from replication.ports import Forget, Heard, Hint, Placed, Seen, Wake
 
 VERSION = 1
 MOST_BYTES = 7_500
@@ -45,6 +45,8 @@ def _pack(hint: Hint) -> list[object]:
             return ["heard", token, node]
         case Placed(digest, location):
             return ["placed", digest, location]
+        case Seen(location, verdict, node):
+            return ["seen", location, verdict, node]
 
 
 def _envelope(sender: str, packed: Iterable[str]) -> str:
@@ -102,6 +104,8 @@ def _unpack(packed: object) -> tuple[Hint, ...]:
             return (Heard(_text(token), _text(node)),)
         case ["placed", digest, location]:
             return (Placed(_text(digest), _text(location)),)
+        case ["seen", location, verdict, node]:
+            return (Seen(_text(location), _text(verdict), _text(node)),)
         case [str(), *_]:
             return EVERYTHING
         case _:

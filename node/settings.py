@@ -167,6 +167,8 @@ class Settings:
     """HEALTH_PROBE_DEADLINE. Interval and deadline together bound how long a redirect may name a store that has just died."""
     recovery_quiet: float = 10.0
     """HEALTH_RECOVERY_QUIET: how long a store that was down must answer well before it counts as healthy."""
+    health_policy: str = "preferred"
+    """HEALTH_ENDTOEND_POLICY: the preferred store's loss turns /health/endtoend to 503, or ("any") only that of all stores."""
     health_database_grace: float | None = None
     """HEALTH_DATABASE_GRACE: None never lets the database's loss turn /health/endtoend to 503."""
     stall_deadline: float = 30.0

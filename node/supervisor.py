@@ -49,7 +49,7 @@ from node.web.asgi import App
 from node.web.lane import Lane
 from node.web.listener import Address, CannotListen, serve, serve_sockets, tune
 from node.web.slow import SlowRequests
-from replication.ports import Forget, Heard, Placed
+from replication.ports import Forget, Heard, Placed, Seen
 
 _log = structlog.get_logger("antipode.node")
 
@@ -283,6 +283,8 @@ async def _listen(node: Node, freshness: Freshness, *, task_status: trio.TaskSta
                 freshness.note(hint, trio.current_time())
             if isinstance(hint, Forget):
                 node.forgetting.obeyed(hint)
+            elif isinstance(hint, Seen):
+                node.elsewhere.heard(hint)
             elif isinstance(hint, Heard):
                 node.forgetting.heard(hint)
 

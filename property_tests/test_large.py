@@ -70,7 +70,9 @@ async def test_a_blob_beyond_five_gib() -> None:
     blob = truth.add_blob(f"sha256:{'0' * 64}", SIZE, pieces, {"us": "registry/large"}, ["us", "eu"])
     ledger = MemoryLedger(truth, "eu1", ("eu", "us"))
 
-    def report(location: str, ok: bool, latency: float | None = None, reason: str | None = None) -> None:
+    def report(
+        location: str, ok: bool, latency: float | None = None, reason: str | None = None, lied: bool = False
+    ) -> None:
         assert ok, reason
 
     def suspect(blob: Blob, placement: Placement, reason: str) -> None:

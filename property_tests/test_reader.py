@@ -32,8 +32,11 @@ class Bench:
         self.suspects: list[tuple[str, str]] = []
         self.reader = Reader(self.engines, self.report, self.suspect, offload=inline)
 
-    def report(self, location: str, ok: bool, latency: float | None = None, reason: str | None = None) -> None:
+    def report(
+        self, location: str, ok: bool, latency: float | None = None, reason: str | None = None, lied: bool = False
+    ) -> None:
         assert ok is (reason is None)
+        assert not (ok and lied)
         assert latency is None or latency >= 0
         self.reported.append((location, ok))
 

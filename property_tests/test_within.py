@@ -70,7 +70,9 @@ def bench(*, whole: int = 1 << 30, pieces: bool = True, placed: tuple[str, ...] 
     ledger = MemoryLedger(truth, "eu1", ("eu", "us", "ap"))
     suspects: list[str] = []
 
-    def report(location: str, ok: bool, latency: float | None = None, reason: str | None = None) -> None:
+    def report(
+        location: str, ok: bool, latency: float | None = None, reason: str | None = None, lied: bool = False
+    ) -> None:
         """Health is not the subject."""
 
     def suspect(blob: Blob, placement: Placement, reason: str) -> None:

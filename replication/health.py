@@ -24,6 +24,8 @@ class HealthRules:
     """A smoothed latency above this is degraded; it must sink below four fifths of it to count as quick again."""
     smoothing: float = 0.3
     """The weight of the newest measurement."""
+    doubt: float = 60.0
+    """How long no client is sent to a location after wrong bytes came from there."""
 
     @property
     def freshness(self) -> float:
@@ -117,7 +119,7 @@ def probed(
     reason: str = "",
 ) -> Record:
     """Return the record after a probe that began at `began` and ended at `now`; `latency` is its time to first byte."""
-    record = evolve(record, traffic_counted=False)
+    record = evolve(record, traffic_counted=False, health=evolve(record.health, probed_at=began))
     if not ok:
         record = evolve(record, health=evolve(record.health, probe_good=False))
         return _failed(record, rules, now, reason or "probe failed")
@@ -128,17 +130,31 @@ def probed(
 
 
 def witnessed(
-    record: Record, rules: HealthRules, *, now: float, ok: bool, latency: float | None = None, reason: str = ""
+    record: Record,
+    rules: HealthRules,
+    *,
+    now: float,
+    ok: bool,
+    latency: float | None = None,
+    reason: str = "",
+    lied: bool = False,
 ) -> Record:
-    """Return the record after live traffic succeeded or failed at the location.
+    """Return the record after live traffic succeeded or failed at the location; `lied` says that its bytes were wrong.
 
     Success tells the latency and nothing else: a store may serve what it has cached and be ill. A probe decides.
     """
     if ok:
         return _with_latency(record, rules, latency)
+    if lied:
+        record = doubted(record, rules, now)
     if record.traffic_counted:
         return evolve(record, last_failure=now, last_failure_reason=reason)
     return _failed(evolve(record, traffic_counted=True), rules, now, reason or "a transfer failed")
+
+
+def doubted(record: Record, rules: HealthRules, now: float) -> Record:
+    """Return the record after this node, or another, got wrong bytes from the location. That alone changes no verdict."""
+    return evolve(record, health=evolve(record.health, doubted_until=now + rules.doubt))
 
 
 def line(record: Record, rules: HealthRules, now: float) -> LocationHealth:

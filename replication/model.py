@@ -68,6 +68,10 @@ class LocationHealth:
     """Whether the latest finished probe was good."""
     fresh_until: float = float("-inf")
     """When the latest good probe becomes overdue: one probe interval plus one probe deadline after it began."""
+    probed_at: float = float("-inf")
+    """When the latest finished probe began."""
+    doubted_until: float = float("-inf")
+    """Wrong bytes came from there: until then nobody is sent where no node looks at the bytes."""
 
 
 Board = Mapping[str, LocationHealth]

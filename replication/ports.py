@@ -138,7 +138,16 @@ class Placed:
     location: str
 
 
-Hint = Wake | Forget | Placed | Heard
+@frozen
+class Seen:
+    """What the node `node` thinks of a location: a verdict by name, or that wrong bytes came from there ("lies")."""
+
+    location: str
+    verdict: str
+    node: str
+
+
+Hint = Wake | Forget | Placed | Heard | Seen
 
 
 class HintSource(Protocol):

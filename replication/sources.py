@@ -63,13 +63,15 @@ def may_redirect(placement: Placement, board: Board, now: float) -> bool:
     """Return whether a client may be sent to this copy instead of being served by the node.
 
     Only if it is not suspect, its location is not down, and the location's latest probe was good and is not overdue at `now`:
-    one failed or late probe is enough to say no, because nobody fails over for a client that was sent away.
+    one failed or late probe is enough to say no, because nobody fails over for a client that was sent away. So are wrong bytes
+    that any node got from there of late: nobody verifies what a client reads from a store itself.
     """
     health = health_of(board, placement.location)
     return (
         not placement.suspect
         and health.probe_good
         and now <= health.fresh_until
+        and now > health.doubted_until
         and health.verdict in (Verdict.HEALTHY, Verdict.DEGRADED)
     )
 

@@ -21,8 +21,10 @@ Suspect = Callable[[Blob, Placement, str], None]
 class Report(Protocol):
     """Told what live traffic saw at a location (`Watcher.report`). Must not wait."""
 
-    def __call__(self, location: str, ok: bool, latency: float | None = None, reason: str | None = None) -> None:
-        """Take it in."""
+    def __call__(
+        self, location: str, ok: bool, latency: float | None = None, reason: str | None = None, lied: bool = False
+    ) -> None:
+        """Take it in. `lied`: its bytes were wrong."""
         ...
 
 
@@ -131,4 +133,4 @@ class Transfer:
         """Note that a source sent wrong bytes."""
         self.roster.drop(candidate, reason)
         self.tools.suspect(self.blob, candidate.placement, reason)
-        self.tools.report(candidate.placement.location, ok=False, reason=reason)
+        self.tools.report(candidate.placement.location, ok=False, reason=reason, lied=True)

@@ -6,8 +6,8 @@ import trio
 from attrs import define, field, frozen
 
 from engines.contract import Engine, EngineError
-from replication.health import HealthRules, Record, line, new_record, probed, witnessed
-from replication.model import Board, LocationHealth
+from replication.health import HealthRules, Record, doubted, line, new_record, probed, witnessed
+from replication.model import Board, LocationHealth, Verdict
 
 Changed = Callable[[LocationHealth, LocationHealth], None]
 """Called with a location's line before and after its verdict changed. Must not wait."""
@@ -59,13 +59,17 @@ class Watcher:
         writable: Callable[[str], bool],
         changed: Changed | None = None,
         heard: Heard | None = None,
+        lied: Callable[[str], None] | None = None,
     ) -> None:
+        """`lied` is told of a location that traffic got wrong bytes from."""
         self._engines = dict(engines)
         self._keys = keys
         self._rules = rules
         self._writable = writable
         self._changed = changed
         self._heard = heard
+        self._lied = lied
+        self._asked: dict[str, trio.Event] = {name: trio.Event() for name in engines}
         self._records: dict[str, Record] = {name: new_record(name, 0.0) for name in engines}
         self._looked: dict[str, trio.Event] = {name: trio.Event() for name in engines}
 
@@ -75,12 +79,34 @@ class Watcher:
         now = trio.current_time()
         return {name: line(record, self._rules, now) for name, record in self._records.items()}
 
-    def report(self, location: str, ok: bool, latency: float | None = None, reason: str | None = None) -> None:
+    def report(
+        self, location: str, ok: bool, latency: float | None = None, reason: str | None = None, lied: bool = False
+    ) -> None:
         """Take in what live traffic saw at `location`: `latency` is seconds to the first byte, `reason` says what failed."""
         record = self._records.get(location)
         if record is not None:
             now = trio.current_time()
-            self._replace(witnessed(record, self._rules, now=now, ok=ok, latency=latency, reason=reason or ""))
+            self._replace(
+                witnessed(record, self._rules, now=now, ok=ok, latency=latency, reason=reason or "", lied=lied)
+            )
+            # A spoilt store lies often; the others need to hear of it before they trust it again.
+            if lied and self._lied is not None and record.health.doubted_until < now + self._rules.doubt / 2:
+                self._lied(location)
+
+    def doubt(self, location: str) -> None:
+        """Take in that another node got wrong bytes from `location`."""
+        record = self._records.get(location)
+        if record is not None:
+            self._replace(doubted(record, self._rules, trio.current_time()))
+
+    def look_now(self, location: str) -> None:
+        """Probe `location` at once instead of at its next turn, unless it is known to ail: somebody else says that it does.
+
+        A hint moves a probe and never a verdict. Probes keep a quarter of their interval at least.
+        """
+        record = self._records.get(location)
+        if record is not None and record.health.verdict in (Verdict.HEALTHY, Verdict.UNKNOWN):
+            self._asked[location].set()
 
     async def first_round(self) -> None:
         """Wait until every location was probed once, well or not: at most the probe deadline after `run` has started."""
@@ -109,7 +135,10 @@ class Watcher:
                 else:
                     latency, reason = probe.answer
                     self._probed(name, began, ok=reason is None, latency=latency, reason=reason or "")
-                await trio.sleep_until(max(began + self._rules.interval, trio.current_time()))
+                await trio.sleep_until(max(began + self._rules.interval / 4, trio.current_time()))
+                with trio.move_on_at(began + self._rules.interval):
+                    await self._asked[name].wait()
+                self._asked[name] = trio.Event()
 
     async def _run_probe(self, name: str, probe: _Probe) -> None:
         with probe.scope:

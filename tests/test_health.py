@@ -59,6 +59,30 @@ def test_preferred_store(verdict: Verdict, status: int) -> None:
     assert (answer.status, shown(answer, "storage")) == (status, status == 200)
 
 
+@pytest.mark.parametrize(
+    ("us", "eu", "status"),
+    [
+        (Verdict.DOWN, Verdict.HEALTHY, 200),
+        (Verdict.DOWN, Verdict.DEGRADED, 200),
+        (Verdict.DOWN, Verdict.DOWN, 503),
+        (Verdict.UNKNOWN, Verdict.DOWN, 503),
+        (Verdict.HEALTHY, Verdict.DOWN, 200),
+    ],
+)
+def test_any_store_will_do(us: Verdict, eu: Verdict, status: int) -> None:
+    """Where any store is enough, only the loss of all of them is 503; operators read of each that ails."""
+    board = {"us": location("us", us, reason="on fire"), "eu": location("eu", eu)}
+    answer = end_to_end(evolve(FACTS, board=board, policy="any"), NOW)
+    assert (answer.status, shown(answer, "storage")) == (status, status == 200)
+    assert ("on fire" in str(answer.body(expanded=True))) == (us is not Verdict.HEALTHY)
+
+
+def test_any_store_must_have_been_probed() -> None:
+    """A verdict that no probe confirms any more is nobody's reason to send clients here."""
+    board = {name: location(name, fresh_until=NOW - 3 * PERIOD) for name in ("us", "eu")}
+    assert end_to_end(evolve(FACTS, board=board, policy="any"), NOW).status == 503
+
+
 def test_preferred_store_missing_from_the_board() -> None:
     """A preferred store that the watcher does not know is not healthy."""
     assert end_to_end(evolve(FACTS, board={"eu": location("eu")}), NOW).status == 503
@@ -157,12 +181,26 @@ def test_body() -> None:
 
 
 def test_locations() -> None:
-    """The board lists the preference in its order, then the rest by name, with ages and staleness."""
-    board = {name: location(name, reason="because") for name in ("zz", "aa", "eu")}
-    lines = locations(evolve(FACTS, board=board), NOW)["locations"]
+    """The board lists the preference in its order, then the rest by name, with all that is known; hosts are for operators."""
+    board = {name: location(name, reason="EngineUnavailable: host-7 is gone") for name in ("zz", "aa", "eu")}
+    board["eu"] = evolve(board["eu"], probed_at=NOW - 1.5, doubted_until=NOW + 30)
+    facts = evolve(FACTS, board=board, elsewhere={"eu": {"eu-1": "down"}})
+    lines = locations(facts, NOW)["locations"]
     assert isinstance(lines, list)
     assert [line["location"] for line in lines] == ["us", "eu", "aa", "zz"]
-    assert (lines[0]["verdict"], lines[0]["stale"]) == ("unknown", True)
-    assert (lines[1]["since_seconds"], lines[1]["stale"]) == (60.0, False)
-    assert "because" not in str(lines)
-    assert "because" in str(locations(evolve(FACTS, board=board), NOW, expanded=True))
+    assert (lines[0]["verdict"], lines[0]["stale"], lines[0]["probe_age_seconds"]) == ("unknown", True, None)
+    assert lines[1] == {
+        "location": "eu",
+        "preferred": False,
+        "verdict": "healthy",
+        "since_seconds": 60.0,
+        "latency_seconds": 0.02,
+        "probe_good": True,
+        "probe_age_seconds": 1.5,
+        "doubted_seconds": 30.0,
+        "stale": False,
+        "reason": "EngineUnavailable",
+        "elsewhere": {"eu-1": "down"},
+    }
+    assert "host-7" not in str(lines)
+    assert "host-7" in str(locations(facts, NOW, expanded=True))

@@ -8,7 +8,7 @@ import trio
 from node.hint_hub import MOST_WAITING, Hub
 from node.hint_wire import MOST_BYTES, BadMessage, decode, encode
 from node.hints import open_hints
-from replication.ports import Forget, Hint, Placed, Wake
+from replication.ports import Forget, Hint, Placed, Seen, Wake
 
 DIGEST = "sha256:" + "a" * 64
 EACH: tuple[Hint, ...] = (
@@ -17,6 +17,7 @@ EACH: tuple[Hint, ...] = (
     Forget(),
     Forget("team/app"),
     Forget("team/app", DIGEST),
+    Seen("eu", "down", "us-1"),
     Placed(DIGEST, "eu"),
 )
 

@@ -11,7 +11,7 @@ from replication.model import LocationHealth, Verdict
 from tests.edge.conftest import Logged, Node, healthy, hello
 from tests.edge.wire import Client, Reply
 
-DOWN = LocationHealth("us", Verdict.DOWN, 0.0, "connection refused by 10.0.0.7")
+DOWN = LocationHealth("us", Verdict.DOWN, 0.0, "EngineUnavailable: connection refused by 10.0.0.7")
 SECRET = "X-Health-Debug: open sesame\r\n"
 
 

@@ -8,7 +8,8 @@ from trio.testing import MockClock
 
 from property_tests.memory_engine import Faults, MemoryEngine, MemoryStore
 from replication.health import HealthRules
-from replication.model import LocationHealth, Verdict
+from replication.model import LocationHealth, Placement, Verdict
+from replication.sources import may_redirect
 from replication.watcher import Watcher, probe_keys
 
 MARKER = b"the right bucket"
@@ -146,3 +147,51 @@ async def test_a_report_about_a_stranger_is_ignored(autojump_clock: MockClock, n
     bench = Bench(nursery, "us")
     bench.watcher.report("ap", ok=False, reason="x")
     assert set(bench.watcher.board) == {"us"}
+
+
+async def test_somebody_else_s_word_brings_a_probe_forward(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """What another node says moves the next probe and no verdict; a location that ails already keeps its pace."""
+    bench = Bench(nursery, "us", "eu")
+    await bench.run()
+    await trio.sleep(4.6)  # a little after the probes of 4 s
+    bench.stores["us"].set_faults(Faults(down=True))
+    before = bench.calls("us", "read"), bench.calls("eu", "read")
+    for _ in range(100):
+        bench.watcher.look_now("us")
+        bench.watcher.look_now("ap")
+    assert bench.verdict("us") is Verdict.HEALTHY
+    await trio.sleep(0.1)
+    assert (bench.calls("us", "read") - before[0], bench.calls("eu", "read") - before[1]) == (1, 0)
+    assert not bench.watcher.board["us"].probe_good
+    for _ in range(100):
+        bench.watcher.look_now("us")
+    await trio.sleep(1.8)
+    assert bench.calls("us", "read") - before[0] == 1
+
+
+async def test_wrong_bytes_end_redirects_for_a_while(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """After wrong bytes nobody is sent to a store, however well its probes are, until none came for a minute."""
+    told: list[str] = []
+    bench = Bench(nursery, "us", "eu")
+    bench.watcher._lied = told.append
+    await bench.run()
+    copies = {name: Placement(name, "k") for name in ("us", "eu")}
+
+    def sent(name: str) -> bool:
+        return may_redirect(copies[name], bench.watcher.board, trio.current_time())
+
+    assert sent("us")
+    assert sent("eu")
+    for _ in range(10):
+        bench.watcher.report("us", ok=False, reason="piece 3 is wrong", lied=True)
+    bench.watcher.doubt("eu")
+    assert not sent("us")
+    assert not sent("eu")
+    assert told == ["us"]
+    await trio.sleep(59)
+    assert not sent("us")
+    bench.watcher.report("us", ok=False, reason="piece 3 is wrong", lied=True)
+    await trio.sleep(2)
+    assert not sent("us")
+    assert sent("eu")
+    assert told == ["us", "us"]
