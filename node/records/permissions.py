@@ -1,0 +1,156 @@
+"""Permissions on repositories, their visibility, and the permissions that new repositories begin with. One statement each."""
+
+from collections.abc import Sequence
+from enum import Enum
+
+from attrs import frozen
+
+from node.auth.model import Role
+from node.names import namespace_of
+from node.records.postgres import Database, Row
+
+
+@frozen
+class Grantee:
+    """Who is given a permission: an account by its name, or a team of the repository's organisation."""
+
+    account: str | None = None
+    team: str | None = None
+
+
+@frozen
+class Permission:
+    """A permission on a repository."""
+
+    grantee: Grantee
+    role: Role
+
+
+class Granting(Enum):
+    """What became of a permission that was to be given or taken away."""
+
+    DONE = "done"
+    NO_REPOSITORY = "no repository"
+    NO_GRANTEE = "no grantee"
+    """No such account or team, or it had no such permission."""
+
+
+# A team's organisation is the account that has the repository's namespace's name. $2 account, $3 team.
+_GRANTEE = """
+    grantee AS (
+        SELECT a.id AS account_id, NULL::bigint AS team_id FROM account a WHERE a.name = $2 AND a.kind <> 'organization'
+        UNION ALL
+        SELECT NULL, t.id FROM repo JOIN namespace n ON n.id = repo.namespace_id JOIN account o ON o.name = n.name
+        JOIN team t ON t.organization_id = o.id WHERE t.name = $3)
+"""
+
+
+async def set_permission(database: Database, repository: str, grantee: Grantee, role: Role) -> Granting:
+    """Give a user, a robot or a team a permission on a repository, in place of the one it had there."""
+    row = await database.fetch_row(
+        f"""
+        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1), {_GRANTEE},
+        changed AS (
+            UPDATE permission p SET role = $4 FROM repo, grantee g WHERE p.repository_id = repo.id
+            AND (p.account_id = g.account_id OR p.team_id = g.team_id) RETURNING p.id),
+        made AS (
+            INSERT INTO permission (repository_id, account_id, team_id, role)
+            SELECT repo.id, g.account_id, g.team_id, $4 FROM repo, grantee g WHERE NOT EXISTS (SELECT FROM changed)
+            ON CONFLICT DO NOTHING)
+        SELECT EXISTS (SELECT FROM repo) AS repository, EXISTS (SELECT FROM grantee) AS grantee
+        """,  # noqa: S608  # a constant of this module
+        repository,
+        grantee.account,
+        grantee.team,
+        int(role),
+    )
+    return _granting(row)
+
+
+async def remove_permission(database: Database, repository: str, grantee: Grantee) -> Granting:
+    """Take the permission of a user, a robot or a team on a repository away."""
+    row = await database.fetch_row(
+        f"""
+        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1), {_GRANTEE},
+        gone AS (
+            DELETE FROM permission p USING repo, grantee g WHERE p.repository_id = repo.id
+            AND (p.account_id = g.account_id OR p.team_id = g.team_id) RETURNING p.id)
+        SELECT EXISTS (SELECT FROM repo) AS repository, EXISTS (SELECT FROM gone) AS grantee
+        """,  # noqa: S608
+        repository,
+        grantee.account,
+        grantee.team,
+    )
+    return _granting(row)
+
+
+def _granting(row: Row | None) -> Granting:
+    assert row is not None
+    if not row["repository"]:
+        return Granting.NO_REPOSITORY
+    return Granting.DONE if row["grantee"] else Granting.NO_GRANTEE
+
+
+async def list_permissions(database: Database, repository: str) -> Sequence[Permission] | None:
+    """Return the permissions on a repository, accounts before teams, by name. None: no such repository."""
+    rows = await database.fetch(
+        """
+        SELECT a.name AS account, t.name AS team, p.role
+        FROM repository r LEFT JOIN permission p ON p.repository_id = r.id
+        LEFT JOIN account a ON a.id = p.account_id LEFT JOIN team t ON t.id = p.team_id
+        WHERE r.name = $1 ORDER BY a.name NULLS LAST, t.name
+        """,
+        repository,
+    )
+    if not rows:
+        return None
+    return [_permission(row) for row in rows if row["role"] is not None]
+
+
+def _permission(row: Row) -> Permission:
+    return Permission(Grantee(row["account"], row["team"]), Role(row["role"]))
+
+
+async def set_visibility(database: Database, repository: str, *, public: bool) -> bool:
+    """Make a repository public or private. False: no such repository."""
+    row = await database.fetch_row("UPDATE repository SET public = $2 WHERE name = $1 RETURNING id", repository, public)
+    return row is not None
+
+
+async def is_public(database: Database, repository: str) -> bool | None:
+    """Tell whether anybody may pull from a repository. None: no such repository."""
+    row = await database.fetch_row("SELECT public FROM repository WHERE name = $1", repository)
+    return None if row is None else bool(row["public"])
+
+
+async def create_repository(
+    database: Database, repository: str, library: str, creator: str | None, *, public: bool = False
+) -> bool:
+    """Make a repository with what its namespace gives to new ones; its creator gets admin. False: there is one already."""
+    row = await database.fetch_row(
+        """
+        WITH namespace_found AS (SELECT id FROM namespace WHERE name = $2),
+        namespace_new AS (
+            INSERT INTO namespace (name) SELECT $2 WHERE NOT EXISTS (SELECT FROM namespace_found)
+            ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id),
+        new AS (
+            INSERT INTO repository (namespace_id, name, public)
+            SELECT n.id, $1, $4 FROM (SELECT id FROM namespace_found UNION ALL SELECT id FROM namespace_new) n
+            ON CONFLICT (name) DO NOTHING RETURNING id),
+        creator AS (SELECT id FROM account WHERE name = $3 AND kind <> 'organization'),
+        given AS (
+            SELECT c.id AS account_id, NULL::bigint AS team_id, 3 AS role FROM creator c WHERE $3 <> $2
+            UNION ALL
+            SELECT d.account_id, d.team_id, d.role FROM default_permission d JOIN account o ON o.id = d.namespace_id
+            WHERE o.name = $2 AND (d.creator_id IS NULL OR d.creator_id = (SELECT id FROM creator))),
+        permissions AS (
+            INSERT INTO permission (repository_id, account_id, team_id, role)
+            SELECT new.id, g.account_id, g.team_id, max(g.role) FROM new, given g GROUP BY 1, 2, 3)
+        SELECT id FROM new
+        """,
+        repository,
+        namespace_of(repository, library),
+        creator,
+        public,
+    )
+    return row is not None

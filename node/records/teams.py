@@ -1,0 +1,191 @@
+"""Teams of organisations and who is in them. One statement each."""
+
+from collections.abc import Sequence
+from enum import Enum
+
+from attrs import frozen
+
+from node.auth.model import Kind, TeamRole
+from node.records.postgres import Database, Row
+
+
+@frozen
+class Team:
+    """A team of an organisation."""
+
+    organization: str
+    name: str
+    role: TeamRole
+    description: str | None = None
+    members: int = 0
+
+
+def _team(row: Row) -> Team:
+    return Team(row["organization"], row["name"], TeamRole(row["role"]), row["description"], row["members"])
+
+
+_TEAM = """o.name AS organization, t.name, t.role, t.description,
+    (SELECT count(*) FROM team_member m WHERE m.team_id = t.id) AS members"""
+
+
+async def put_team(
+    database: Database, organization: str, name: str, role: TeamRole | None = None, description: str | None = None
+) -> Team | None:
+    """Make a team, or change what is given of one that is there. None: no such organisation."""
+    row = await database.fetch_row(
+        f"""
+        WITH o AS (SELECT id, name FROM account WHERE name = $1 AND kind = 'organization'),
+        t AS (
+            INSERT INTO team AS t (organization_id, name, role, description)
+            SELECT o.id, $2, coalesce($3, 1), $4 FROM o
+            ON CONFLICT (organization_id, name)
+            DO UPDATE SET role = coalesce($3, t.role), description = coalesce($4, t.description) RETURNING *)
+        SELECT {_TEAM} FROM t, o
+        """,  # noqa: S608  # a constant of this module
+        organization,
+        name,
+        None if role is None else int(role),
+        description,
+    )
+    return None if row is None else _team(row)
+
+
+async def find_team(database: Database, organization: str, name: str) -> Team | None:
+    """Return a team by its name."""
+    row = await database.fetch_row(
+        f"SELECT {_TEAM} FROM team t JOIN account o ON o.id = t.organization_id WHERE o.name = $1 AND t.name = $2",  # noqa: S608
+        organization,
+        name,
+    )
+    return None if row is None else _team(row)
+
+
+async def list_teams(database: Database, organization: str, *, after: str = "", most: int = 100) -> Sequence[Team]:
+    """Return the teams of an organisation by name, after `after`."""
+    rows = await database.fetch(
+        f"""
+        SELECT {_TEAM} FROM team t JOIN account o ON o.id = t.organization_id
+        WHERE o.name = $1 AND t.name > $2 ORDER BY t.name LIMIT $3
+        """,  # noqa: S608
+        organization,
+        after,
+        most,
+    )
+    return [_team(row) for row in rows]
+
+
+class TeamDeletion(Enum):
+    """What became of a request to take a team, or a member of one, away."""
+
+    DONE = "done"
+    UNKNOWN = "unknown"
+    LAST_ADMIN = "last admin"
+    """Nobody would administer the organisation any more."""
+
+
+# Somebody else must be left in a team of admins.
+_OTHERS = """EXISTS (
+    SELECT FROM team ot JOIN team_member om ON om.team_id = ot.id JOIN account oa ON oa.id = om.account_id
+    WHERE ot.organization_id = {team}.organization_id AND ot.role = 3 AND oa.kind = 'user' AND {besides})"""
+
+
+async def delete_team(database: Database, organization: str, name: str) -> TeamDeletion:
+    """Delete a team with what it was given. The last team of admins that has a user in it stays."""
+    row = await database.fetch_row(
+        f"""
+        WITH t AS (
+            SELECT t.* FROM team t JOIN account o ON o.id = t.organization_id WHERE o.name = $1 AND t.name = $2),
+        gone AS (
+            DELETE FROM team USING t WHERE team.id = t.id AND (t.role < 3
+                OR NOT EXISTS (SELECT FROM team_member m WHERE m.team_id = t.id)
+                OR {_OTHERS.format(team="t", besides="ot.id <> t.id")}) RETURNING team.id)
+        SELECT EXISTS (SELECT FROM gone) AS gone, EXISTS (SELECT FROM t) AS found
+        """,  # noqa: S608
+        organization,
+        name,
+    )
+    return _outcome(row)
+
+
+def _outcome(row: Row | None) -> TeamDeletion:
+    assert row is not None
+    if row["gone"]:
+        return TeamDeletion.DONE
+    return TeamDeletion.LAST_ADMIN if row["found"] else TeamDeletion.UNKNOWN
+
+
+async def add_member(database: Database, organization: str, team: str, account: str) -> bool:
+    """Put a user, or a robot of the organisation, into a team. False: no such team, or nobody whom it can have."""
+    row = await database.fetch_row(
+        """
+        WITH new AS (
+            SELECT t.id AS team_id, a.id AS account_id FROM team t JOIN account o ON o.id = t.organization_id, account a
+            WHERE o.name = $1 AND t.name = $2 AND a.name = $3 AND (a.kind = 'user' OR a.owner_id = o.id)),
+        made AS (INSERT INTO team_member (team_id, account_id) SELECT team_id, account_id FROM new ON CONFLICT DO NOTHING)
+        SELECT team_id FROM new
+        """,
+        organization,
+        team,
+        account,
+    )
+    return row is not None
+
+
+async def remove_member(database: Database, organization: str, team: str, account: str) -> TeamDeletion:
+    """Take somebody out of a team. The organisation's last admin stays."""
+    row = await database.fetch_row(
+        f"""
+        WITH m AS (
+            SELECT m.team_id, m.account_id, t.organization_id, t.role, a.kind FROM team_member m
+            JOIN team t ON t.id = m.team_id JOIN account o ON o.id = t.organization_id JOIN account a ON a.id = m.account_id
+            WHERE o.name = $1 AND t.name = $2 AND a.name = $3),
+        gone AS (
+            DELETE FROM team_member tm USING m WHERE tm.team_id = m.team_id AND tm.account_id = m.account_id
+            AND (m.role < 3 OR m.kind <> 'user'
+                OR {_OTHERS.format(team="m", besides="(om.team_id, om.account_id) <> (m.team_id, m.account_id)")})
+            RETURNING tm.team_id)
+        SELECT EXISTS (SELECT FROM gone) AS gone, EXISTS (SELECT FROM m) AS found
+        """,  # noqa: S608
+        organization,
+        team,
+        account,
+    )
+    return _outcome(row)
+
+
+@frozen
+class Member:
+    """Somebody in a team."""
+
+    name: str
+    kind: Kind
+
+
+async def list_members(
+    database: Database, organization: str, team: str, *, after: str = "", most: int = 100
+) -> Sequence[Member]:
+    """Return who is in a team by name, after `after`."""
+    rows = await database.fetch(
+        """
+        SELECT a.name, a.kind FROM team_member m JOIN team t ON t.id = m.team_id
+        JOIN account o ON o.id = t.organization_id JOIN account a ON a.id = m.account_id
+        WHERE o.name = $1 AND t.name = $2 AND a.name > $3 ORDER BY a.name LIMIT $4
+        """,
+        organization,
+        team,
+        after,
+        most,
+    )
+    return [Member(row["name"], Kind(row["kind"])) for row in rows]
+
+
+async def teams_of(database: Database, account: str) -> Sequence[Team]:
+    """Return the teams that somebody is in, by organisation and name."""
+    rows = await database.fetch(
+        f"""
+        SELECT {_TEAM} FROM account a JOIN team_member tm ON tm.account_id = a.id JOIN team t ON t.id = tm.team_id
+        JOIN account o ON o.id = t.organization_id WHERE a.name = $1 ORDER BY o.name, t.name
+        """,  # noqa: S608
+        account,
+    )
+    return [_team(row) for row in rows]
