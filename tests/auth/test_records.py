@@ -278,15 +278,15 @@ async def test_what_takes_rights_away_is_noted(database: Database) -> None:
         found = await noted(database, before)
         assert sorted(found, key=str) == sorted(expected, key=str)
     recent = await read_changes(database, None, 3600)
-    assert (recent.number, len(recent.changes), recent.all) == (len(recent.changes), len(recent.changes), True)
+    assert (recent.number, len(recent.changes), recent.all) == (14, 15, True)
     assert await drop_old_changes(database, 3600) == 0
-    assert await drop_old_changes(database, -1) == recent.number
+    assert await drop_old_changes(database, -1) == len(recent.changes)
     assert (await read_changes(database, None, 3600)).number == recent.number
 
 
 @pytest.mark.parametrize("after", [None, 0])
 async def test_too_many_changes(database: Database, after: int | None) -> None:
     """Where changes are too many to be told one by one, nothing older may be relied on."""
-    await database.fetch("SELECT note_access('alice', NULL) FROM generate_series(1, 10001)")
+    await database.fetch("SELECT note_access(array_agg('u' || n), NULL) FROM generate_series(1, 10001) n")
     found = await read_changes(database, after, 3600)
-    assert (found.number, found.changes, found.all) == (10_001, (), False)
+    assert (found.number, found.changes, found.all) == (1, (), False)

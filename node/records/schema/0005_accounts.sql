@@ -69,60 +69,86 @@ CREATE TABLE access_epoch (
     number   bigint NOT NULL
 );
 CREATE TABLE access_change (
-    number     bigint PRIMARY KEY,
+    number     bigint NOT NULL,  -- what one statement changed has one number
     account    text COLLATE "C",
     repository text COLLATE "C",
     at         timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX access_change_number ON access_change (number);
 CREATE INDEX access_change_at ON access_change (at);
 
-CREATE FUNCTION note_access(changed_account text, changed_repository text) RETURNS void LANGUAGE sql AS $$
-    WITH counted AS (
-        INSERT INTO access_epoch AS e (number) VALUES (1) ON CONFLICT (only_row) DO UPDATE SET number = e.number + 1
-        RETURNING number)
-    INSERT INTO access_change (number, account, repository) SELECT number, changed_account, changed_repository FROM counted
+CREATE FUNCTION note_access(accounts text[], repositories text[]) RETURNS void LANGUAGE sql AS $$
+    WITH changed AS (
+        SELECT a AS account, NULL AS repository FROM unnest(accounts) a UNION ALL SELECT NULL, r FROM unnest(repositories) r),
+    counted AS (
+        INSERT INTO access_epoch AS e (number) SELECT 1 WHERE EXISTS (SELECT FROM changed)
+        ON CONFLICT (only_row) DO UPDATE SET number = e.number + 1 RETURNING number)
+    INSERT INTO access_change (number, account, repository) SELECT number, account, repository FROM counted, changed
 $$;
+
+CREATE FUNCTION accounts_gone() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM note_access((SELECT array_agg(name) FROM gone), NULL);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER accounts_gone AFTER DELETE ON account REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION accounts_gone();
 
 CREATE FUNCTION account_less() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM note_access(OLD.name, NULL);
+    PERFORM note_access(ARRAY[OLD.name], NULL);
     RETURN NULL;
 END $$;
-CREATE TRIGGER account_gone AFTER DELETE ON account FOR EACH ROW EXECUTE FUNCTION account_less();
 CREATE TRIGGER account_less AFTER UPDATE ON account FOR EACH ROW
     WHEN (OLD.generation <> NEW.generation OR OLD.enabled > NEW.enabled OR OLD.superuser > NEW.superuser)
     EXECUTE FUNCTION account_less();
 
-CREATE FUNCTION member_less() RETURNS trigger LANGUAGE plpgsql AS $$
+-- What went with its account or repository is noted there: those are not found any more.
+CREATE FUNCTION members_gone() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    -- One that went with its account is noted there.
-    PERFORM note_access(a.name, NULL) FROM account a WHERE a.id = OLD.account_id;
+    PERFORM note_access((SELECT array_agg(a.name) FROM gone JOIN account a ON a.id = gone.account_id), NULL);
     RETURN NULL;
 END $$;
-CREATE TRIGGER member_less AFTER DELETE ON team_member FOR EACH ROW EXECUTE FUNCTION member_less();
+CREATE TRIGGER members_gone AFTER DELETE ON team_member REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION members_gone();
 
 CREATE FUNCTION team_less() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM note_access(a.name, NULL) FROM team_member m JOIN account a ON a.id = m.account_id WHERE m.team_id = OLD.id;
+    PERFORM note_access((
+        SELECT array_agg(a.name) FROM team_member m JOIN account a ON a.id = m.account_id WHERE m.team_id = OLD.id), NULL);
     RETURN NULL;
 END $$;
 CREATE TRIGGER team_less AFTER UPDATE ON team FOR EACH ROW WHEN (OLD.role > NEW.role) EXECUTE FUNCTION team_less();
 
-CREATE FUNCTION permission_less() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION permissions_gone() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    -- One that went with its repository is noted there.
-    PERFORM note_access(NULL, r.name) FROM repository r WHERE r.id = OLD.repository_id;
+    PERFORM note_access(NULL, (
+        SELECT array_agg(DISTINCT r.name) FROM gone JOIN repository r ON r.id = gone.repository_id));
     RETURN NULL;
 END $$;
-CREATE TRIGGER permission_gone AFTER DELETE ON permission FOR EACH ROW EXECUTE FUNCTION permission_less();
+CREATE TRIGGER permissions_gone AFTER DELETE ON permission REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION permissions_gone();
+
+CREATE FUNCTION permission_less() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM note_access(NULL, ARRAY[(SELECT r.name FROM repository r WHERE r.id = OLD.repository_id)]);
+    RETURN NULL;
+END $$;
 CREATE TRIGGER permission_less AFTER UPDATE ON permission FOR EACH ROW WHEN (OLD.role > NEW.role)
     EXECUTE FUNCTION permission_less();
 
-CREATE FUNCTION repository_less() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION repositories_gone() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM note_access(NULL, OLD.name);
+    PERFORM note_access(NULL, (SELECT array_agg(name) FROM gone));
     RETURN NULL;
 END $$;
-CREATE TRIGGER repository_gone AFTER DELETE ON repository FOR EACH ROW EXECUTE FUNCTION repository_less();
+CREATE TRIGGER repositories_gone AFTER DELETE ON repository REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION repositories_gone();
+
+CREATE FUNCTION repository_less() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM note_access(NULL, ARRAY[OLD.name]);
+    RETURN NULL;
+END $$;
 CREATE TRIGGER repository_less AFTER UPDATE ON repository FOR EACH ROW WHEN (OLD.public > NEW.public)
     EXECUTE FUNCTION repository_less();

@@ -10,12 +10,13 @@ CREATE TABLE application_token (
 );
 CREATE INDEX application_token_account ON application_token (account_id);
 
-CREATE FUNCTION token_less() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION tokens_gone() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM note_access(a.name, NULL) FROM account a WHERE a.id = OLD.account_id;
+    PERFORM note_access((SELECT array_agg(DISTINCT a.name) FROM gone JOIN account a ON a.id = gone.account_id), NULL);
     RETURN NULL;
 END $$;
-CREATE TRIGGER token_less AFTER DELETE ON application_token FOR EACH ROW EXECUTE FUNCTION token_less();
+CREATE TRIGGER tokens_gone AFTER DELETE ON application_token REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION tokens_gone();
 
 -- Published before it signs and kept after: a node that reads this table now and then knows every key that it meets.
 CREATE TABLE signing_key (
