@@ -1,70 +1,132 @@
-"""The API over HTTP: paths to the functions of `node/api`, JSON out, problems (RFC 9457) for everything that goes wrong."""
+"""The API over HTTP: routes made of the table, JSON out, problems (RFC 9457) for everything that goes wrong."""
 
 import json
-from typing import cast
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any, cast
 
 import quart
+from jsonschema import Draft202012Validator
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from node.answers import Headers
-from node.api.frame import PROBLEM_TYPE, Json, Problem
-from node.api.replication import replication_of
-from node.api.tags import (
-    Means,
-    expiration_of,
-    history_of,
-    remove_namespace,
-    remove_repository,
-    restore_tag,
-    set_expiration,
-)
+from node.api.frame import PROBLEM_TYPE, Json, Problem, Wrong
+from node.api.openapi import PREFIX, document, parameters_of
+from node.api.operations import Call, Operation, Right
+from node.api.table import OPERATIONS
+from node.auth.model import Action, Identity
+from node.config_values import show
+from node.modes import Change, check_change
+from node.names import check_name
 from node.registry import Registry
-from node.web.access import exchange_of
+from node.web.access import client_address, exchange_of
 from node.web.asgi import Scope
 from node.web.failures import INTERNAL, answer_to
-from node.web.placement_api import create_placement_api
+from node.web.identity import identity, require, require_namespace, require_superuser
 
-PREFIX = "/api/v1"
+__all__ = ["PREFIX", "create_api", "failed"]
+
 _NO_STORE = "no-store"
+_MOST_WRONG = 20
+_ACTIONS: Mapping[Right, Action] = {
+    Right.PULL: Action.PULL,
+    Right.PUSH: Action.PUSH,
+    Right.DELETE: Action.DELETE,
+    Right.ADMIN: Action.ADMIN,
+}
 
 
 def create_api(registry: Registry) -> quart.Blueprint:
-    """Return the routes below /api/v1 that are answered from a node's parts. Names of repositories may have slashes."""
+    """Return the routes below /api/v1 that are answered from a node's parts, and the document that describes them."""
     api = quart.Blueprint("api", __name__, url_prefix=PREFIX)
+    described = document(OPERATIONS, version("antipode"))
 
-    @api.get("/repository/<path:name>/manifest/<reference>/replication")
-    async def replication(name: str, reference: str) -> quart.Response:
-        return _json(await replication_of(registry, name, reference, _query()))
+    @api.get("/openapi.json")
+    async def openapi() -> quart.Response:
+        return _json(described)
 
-    means = Means(registry.database, registry.settings, registry.hints.publish)
-
-    @api.get("/repository/<path:name>/tag/<tag>/history")
-    async def tag_history(name: str, tag: str) -> quart.Response:
-        return _json(await history_of(means, name, tag, _query()))
-
-    @api.post("/repository/<path:name>/tag/<tag>/restore")
-    async def tag_restore(name: str, tag: str) -> quart.Response:
-        return _json(await restore_tag(means, name, tag, await quart.request.get_json(force=True, silent=True)))
-
-    @api.delete("/repository/<path:name>")
-    async def repository_delete(name: str) -> quart.Response:
-        return _json(await remove_repository(means, name))
-
-    @api.delete("/namespace/<namespace>")
-    async def namespace_delete(namespace: str) -> quart.Response:
-        return _json(await remove_namespace(means, namespace))
-
-    @api.get("/namespace/<namespace>/tag-expiration")
-    async def expiration(namespace: str) -> quart.Response:
-        return _json(await expiration_of(means, namespace))
-
-    @api.put("/namespace/<namespace>/tag-expiration")
-    async def expiration_set(namespace: str) -> quart.Response:
-        body = await quart.request.get_json(force=True, silent=True)
-        return _json(await set_expiration(means, namespace, body))
-
-    api.register_blueprint(create_placement_api(registry))
+    for operation in OPERATIONS:
+        rule = operation.path
+        for name in parameters_of(rule):
+            rule = rule.replace(f"{{{name}}}", f"<path:{name}>" if name == "name" else f"<{name}>")
+        api.add_url_rule(rule, operation.id, _view(registry, operation), methods=[operation.method])
     return api
+
+
+def _view(registry: Registry, operation: Operation) -> Callable[..., Any]:
+    fits = None if operation.body is None else Draft202012Validator(operation.body)
+
+    async def view(**path: str) -> quart.Response:
+        for value in path.values():
+            if not _sane(value):
+                raise Problem(404, "no such thing", "a path has printable characters only")
+        who = await _admit(registry, operation, path)
+        if operation.method != "GET" and not operation.always:
+            check_change(registry.current(), Change.ADMINISTER)
+        query = _query()
+        call = Call(
+            registry,
+            who,
+            path,
+            operation.read_query(query),
+            None if fits is None else await _body(fits),
+            client_address(cast("Scope", quart.request.scope)),
+        )
+        return _json(await operation.handle(call), operation.status)
+
+    return view
+
+
+async def _admit(registry: Registry, operation: Operation, path: Mapping[str, str]) -> Identity:
+    """Return who asks, if they may. Raises RegistryError (401, 403, 429)."""
+    if (action := _ACTIONS.get(operation.right)) is not None:
+        return await require(registry, action, check_name(path["name"]))
+    if operation.right is Right.NAMESPACE:
+        return await require_namespace(registry, path["namespace"])
+    if operation.right is Right.SUPERUSER:
+        return await require_superuser(registry)
+    return await identity(registry)
+
+
+async def _body(fits: Draft202012Validator) -> object:
+    """Return the request's body, which fits its schema. Raises Problem (400) with everything that does not."""
+    text = await quart.request.get_data()
+    try:
+        given = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Problem(400, "a body that is not JSON", reason[:200]) from None
+    wrong = [
+        Wrong(_place(error.absolute_path), show(error.instance)[:80], error.message[:300])
+        for error, _ in zip(fits.iter_errors(given), range(_MOST_WRONG), strict=False)
+    ]
+    if not wrong and not _sane_deep(given):
+        wrong = [Wrong("body", "a control character", "leave it out")]
+    if wrong:
+        detail = "; ".join(f"{line.field}: {line.right}" for line in wrong)
+        raise Problem(400, "a body that cannot be used", detail, wrong=tuple(wrong))
+    return cast("object", given)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _place(path: Any) -> str:
+    return ".".join(str(part) for part in path) or "body"
+
+
+def _sane(text: str) -> bool:
+    """Tell whether the database can keep a text: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _sane_deep(value: object) -> bool:
+    if isinstance(value, str):
+        return _sane(value)
+    if isinstance(value, dict):
+        return all(_sane(key) and _sane_deep(inner) for key, inner in value.items())
+    return not isinstance(value, list) or all(map(_sane_deep, value))
 
 
 def failed(error: Exception) -> quart.Response:
@@ -81,11 +143,18 @@ def failed(error: Exception) -> quart.Response:
 
 def _query() -> dict[str, tuple[str, ...]]:
     given = quart.request.args
-    return {name: tuple(given.getlist(name)) for name in given}
+    found = {name: tuple(given.getlist(name)) for name in given}
+    for name, values in found.items():
+        if not _sane(name) or not all(map(_sane, values)):
+            raise Problem(
+                400, "parameters that cannot be used", wrong=(Wrong(show(name), "a control character", "leave it out"),)
+            )
+    return found
 
 
-def _json(document: Json) -> quart.Response:
+def _json(document: Json, status: int = 200) -> quart.Response:
     response = quart.jsonify(document)
+    response.status_code = status
     response.headers["cache-control"] = _NO_STORE
     return response
 
@@ -101,5 +170,5 @@ def _problem(error: Exception, request_id: str) -> Problem:
     answer = answer_to(error, request_id)
     assert isinstance(answer.body, bytes)  # errors never stream
     entry = json.loads(answer.body)["errors"][0]
-    kept = tuple((name, value) for name, value in answer.headers if name == "retry-after")
+    kept = tuple((name, value) for name, value in answer.headers if name in ("retry-after", "www-authenticate"))
     return Problem(answer.status, entry["message"], headers=kept)
