@@ -18,6 +18,7 @@ from node.forgetting import Forgetting
 from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
 from node.hint_hub import Hub
+from node.journal.writer import JournalSettings, JournalWriter
 from node.metrics import Metrics
 from node.modes import READ_ONLY
 from node.reconciler import Reconciler, ReconcilerSettings
@@ -73,6 +74,7 @@ class Node:
     cap: FailoverCap
     ledger: PostgresLedger
     collector: Collector
+    journal: JournalWriter
     reader: Reader
     pool: PartPool
     patience: Patience
@@ -313,6 +315,15 @@ def assemble(
         cap=cap,
         ledger=ledger,
         collector=Collector(database, hints.publish, collect_rules(settings)),
+        journal=JournalWriter(
+            database,
+            engines,
+            JournalSettings(
+                every=settings.journal_every,
+                retention=settings.journal_retention,
+                snapshot_every=settings.journal_snapshot_every,
+            ),
+        ),
         reader=reader,
         pool=pool,
         patience=patience,

@@ -164,7 +164,7 @@ class Orphan:
 
 
 async def find_orphans(database: Database, engine: Engine, location: str, now: float) -> AsyncIterator[Orphan]:
-    """Yield the objects below the engine's prefix that no copy, upload, task or dead object has; our own `_antipode/` aside.
+    """Yield the objects below the engine's prefix that no row has (`unknown_keys`); our own `_antipode/` aside.
 
     `now` is POSIX seconds. Raises EngineError, LedgerUnavailable.
     """

@@ -1,6 +1,7 @@
 """What a scrape reads: a node's parts as they are at that moment, and what the database said last. From memory, at once."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 
 import structlog
 import trio
@@ -11,6 +12,7 @@ from prometheus_client.registry import Collector
 from node.assembly import Node
 from node.health import ServiceState
 from node.metrics import Described
+from node.records.journal import JournalLag, journal_lag
 from node.records.postgres import Database
 from node.records.totals import LocationTotals, look_at_totals
 from node.registry import Memory
@@ -49,6 +51,18 @@ STATE: Mapping[str, Described] = {
         "gauge", "Of these, failed at least once (whole registry).", *_LOCATION
     ),
     "antipode_uploads_open": _described("gauge", "Uploads that are under way (whole registry).", *_LOCATION),
+    "antipode_journal_entries": _described(
+        "gauge", "Changes that a location's journal lacks (whole registry).", *_LOCATION
+    ),
+    "antipode_journal_oldest_seconds": _described(
+        "gauge", "Age of the oldest of them: what would be lost with the database (whole registry).", *_LOCATION
+    ),
+    "antipode_journal_snapshot_age_seconds": _described(
+        "gauge", "Age of a journal's last snapshot, infinite without one (whole registry).", *_LOCATION
+    ),
+    "antipode_journal_failing_seconds": _described(
+        "gauge", "For how long a journal could not be written (whole registry).", *_LOCATION
+    ),
     "antipode_totals_age_seconds": _described("gauge", "Age of what is said here of the whole registry."),
     "antipode_copies_running": _described("gauge", "Copies that this node is at.", *_LOCATION),
     "antipode_leases_lost_total": _described("counter", "Copies given up because another node had the lease."),
@@ -90,6 +104,7 @@ class Totals:
 
     _database: Database = field(alias="database")
     locations: tuple[LocationTotals, ...] = ()
+    journals: Sequence[JournalLag] = ()
     taken_at: float | None = None
     """Trio's clock, None before the first answer."""
 
@@ -102,6 +117,7 @@ class Totals:
             asked = trio.current_time()
             try:
                 self.locations = await look_at_totals(self._database)
+                self.journals = await journal_lag(self._database)
                 self.taken_at = asked
             except LedgerUnavailable as error:
                 _log.debug("metrics of the whole registry are getting old", reason=str(error))
@@ -163,6 +179,13 @@ class State(Collector):
             yield "antipode_dead_objects", where, at.dead_objects
             yield "antipode_dead_objects_failing", where, at.dead_failing
             yield "antipode_uploads_open", where, at.uploads
+        for journal in self._totals.journals:
+            where = (journal.location,)
+            yield "antipode_journal_entries", where, journal.entries
+            yield "antipode_journal_oldest_seconds", where, journal.oldest + age if journal.entries else 0.0
+            snapshot = inf if journal.snapshot_age is None else journal.snapshot_age + age
+            yield "antipode_journal_snapshot_age_seconds", where, snapshot
+            yield "antipode_journal_failing_seconds", where, journal.failing or 0.0
 
     def _replication(self) -> Iterator[Sample]:
         done, suspects = self._node.scheduler.statistics, self._node.suspects

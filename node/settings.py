@@ -123,6 +123,12 @@ class Settings:
     """DEFAULT_TAG_EXPIRATION: how long a deleted or moved tag can be restored, unless its namespace has a window of its own."""
     tag_expiration_options: tuple[float, ...] = (0.0, 86400.0, 7 * 86400.0, 14 * 86400.0, 28 * 86400.0)
     """TAG_EXPIRATION_OPTIONS: the windows that a namespace may have."""
+    journal_every: float = 10.0
+    """JOURNAL_FREQUENCY: how long a change waits at most before it is written into the stores' journals."""
+    journal_snapshot_every: float = 86400.0
+    """JOURNAL_SNAPSHOT_FREQUENCY: how often the journals begin again with all that is so."""
+    journal_retention: float = 14 * 86400.0
+    """JOURNAL_RETENTION: how old a backup may be that the journals bring up to date, deletes included."""
     metadata_staleness: float = 5.0
     """METADATA_STALENESS."""
     metadata_grace: float = 3600.0

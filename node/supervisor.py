@@ -201,6 +201,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             await start("janitor", partial(run_janitor, node.database, node.hints))
             if node.settings.collect:
                 await start("collector", partial(node.collector.run, node.settings.collect_every, node.read_only))
+            await start("journal", node.journal.run)
             await start("disk", partial(_look_at_disk, node))
             await start("totals", totals.keep)
             await node.watcher.first_round()

@@ -1,9 +1,12 @@
 """What is owed, what keeps failing, what would be lost, and what is where it is only by sharing: for operators."""
 
+from collections.abc import Sequence
+
 from attrs import asdict
 
 from node.api.frame import Json, Problem, Wrong
 from node.records.debt import count_running, list_stalled
+from node.records.journal import JournalLag, journal_lag
 from node.records.postgres import Database
 from node.records.reconcile import look_at_round
 from node.records.residency import known_names, list_shared_blobs
@@ -45,6 +48,7 @@ async def stalled_copies(database: Database, location: str | None, most: int) ->
 async def replication_risk(database: Database, location: str | None, most: int) -> Json:
     """Return for every location, or for one, what would be lost if it died now: totals, and the first tags.
 
+    `database` says the same of the database: changes that no store's journal has yet, and how far each journal is.
     Raises Problem (404) for an unknown location.
     """
     totals = await risk_totals(database, location)
@@ -62,7 +66,27 @@ async def replication_risk(database: Database, location: str | None, most: int) 
         line["tags"] = [] if page is None else [asdict(tag) for tag in page.tags]
         line["more_tags"] = page is not None and page.more
         lines.append(line)
-    return {"risk": lines}
+    return {"risk": lines, "database": _database_risk(await journal_lag(database))}
+
+
+def _database_risk(journals: Sequence[JournalLag]) -> Json:
+    """What would be lost if the database died now: what no store's journal has yet."""
+    best = min(journals, key=lambda journal: (journal.entries, journal.oldest), default=None)
+    return {
+        "changes": None if best is None else best.entries,
+        "oldest_seconds": None if best is None else round(best.oldest, 1),
+        "journals": [
+            {
+                "location": journal.location,
+                "changes": journal.entries,
+                "oldest_seconds": round(journal.oldest, 1),
+                "snapshot_seconds_ago": None if journal.snapshot_age is None else round(journal.snapshot_age, 1),
+                "failing_seconds": None if journal.failing is None else round(journal.failing, 1),
+                "error": journal.error,
+            }
+            for journal in journals
+        ],
+    }
 
 
 async def residency(database: Database, name: str, after: tuple[int, int] = (0, 0), most: int = 1000) -> Json:

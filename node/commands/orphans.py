@@ -17,7 +17,7 @@ from node.records.collect import read_pause
 @config_option
 @output_option
 def command(location: str, delete: bool, config: str | None, output: str) -> None:
-    """List objects in a location's store, below its storage path, that belong to no copy, upload, task or dead object.
+    """List objects in a location's store, below its storage path, that no row of the database accounts for.
 
     Nothing is deleted unless --delete is given, and then only what the store says was written more than a day ago. Run `antipode
     repair --after-restore` first if the database was restored from a backup.

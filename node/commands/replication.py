@@ -54,7 +54,10 @@ def stalled(location: str | None, limit: int, config: str | None, output: str) -
 @config_option
 @output_option
 def risk(location: str | None, limit: int, config: str | None, output: str) -> None:
-    """Show what would be lost if a location died now: blobs, bytes, the oldest, and tags that could not be pulled any more."""
+    """Show what would be lost if a location died now: blobs, bytes, the oldest, and tags that could not be pulled any more.
+
+    And if the database died now: the changes that no store's journal has yet.
+    """
 
     async def verb(desk: Desk) -> None:
         document = await replication_risk(desk.database, location, limit)
@@ -69,10 +72,14 @@ def risk(location: str | None, limit: int, config: str | None, output: str) -> N
             for line in lines
             for tag in line["tags"]
         ]  # fmt: skip
-        show(document, output, ("if it died now", totals), ("tags", tags))
+        lost = document["database"]
+        assert isinstance(lost, dict)
+        show(document, output, ("if it died now", totals), ("tags", tags), ("journals", lost["journals"]))
         for line in lines if output == "table" else ():
             if line["more_tags"]:
                 click.echo(f"{line['location']}: and more tags")
+        if output == "table" and lost["changes"] is not None:
+            click.echo(f"if the database died now: {lost['changes']} changes that no journal has would be lost")
 
     work(config, verb)
 

@@ -57,7 +57,7 @@ async def count_copies(database: Database, location: str) -> tuple[int, int]:
 
 
 async def unknown_keys(database: Database, location: str, keys: Collection[str]) -> frozenset[str]:
-    """Return those of `keys` in a location that no copy, task, upload or dead object has.
+    """Return those of `keys` in a location that no copy, task, upload, manifest, journal or dead object has.
 
     Keys are committed before their first byte is written, so an object that was listed before this is asked is an orphan.
     """
@@ -68,6 +68,8 @@ async def unknown_keys(database: Database, location: str, keys: Collection[str])
         AND NOT EXISTS (SELECT FROM task t WHERE t.location_id = l.id AND t.key = k)
         AND NOT EXISTS (SELECT FROM dead_object d WHERE d.location_id = l.id AND d.key = k)
         AND NOT EXISTS (SELECT FROM upload u WHERE u.location_id = l.id AND k IN (u.key, u.reserved_key, u.tail_key))
+        AND NOT EXISTS (SELECT FROM manifest_object o WHERE o.location_id = l.id AND o.key = k)
+        AND NOT EXISTS (SELECT FROM journal_object o WHERE o.location_id = l.id AND o.key = k)
         """,
         location,
         list(keys),

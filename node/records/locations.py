@@ -146,7 +146,7 @@ async def remove_location(database: Database, name: str) -> Changed:
 
 
 async def purge_removed(database: Database, most: int = 2000) -> int:
-    """Take away up to `most` rows each of copies, dead objects, tasks and wishes of removed locations; return how many went."""
+    """Take away rows of removed locations, up to `most` each of copies and dead objects; return how many went."""
     row = await database.fetch_row(
         """
         WITH out AS (SELECT id FROM location WHERE state = 'removed'),
@@ -160,9 +160,11 @@ async def purge_removed(database: Database, most: int = 2000) -> int:
                 SELECT d.id FROM out JOIN dead_object d ON d.location_id = out.id LIMIT $1 FOR UPDATE OF d SKIP LOCKED)
             RETURNING 1),
         tasks AS (DELETE FROM task t USING out WHERE t.location_id = out.id RETURNING 1),
-        wishes AS (DELETE FROM wanted w USING out WHERE w.location_id = out.id RETURNING 1)
+        wishes AS (DELETE FROM wanted w USING out WHERE w.location_id = out.id RETURNING 1),
+        manifests AS (DELETE FROM manifest_object o USING out WHERE o.location_id = out.id RETURNING 1),
+        journals AS (DELETE FROM journal_object o USING out WHERE o.location_id = out.id RETURNING 1)
         SELECT (SELECT count(*) FROM placements) + (SELECT count(*) FROM dead) + (SELECT count(*) FROM tasks)
-            + (SELECT count(*) FROM wishes) AS gone
+            + (SELECT count(*) FROM wishes) + (SELECT count(*) FROM manifests) + (SELECT count(*) FROM journals) AS gone
         """,
         most,
         deadline=_SECONDS,

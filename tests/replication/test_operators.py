@@ -91,7 +91,8 @@ async def test_policies_and_locations_of_running_nodes(start_cluster: StartClust
     assert await _holds(url, us=4, eu=4)
     assert "all copies: 4 of 4" in await _run(nodes, "verify", "--location", "us")
     orphans = json.loads(await _run(nodes, "orphans", "--location", "us", "--output", "json"))["orphans"]
-    assert len(orphans) == 3, "a removal leaves the bucket as it is, and the database forgets it"
+    blobs = [orphan for orphan in orphans if not any(part in orphan["key"] for part in ("/journal/", "/manifests/"))]
+    assert len(blobs) == 3, "a removal leaves the bucket as it is, and the database forgets it"
 
 
 async def _refuses_us(nodes: Cluster, repository: str, digest: str) -> bool:
