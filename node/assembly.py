@@ -21,11 +21,11 @@ from node.hint_hub import Hub
 from node.journal.writer import JournalSettings, JournalWriter
 from node.metrics import Metrics
 from node.modes import READ_ONLY
-from node.reconciler import Reconciler, ReconcilerSettings
 from node.records.closures import read_closure
 from node.records.ledger import PostgresLedger
 from node.records.members import LocationRow, Membership
 from node.records.postgres import Database
+from node.records.reconcile import PostgresRounds
 from node.registry import Memory, Registry
 from node.services import ServiceBoard
 from node.settings import Settings
@@ -40,6 +40,7 @@ from replication.parts import PartPool
 from replication.patience import Patience
 from replication.ports import Seen
 from replication.reader import Reader, ReaderSettings
+from replication.reconciler import Reconciler, ReconcilerSettings
 from replication.scheduler import Scheduler, SchedulerSettings
 from replication.sources import choose_sources, in_service, may_tee, readable
 from replication.spool import Spool
@@ -142,7 +143,7 @@ class Node:
         """Return this node's part in the rounds of reconciliation."""
         settings = self.settings
         return Reconciler(
-            self.database,
+            PostgresRounds(self.database),
             self.hints,
             ReconcilerSettings(
                 keep=settings.presign_lifetime + settings.metadata_staleness, replicate=settings.replicate

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 
 from attrs import evolve, field, frozen
 
-from node.reconciler import Publish
 from node.records.policies import write_policy
 from node.records.postgres import Database
 from node.records.previews import namespace_tags, preview_facts
 from node.records.reconcile import ask_for_round
 from replication.policy import Policy
-from replication.ports import Forget
+from replication.ports import Forget, Publish
 from replication.reconcile import settle
 
 _PAGE = 500

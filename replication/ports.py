@@ -172,3 +172,11 @@ class Hints(Protocol):
     def subscribe(self) -> AbstractAsyncContextManager[HintSource]:
         """Receive every hint from now on. After a gap (connection lost) a `Forget()` of everything and a `Wake()` come first."""
         ...
+
+
+class Publish(Protocol):
+    """Tells all nodes (`Hints.publish`). Must not wait."""
+
+    def __call__(self, *hints: Hint) -> None:
+        """Send."""
+        ...

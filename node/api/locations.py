@@ -3,7 +3,6 @@
 from attrs import asdict
 
 from node.api.frame import Json, Problem
-from node.reconciler import Publish
 from node.records.locations import (
     Change,
     Changed,
@@ -17,7 +16,7 @@ from node.records.locations import (
 from node.records.postgres import Database
 from node.records.reconcile import ask_for_round
 from replication.model import LocationState
-from replication.ports import Forget, Wake
+from replication.ports import Forget, Publish, Wake
 
 BY_HAND = (LocationState.ACTIVE, LocationState.PAUSED, LocationState.DRAINING, LocationState.REMOVED)
 """States that an operator may ask for. *Drained* comes by itself."""

@@ -5,12 +5,12 @@ from attrs import frozen
 from node.api.frame import Json, Problem, Wrong
 from node.names import is_name
 from node.policies import Preview, change_policy, preview
-from node.reconciler import Publish
 from node.records.locations import list_locations
 from node.records.policies import list_policies, read_policy
 from node.records.postgres import Database
 from replication.model import LocationState
 from replication.policy import NO_POLICY, Policy, PolicyInvalid, dump_policy, parse_policy
+from replication.ports import Publish
 
 
 @frozen

@@ -11,7 +11,6 @@ from node.api.frame import Json, Parameters, Problem, timestamp
 from node.config_values import Unfit, parse_duration, say_duration
 from node.names import is_name, is_tag
 from node.push.reading import read_manifest
-from node.reconciler import Publish
 from node.records.history import TagState, find_former, set_tag_expiration, tag_expiration, tag_history
 from node.records.manifests import CompiledTags, commit_manifest
 from node.records.policies import load_policy
@@ -19,7 +18,7 @@ from node.records.postgres import Database
 from node.records.removal import delete_namespace, delete_repository
 from node.settings import Settings
 from replication.digests import BadDigest, Digest
-from replication.ports import Forget, Wake
+from replication.ports import Forget, Publish, Wake
 
 _PAGE = 50
 _MOST = 500

@@ -8,8 +8,8 @@ import click
 from node.api.debts import replication_risk, replication_status, residency, stalled_copies
 from node.commands.options import config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, progress_bar, show, size, work
-from node.reconciler import Findings, ReconcilerSettings, backfill
-from node.records.reconcile import count_blobs
+from node.records.reconcile import PostgresRounds, count_blobs
+from replication.reconciler import Findings, ReconcilerSettings, backfill
 
 
 @click.group("replication", epilog=EXIT_CODES)
@@ -146,7 +146,7 @@ async def run_backfill(desk: Desk) -> Findings:
             bar.update(task, total=max(total, found.blobs), completed=found.blobs)
 
         return await backfill(
-            desk.database,
+            PostgresRounds(desk.database),
             desk.hints.publish,
             ReconcilerSettings(
                 keep=settings.presign_lifetime + settings.metadata_staleness, replicate=settings.replicate

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from node.records.postgres import Database
-from node.records.reconcile import Candidate, read_facts
+from node.records.reconcile import read_facts
 from replication.policy import Policy
+from replication.rounds import Candidate
 
 
 @frozen

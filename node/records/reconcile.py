@@ -2,81 +2,125 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
+from node.records.locations import note_drained, purge_removed
+from node.records.policies import place_tags, ruled_tags
 from node.records.postgres import Database
 from replication.model import LocationState
 from replication.reconcile import BlobFacts, Settlement
+from replication.rounds import Applied, Candidate, CandidatePage, ClaimedPage, PageKind
 
 LEASE_SECONDS = 60.0
 """How long a node may take for one page of a round before another node takes it."""
 
 _SECONDS = 30.0
+_TAGS_AT_ONCE = 500
 
 
 @frozen
-class Candidate:
-    """A blob that may have to be settled. `document` is its facts as the database spells them."""
+class PostgresRounds:
+    """The rounds of one database (`replication.rounds.Rounds`)."""
 
-    blob_id: int
-    digest: str
-    size: int
-    facts: BlobFacts
-    document: str = field(repr=False)
+    database: Database
 
+    async def claim_page(self, most: int, between_rounds: float) -> ClaimedPage:
+        """Take the next piece of the round that all nodes do together; `ask_for_round` makes them hurry."""
+        row = await self.database.fetch_row(
+            "SELECT * FROM claim_reconciliation($1, $2, $3)", most, LEASE_SECONDS, between_rounds
+        )
+        assert row is not None
+        return ClaimedPage(PageKind(row["kind"]), row["after_blob"] or 0, row["last_blob"] or 0, row["hurry"])
 
-@frozen
-class CandidatePage:
-    """Those of `looked_at` blobs that may have to be settled. `last` is the last blob's id, None where no more follow."""
+    async def finish_page(self, page: ClaimedPage) -> None:
+        """Say that a piece is done."""
+        if page.kind is PageKind.TAGS:
+            await self.database.fetch(
+                'UPDATE bookmark SET value = value || \'{"phase": "blobs", "after": 0, "until": null}\', updated_at = now() '
+                "WHERE name = 'reconcile' AND value->>'phase' = 'tags'"
+            )
+        else:
+            await self.database.fetch("DELETE FROM reconcile_page WHERE after_blob = $1", page.after)
 
-    candidates: tuple[Candidate, ...]
-    looked_at: int
-    last: int | None
+    async def find_candidates(self, after: int, upto: int | None, most: int, *, replicate: bool) -> CandidatePage:
+        """Look at a page of blobs; only those that are not simply as they must be are looked at closely."""
+        rows = await self.database.fetch(
+            """
+            WITH page AS (
+                SELECT b.id, b.digest, b.size FROM blob b WHERE b.id > $1 AND ($2::bigint IS NULL OR b.id <= $2)
+                ORDER BY b.id LIMIT $3),
+            looked AS (
+                SELECT page.*, ARRAY(SELECT r FROM blob_required(page.id) r) AS required,
+                    ARRAY(SELECT p.location_id FROM placement p WHERE p.blob_id = page.id) AS placed,
+                    ARRAY(SELECT p.location_id FROM placement p WHERE p.blob_id = page.id AND p.state = 'present') AS good,
+                    ARRAY(SELECT t.location_id FROM task t WHERE t.blob_id = page.id) AS tasks,
+                    EXISTS (SELECT FROM placement p JOIN location l ON l.id = p.location_id AND l.state IN ('active', 'paused')
+                        WHERE p.blob_id = page.id AND p.state = 'present') AS stays
+                FROM page),
+            found AS (
+                SELECT id FROM looked WHERE CASE WHEN $4 THEN NOT (required <@ (good || tasks) AND (placed || tasks) <@ required
+                    AND NOT tasks && good) ELSE NOT stays END)
+            SELECT page.id, page.digest, page.size, CASE WHEN found.id IS NULL THEN NULL ELSE blob_facts(page.id) END AS facts
+            FROM page LEFT JOIN found ON found.id = page.id ORDER BY page.id
+            """,
+            after,
+            upto,
+            most,
+            replicate,
+            deadline=_SECONDS,
+        )
+        candidates = tuple(
+            Candidate(row["id"], row["digest"], row["size"], read_facts(row["facts"]), row["facts"])
+            for row in rows
+            if row["facts"] is not None
+        )
+        last = rows[-1]["id"] if len(rows) == most and rows[-1]["id"] != upto else None
+        return CandidatePage(candidates, len(rows), last)
 
+    async def apply_settlements(
+        self, settlements: Sequence[tuple[Candidate, Settlement]], keep_seconds: float
+    ) -> Sequence[Applied]:
+        """Apply decisions in one statement."""
+        rows = await self.database.fetch(
+            """
+            SELECT settle_blob(u.blob_id, u.facts, ARRAY(SELECT jsonb_array_elements_text(u.change->0)),
+                ARRAY(SELECT jsonb_array_elements_text(u.change->1)),
+                ARRAY(SELECT jsonb_array_elements_text(u.change->2)), $4) AS outcome
+            FROM unnest($1::bigint[], $2::jsonb[], $3::jsonb[]) WITH ORDINALITY AS u (blob_id, facts, change, place)
+            ORDER BY u.place
+            """,
+            [candidate.blob_id for candidate, _ in settlements],
+            [candidate.document for candidate, _ in settlements],
+            [json.dumps([made.owe, made.strike, made.trim]) for _, made in settlements],
+            keep_seconds,
+            deadline=_SECONDS,
+        )
+        return [Applied(row["outcome"]) for row in rows]
 
-async def find_candidates(
-    database: Database, after: int, upto: int | None, most: int, *, replicate: bool
-) -> CandidatePage:
-    """Look at up to `most` blobs with ids in (after, upto] and return those that are not simply as they must be.
+    async def compile_tags(self) -> int:
+        """Give tags the locations of their policies, a page of tags at a time."""
+        changed, after = 0, (0, "")
+        while True:
+            page = await ruled_tags(self.database, after, _TAGS_AT_ONCE)
+            if page.tags:
+                changed += await place_tags(self.database, page.tags)
+            if page.after is None:
+                return changed
+            after = page.after
 
-    With `replicate` these are blobs with a copy or a task where nothing is required, or without either where something is; without
-    it, those without a good copy in a location that stays.
-    """
-    rows = await database.fetch(
-        """
-        WITH page AS (
-            SELECT b.id, b.digest, b.size FROM blob b WHERE b.id > $1 AND ($2::bigint IS NULL OR b.id <= $2)
-            ORDER BY b.id LIMIT $3),
-        looked AS (
-            SELECT page.*, ARRAY(SELECT r FROM blob_required(page.id) r) AS required,
-                ARRAY(SELECT p.location_id FROM placement p WHERE p.blob_id = page.id) AS placed,
-                ARRAY(SELECT p.location_id FROM placement p WHERE p.blob_id = page.id AND p.state = 'present') AS good,
-                ARRAY(SELECT t.location_id FROM task t WHERE t.blob_id = page.id) AS tasks,
-                EXISTS (SELECT FROM placement p JOIN location l ON l.id = p.location_id AND l.state IN ('active', 'paused')
-                    WHERE p.blob_id = page.id AND p.state = 'present') AS stays
-            FROM page),
-        found AS (
-            SELECT id FROM looked WHERE CASE WHEN $4 THEN NOT (required <@ (good || tasks) AND (placed || tasks) <@ required
-                AND NOT tasks && good) ELSE NOT stays END)
-        SELECT page.id, page.digest, page.size, CASE WHEN found.id IS NULL THEN NULL ELSE blob_facts(page.id) END AS facts
-        FROM page LEFT JOIN found ON found.id = page.id ORDER BY page.id
-        """,
-        after,
-        upto,
-        most,
-        replicate,
-        deadline=_SECONDS,
-    )
-    candidates = tuple(
-        Candidate(row["id"], row["digest"], row["size"], read_facts(row["facts"]), row["facts"])
-        for row in rows
-        if row["facts"] is not None
-    )
-    last = rows[-1]["id"] if len(rows) == most and rows[-1]["id"] != upto else None
-    return CandidatePage(candidates, len(rows), last)
+    async def forget_wishes(self) -> None:
+        """Drop wishes whose time is over."""
+        await self.database.fetch("DELETE FROM wanted WHERE until < now()")
+
+    async def note_drained(self) -> Sequence[str]:
+        """Look which locations are drained."""
+        return await note_drained(self.database)
+
+    async def purge_removed(self) -> int:
+        """Take rows of removed locations away."""
+        return await purge_removed(self.database)
 
 
 def read_facts(document: str) -> BlobFacts:
@@ -90,82 +134,6 @@ def read_facts(document: str) -> BlobFacts:
         tasks=given["tasks"],
         states=tuple((at, LocationState(state)) for at, state in given["states"]),
     )
-
-
-class Applied(Enum):
-    """What became of a settlement."""
-
-    DONE = "done"
-    BUSY = "busy"
-    """Somebody works on the blob at this moment; it is left to the next round."""
-    CHANGED = "changed"
-    """The facts it was decided on hold no more; likewise."""
-
-
-async def apply_settlements(
-    database: Database, settlements: Sequence[tuple[Candidate, Settlement]], keep_seconds: float
-) -> Sequence[Applied]:
-    """Apply decisions, each whole or not at all, and say for each what became of it.
-
-    Objects that lose their row become dead objects whose bytes stay for `keep_seconds`: longer than anybody may still read them.
-    """
-    rows = await database.fetch(
-        """
-        SELECT settle_blob(u.blob_id, u.facts, ARRAY(SELECT jsonb_array_elements_text(u.change->0)),
-            ARRAY(SELECT jsonb_array_elements_text(u.change->1)),
-            ARRAY(SELECT jsonb_array_elements_text(u.change->2)), $4) AS outcome
-        FROM unnest($1::bigint[], $2::jsonb[], $3::jsonb[]) WITH ORDINALITY AS u (blob_id, facts, change, place) ORDER BY u.place
-        """,
-        [candidate.blob_id for candidate, _ in settlements],
-        [candidate.document for candidate, _ in settlements],
-        [json.dumps([made.owe, made.strike, made.trim]) for _, made in settlements],
-        keep_seconds,
-        deadline=_SECONDS,
-    )
-    return [Applied(row["outcome"]) for row in rows]
-
-
-class PageKind(Enum):
-    """What the next piece of the shared round is."""
-
-    TAGS = "tags"
-    """Every tag of a namespace with a policy: compile it."""
-    BLOBS = "blobs"
-    REST = "rest"
-    """Nothing for this node now: others are at it, or the round is over and the next one not due."""
-
-
-@frozen
-class ClaimedPage:
-    """A piece of the round, leased to the caller: the blobs with ids in (after, last]. `hurry`: somebody waits for the round."""
-
-    kind: PageKind
-    after: int
-    last: int
-    hurry: bool
-
-
-async def claim_page(database: Database, most: int, between_rounds: float) -> ClaimedPage:
-    """Take the next piece of the round that all nodes do together: up to `most` blobs.
-
-    Rounds follow each other after `between_rounds` seconds, at once where `ask_for_round` was called.
-    """
-    row = await database.fetch_row(
-        "SELECT * FROM claim_reconciliation($1, $2, $3)", most, LEASE_SECONDS, between_rounds
-    )
-    assert row is not None
-    return ClaimedPage(PageKind(row["kind"]), row["after_blob"] or 0, row["last_blob"] or 0, row["hurry"])
-
-
-async def finish_page(database: Database, page: ClaimedPage) -> None:
-    """Say that a piece is done."""
-    if page.kind is PageKind.TAGS:
-        await database.fetch(
-            'UPDATE bookmark SET value = value || \'{"phase": "blobs", "after": 0, "until": null}\', updated_at = now() '
-            "WHERE name = 'reconcile' AND value->>'phase' = 'tags'"
-        )
-    else:
-        await database.fetch("DELETE FROM reconcile_page WHERE after_blob = $1", page.after)
 
 
 async def ask_for_round(database: Database) -> None:
@@ -211,8 +179,3 @@ async def count_blobs(database: Database) -> int:
     )
     assert row is not None
     return int(row["blobs"])
-
-
-async def forget_wishes(database: Database) -> None:
-    """Drop copies that were asked for once and whose time is over; what they brought is trimmed like any other copy."""
-    await database.fetch("DELETE FROM wanted WHERE until < now()")

@@ -6,10 +6,11 @@ import pytest
 import trio
 from attrs import define
 
-from node.reconciler import ReconcilerSettings, backfill
 from node.records.collect import KINDS, CollectRules, collect_batch, expire_history
 from node.records.locations import Change, note_drained, purge_removed, remove_location, set_state
+from node.records.reconcile import PostgresRounds
 from replication.model import LocationState
+from replication.reconciler import ReconcilerSettings, backfill
 from tests.crash.conftest import MakeWorld
 from tests.crash.harness import World, facts, pattern, sweep
 from tests.faulty_engine import Refuse
@@ -156,9 +157,9 @@ class Drain:
         database = regions[0].node.database
         if (await set_state(database, "us", LocationState.DRAINING)).before is LocationState.REMOVED:
             return
-        await backfill(database, regions[0].node.hints.publish, ReconcilerSettings())
+        await backfill(PostgresRounds(database), regions[0].node.hints.publish, ReconcilerSettings())
         await world.settle(regions[0])
-        await backfill(database, regions[0].node.hints.publish, ReconcilerSettings())
+        await backfill(PostgresRounds(database), regions[0].node.hints.publish, ReconcilerSettings())
         await world.settle(regions[0])
         await note_drained(database)
         world.locations = ("eu",)

@@ -8,23 +8,23 @@ from node.api.debts import residency, stalled_copies
 from node.api.frame import Problem
 from node.api.policies import Request, get_policies, get_policy, set_policy
 from node.policies import Amount, preview
-from node.reconciler import ReconcilerSettings, backfill
 from node.records.debt import list_stalled
 from node.records.ledger import PostgresLedger
 from node.records.locations import apply_defaults
 from node.records.members import Membership, default_locations
-from node.records.reconcile import look_at_round
+from node.records.reconcile import PostgresRounds, look_at_round
 from replication.model import LocationState
 from replication.plan import STALLED_AFTER
 from replication.policy import NO_POLICY, parse_policy
 from replication.ports import CopyOutcome, Forget
+from replication.reconciler import ReconcilerSettings, backfill
 from tests.replication.world import LOCATIONS, NoHints, World, digest_of
 
 _LEDGER = Membership(UUID(int=1), ("us",), ("us",), "test")
 
 
 async def _fill(world: World) -> None:
-    await backfill(world.database, NoHints().publish, ReconcilerSettings())
+    await backfill(PostgresRounds(world.database), NoHints().publish, ReconcilerSettings())
 
 
 async def _pay(world: World) -> dict[str, int]:

@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 from attrs import define, field
 
 from engines.crossing import open_bridge
+from node.records.locations import Changed, remove_location, set_state
 from node.records.members import enrol_locations
 from node.records.migrate import migrate
 from node.records.policies import write_policy
 from node.records.postgres import Database, open_database
+from node.records.reconcile import PostgresRounds, ask_for_round, look_at_round
 from replication.model import LocationState
 from replication.policy import parse_policy
 from replication.ports import Hint
@@ -99,6 +101,27 @@ class World:
             failures,
         )
 
+    async def strike(self, blob: str, at: str) -> None:
+        await self._forget("task", blob, at)
+
+    async def lose(self, blob: str, at: str) -> None:
+        await self._forget("placement", blob, at)
+
+    async def _forget(self, table: str, blob: str, at: str) -> None:
+        await self.database.fetch(
+            f"DELETE FROM {table} t USING location l WHERE l.id = t.location_id AND t.blob_id = $1 AND l.name = $2",  # noqa: S608 - our own names
+            self.blobs[blob],
+            at,
+        )
+
+    async def wish(self, blob: str, at: str, seconds: float) -> None:
+        await self.database.fetch(
+            "INSERT INTO wanted SELECT $1, id, now() + $3 * interval '1 second' FROM location WHERE name = $2",
+            self.blobs[blob],
+            at,
+            seconds,
+        )
+
     async def manifest(
         self,
         name: str,
@@ -143,6 +166,34 @@ class World:
 
     async def state(self, at: str, state: LocationState) -> None:
         await self.database.fetch("UPDATE location SET state = $2 WHERE name = $1", at, state.value)
+
+    async def state_of(self, at: str) -> LocationState:
+        row = await self.database.fetch_row("SELECT state FROM location WHERE name = $1", at)
+        assert row is not None
+        return LocationState(row["state"])
+
+    async def change(self, at: str, state: LocationState) -> Changed:
+        return await set_state(self.database, at, state)
+
+    async def remove(self, at: str) -> Changed:
+        return await remove_location(self.database, at)
+
+    def rounds(self) -> PostgresRounds:
+        return PostgresRounds(self.database)
+
+    async def ask_for_round(self) -> None:
+        await ask_for_round(self.database)
+
+    async def round_done(self) -> bool:
+        return (await look_at_round(self.database)).completed_seconds is not None
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let wishes and leased pages of the round grow old."""
+        await self.database.fetch(
+            "WITH pages AS (UPDATE reconcile_page SET lease_until = lease_until - $1 * interval '1 second') "
+            "UPDATE wanted SET until = until - $1 * interval '1 second'",
+            seconds,
+        )
 
     async def placed(self, blob: str) -> dict[str, str]:
         rows = await self.database.fetch(

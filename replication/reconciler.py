@@ -1,32 +1,16 @@
 """The reconciler: recomputes required minus present in pages, gently all the time and at once after a change, with other nodes."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import structlog
 import trio
 from attrs import define, evolve, field, frozen
 
-from node.records.locations import note_drained, purge_removed
-from node.records.policies import place_tags, ruled_tags
-from node.records.postgres import Database
-from node.records.reconcile import (
-    Applied,
-    Candidate,
-    CandidatePage,
-    PageKind,
-    apply_settlements,
-    claim_page,
-    find_candidates,
-    finish_page,
-    forget_wishes,
-)
-from replication.ports import Forget, Hint, Hints, LedgerUnavailable, Placed, Wake
+from replication.ports import Forget, Hints, LedgerUnavailable, Placed, Publish, Wake
 from replication.reconcile import Settlement, settle
+from replication.rounds import Applied, Candidate, CandidatePage, PageKind, Rounds
 
 _log = structlog.get_logger("antipode.reconciler")
-
-_TAGS_AT_ONCE = 500
 
 
 @frozen
@@ -73,28 +57,8 @@ class Findings:
         return Findings(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
-class Publish(Protocol):
-    """Tells all nodes (`Hints.publish`). Must not wait."""
-
-    def __call__(self, *hints: Hint) -> None:
-        """Send."""
-        ...
-
-
-async def compile_tags(database: Database) -> int:
-    """Give every tag the locations of its namespace's policy; return how many rows changed. Raises LedgerUnavailable."""
-    changed, after = 0, (0, "")
-    while True:
-        page = await ruled_tags(database, after, _TAGS_AT_ONCE)
-        if page.tags:
-            changed += await place_tags(database, page.tags)
-        if page.after is None:
-            return changed
-        after = page.after
-
-
 async def settle_page(
-    database: Database, publish: Publish, page: CandidatePage, settings: ReconcilerSettings, down: frozenset[str]
+    rounds: Rounds, publish: Publish, page: CandidatePage, settings: ReconcilerSettings, down: frozenset[str]
 ) -> Findings:
     """Decide and apply what a page of blobs needs, and tell the nodes. Raises LedgerUnavailable."""
     decided = [
@@ -104,7 +68,7 @@ async def settle_page(
     findings = Findings(blobs=page.looked_at)
     if not todo:
         return findings
-    outcomes = await apply_settlements(database, todo, settings.keep)
+    outcomes = await rounds.apply_settlements(todo, settings.keep)
     done = [pair for pair, outcome in zip(todo, outcomes, strict=True) if outcome is Applied.DONE]
     _tell(publish, done)
     return findings + Findings(
@@ -126,7 +90,7 @@ def _tell(publish: Publish, done: Iterable[tuple[Candidate, Settlement]]) -> Non
 
 
 async def backfill(
-    database: Database,
+    rounds: Rounds,
     publish: Publish,
     settings: ReconcilerSettings,
     *,
@@ -137,12 +101,12 @@ async def backfill(
 
     `progress` is told the findings so far after every page. Raises LedgerUnavailable.
     """
-    await forget_wishes(database)
-    findings = Findings(tags=await compile_tags(database) if settings.replicate else 0)
+    await rounds.forget_wishes()
+    findings = Findings(tags=await rounds.compile_tags() if settings.replicate else 0)
     after: int | None = 0
     while after is not None:
-        page = await find_candidates(database, after, None, settings.page, replicate=settings.replicate)
-        findings += await settle_page(database, publish, page, settings, down)
+        page = await rounds.find_candidates(after, None, settings.page, replicate=settings.replicate)
+        findings += await settle_page(rounds, publish, page, settings, down)
         progress(findings)
         after = page.last
     return findings
@@ -152,7 +116,7 @@ async def backfill(
 class Reconciler:
     """One node's part in the shared rounds. `down` returns the locations that this node sees down."""
 
-    database: Database
+    rounds: Rounds
     hints: Hints
     settings: ReconcilerSettings
     down: Callable[[], frozenset[str]]
@@ -192,24 +156,24 @@ class Reconciler:
 
     async def step(self) -> float:
         """Do the next piece of the round, if there is one; return the seconds to rest after it. Raises LedgerUnavailable."""
-        settings, began = self.settings, trio.current_time()
-        page = await claim_page(self.database, settings.page, settings.between_rounds)
+        rounds, settings, began = self.rounds, self.settings, trio.current_time()
+        page = await rounds.claim_page(settings.page, settings.between_rounds)
         if page.kind is PageKind.REST:
-            for name in await note_drained(self.database):
+            for name in await rounds.note_drained():
                 _log.info("location is drained: nothing is only there any more", location=name)
                 self.hints.publish(Forget())
             # Only who has nothing better to do takes rows of removed locations away.
-            purged = await purge_removed(self.database)
+            purged = await rounds.purge_removed()
             return 0.0 if purged else settings.shortest_rest if page.hurry else settings.poll
         if page.kind is PageKind.TAGS:
-            await forget_wishes(self.database)
-            found = Findings(tags=await compile_tags(self.database) if settings.replicate else 0)
+            await rounds.forget_wishes()
+            found = Findings(tags=await rounds.compile_tags() if settings.replicate else 0)
         else:
-            candidates = await find_candidates(
-                self.database, page.after, page.last, settings.page, replicate=settings.replicate
+            candidates = await rounds.find_candidates(
+                page.after, page.last, settings.page, replicate=settings.replicate
             )
-            found = await settle_page(self.database, self.hints.publish, candidates, settings, self.down())
-        await finish_page(self.database, page)
+            found = await settle_page(rounds, self.hints.publish, candidates, settings, self.down())
+        await rounds.finish_page(page)
         self.totals += found
         if evolve(found, blobs=0) != Findings():
             _log.info("reconciled", owed=found.owed, struck=found.struck, trimmed=found.trimmed, tags=found.tags)
