@@ -1,22 +1,30 @@
-"""A simulated cluster: real watcher, reader, copier, sweeper and scheduler over memory stores, hints and ledger."""
+"""A simulated cluster: real watcher, reader, copier, sweeper, scheduler, reconciler and waits over memory stores, hints, ledger."""
 
 import hashlib
+from collections.abc import Callable
 from random import Random
 
 import trio
 from attrs import define, field
 
+from node.waiting import Subject, Vanished, Waiting
 from property_tests.memory_engine import MIB, Faults, MemoryEngine, MemoryStore
 from property_tests.memory_hints import MemoryHints
-from property_tests.memory_ledger import MemoryLedger, Truth
+from property_tests.memory_ledger import Line, MemoryLedger
+from property_tests.memory_rounds import MemoryRounds
+from property_tests.memory_truth import COUNTING, Truth
+from replication.arrival import Status, arrival
+from replication.closure import Closure, ClosureBlob, Debt, Need, Place
 from replication.copier import Copier, CopierSettings
 from replication.digests import Digest, blob_key, pieces_of
 from replication.health import HealthRules
-from replication.model import Blob, LocationState, Placement
+from replication.model import Blob, LocationState, Placement, Verdict
 from replication.offload import inline
 from replication.parts import PartPool
-from replication.ports import Wake
+from replication.ports import LedgerUnavailable, Wake
 from replication.reader import NoGoodSource, Reader
+from replication.reconcile import settle
+from replication.reconciler import Reconciler, ReconcilerSettings
 from replication.scheduler import Scheduler, SchedulerSettings
 from replication.sources import choose_sources
 from replication.suspects import Suspects
@@ -25,6 +33,8 @@ from replication.targets import choose_targets
 from replication.watcher import Watcher, probe_keys
 
 MARKER = b"the right bucket"
+KEEP = 125.0
+"""Seconds that the bytes of trimmed and collected copies stay."""
 
 
 class PromiseBroken(AssertionError):
@@ -33,19 +43,25 @@ class PromiseBroken(AssertionError):
 
 @define(eq=False)
 class World:
-    """What outlives the nodes: stores, database, hints, and what was pushed."""
+    """What outlives the nodes: stores, database, hints, and what was pushed. `later` are stores whose location is added later."""
 
     random: Random
     locations: tuple[str, ...] = ("us", "eu", "ap")
+    later: tuple[str, ...] = ()
     stores: dict[str, MemoryStore] = field(factory=dict)
     pushed: dict[int, bytes] = field(factory=dict)
+    excused: set[tuple[int, str]] = field(factory=set)
+    """Debt without a task that the reconciler has to find: a job was lost, or a policy or a location's state changed."""
+    rotten: set[tuple[str, str]] = field(factory=set)
+    """Copies that were damaged or lost behind everybody's back, as (location, key)."""
     truth: Truth = field(init=False)
     hints: MemoryHints = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        for name in self.locations:
+        for name in (*self.locations, *self.later):
             store = self.stores[name] = MemoryStore(name, Random(self.random.random()))
             store.objects["registry/_antipode/marker"] = MARKER
+            store.deleting = self._guard(name)
         self.truth = Truth(
             dict.fromkeys(self.locations, LocationState.ACTIVE),
             random=Random(self.random.random()),
@@ -53,19 +69,39 @@ class World:
         )
         self.hints = MemoryHints(Random(self.random.random()))
 
+    def _guard(self, location: str) -> Callable[[str], None]:
+        def check(key: str) -> None:
+            if any(p.location == location and p.key == key for p in self.truth.placements.values()):
+                raise PromiseBroken(f"a delete hits the live copy {key} in {location}")
+
+        return check
+
     def check_recorded(self, blob: Blob, placement: Placement) -> None:
         """Promise 2: at the moment a placement is recorded the store holds the right bytes under its key."""
         data = self.stores[placement.location].objects.get(placement.key)
         if data is None or not Digest.parse(blob.digest).matches(data):
             raise PromiseBroken(f"a wrong copy of {blob.digest} was recorded at {placement}")
 
+    def _untold(self) -> set[tuple[int, str]]:
+        """Return the debt that no task says."""
+        truth = self.truth
+        return {
+            (blob, at)
+            for blob in truth.blobs
+            for at in truth.required(blob) - truth.good(blob)
+            if (blob, at) not in truth.tasks
+        }
+
+    def excuse(self) -> None:
+        """Something has just changed what is owed: the reconciler has to find out."""
+        self.excused |= self._untold()
+
     def check_debt(self) -> None:
-        """Promises 3 and 4: whatever is required and not present has a task; no dead key is a live one."""
-        for blob, required in self.truth.required.items():
-            present = {p.location for p in self.truth.sources(blob) if not p.suspect}
-            for location in required - present:
-                if (blob, location) not in self.truth.tasks:
-                    raise PromiseBroken(f"blob {blob} owes {location}, and nobody knows")
+        """Promises 3 and 4: what is required and not present has a task; promise 7: no dead key is a live one."""
+        untold = self._untold()
+        self.excused &= untold
+        if untold - self.excused:
+            raise PromiseBroken(f"{untold - self.excused} is owed, and nobody knows")
         live = {(p.location, p.key) for p in self.truth.placements.values()}
         for dead in self.truth.dead.values():
             if (dead.location, dead.key) in live:
@@ -76,29 +112,67 @@ class World:
         return [
             p.location
             for p in self.truth.sources(blob)
-            if not self.stores[p.location].faults.any
-            and self.stores[p.location].objects.get(p.key) == self.pushed[blob]
+            if not self.stores[p.location].faults.any and self.right(blob, p)
         ]
 
+    def right(self, blob: int, placement: Placement) -> bool:
+        """Return whether a copy's bytes are there, and right."""
+        return self.stores[placement.location].objects.get(placement.key) == self.pushed[blob]
+
+    def unsettled(self) -> str | None:
+        """Return what is not as it must be at rest, None when required equals present everywhere and nothing is left to do."""
+        truth = self.truth
+        if truth.dead or truth.tasks:
+            return f"tasks {list(truth.tasks.values())}, dead {list(truth.dead.values())}"
+        for blob in truth.blobs:
+            required, forbidden, good = truth.required(blob), truth.forbidden(blob), truth.good(blob)
+            spare = {p.location for p in truth.sources(blob)} - required
+            staying = {at for at in spare if truth.states[at] not in COUNTING or not required}
+            if not required <= good or spare - staying or (spare & forbidden and good - forbidden):
+                return (
+                    f"blob {blob}: required {sorted(required)}, placed {truth.sources(blob)}, never {sorted(forbidden)}"
+                )
+            if not settle(truth.facts(blob), replicate=True).settled:
+                return f"blob {blob} would be settled: {settle(truth.facts(blob), replicate=True)}"
+        return None
+
     def settled(self) -> bool:
-        """Return whether required equals present everywhere, nothing is suspect and nothing dead is left."""
-        present = {
-            blob: {p.location for p in self.truth.sources(blob) if not p.suspect} for blob in self.truth.required
-        }
-        return not self.truth.dead and all(present[b] >= r for b, r in self.truth.required.items())
+        """Return whether everything is as it must be at rest."""
+        return self.unsettled() is None
+
+    def closure(self, blob: int) -> Closure:
+        """Return a closure of one blob, as the database would tell it."""
+        truth, known = self.truth, self.truth.blobs[blob]
+        held = {p.location: not p.suspect for p in truth.sources(blob)}
+        required, forbidden = truth.required(blob), truth.forbidden(blob)
+        needs = {at: Need(at in required, self._debt(blob, at)) for at in truth.states if not held.get(at)}
+        places = {at: Place(at, state, at in forbidden, at in required) for at, state in truth.states.items()}
+        return Closure(known.digest, (ClosureBlob(known.digest, known.size, held, needs),), places, truth.now())
+
+    def _debt(self, blob: int, at: str) -> Debt | None:
+        task = self.truth.tasks.get((blob, at))
+        return None if task is None else Debt(task.attempts, task.error, None, task.priority)
 
 
 class Node:
     """One node of the cluster; `run` until cancelled, `crash` cuts it off from the database first."""
 
-    def __init__(self, world: World, name: str, preference: tuple[str, ...], seed: int) -> None:
+    def __init__(
+        self, world: World, name: str, preference: tuple[str, ...], seed: int, *, reconciles: bool = False
+    ) -> None:
         self.world = world
         self.name = name
         self.preference = preference
+        self.reconciles = reconciles
         self.scope = trio.CancelScope()
         self.random = Random(seed)
+        self.fuse: int | None = None
+        """Calls of the database and the stores until it dies."""
         self.engines = {name: MemoryEngine(store) for name, store in world.stores.items()}
-        self.ledger = MemoryLedger(world.truth, self.name, self.preference)
+        for engine in self.engines.values():
+            engine.called = self.burn
+        self.line = Line(world.truth, step=self.burn)
+        self.ledger = MemoryLedger(self.line, self.name, self.preference)
         self.suspects = Suspects(self.ledger, world.hints)
         self.watcher = Watcher(
             self.engines,
@@ -128,6 +202,13 @@ class Node:
             SchedulerSettings(streams=4, streams_per_location=4),
             self.random.random,
         )
+        self.reconciler = Reconciler(
+            MemoryRounds(self.line),
+            world.hints,
+            ReconcilerSettings(page=4, keep=KEEP, between_rounds=30.0),
+            lambda: frozenset(name for name, line in self.watcher.board.items() if line.verdict is Verdict.DOWN),
+        )
+        self.waiting = Waiting(self._look, world.hints, 100)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with self.scope:
@@ -135,33 +216,50 @@ class Node:
                 await nursery.start(self.watcher.run)
                 nursery.start_soon(self.suspects.run)
                 await nursery.start(self.scheduler.run)
+                if self.reconciles:
+                    await nursery.start(self.reconciler.run)
+                    await nursery.start(self.waiting.run)
                 task_status.started()
+
+    def burn(self) -> None:
+        """Come one call nearer to the end."""
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse == 0:
+                self.crash()
 
     def crash(self) -> None:
         """Die without a word."""
-        self.ledger.alive = False
+        self.line.alive = False
         self.scope.cancel()
 
-    async def push(self, size: int, with_pieces: bool = True) -> Blob | None:
+    async def push(
+        self, size: int, with_pieces: bool = True, *, data: bytes | None = None, namespace: str = "team"
+    ) -> Blob | None:
         """Push a blob as a client would see it: None when it was refused."""
-        world = self.world
-        data = self.random.randbytes(size)
+        world, truth = self.world, self.world.truth
+        data = self.random.randbytes(size) if data is None else data
         digest = Digest("sha256", hashlib.sha256(data).hexdigest())
-        for location in choose_targets(self.preference, world.truth.states, self.watcher.board):
+        allowed = truth.states.keys() - truth.policy(namespace).never
+        for location in choose_targets(self.preference, truth.states, self.watcher.board, allowed):
             engine = self.engines[location]
-            key = blob_key(engine.prefix, digest, f"{world.truth.serial():08x}")
+            key = blob_key(engine.prefix, digest, f"{truth.serial():08x}")
             try:
-                if (await engine.put(key, data)).size == size:
+                if (await engine.put(key, data)).size == len(data):
                     break
             except Exception as error:  # noqa: BLE001 - whatever the store does, the next one is tried
                 self.watcher.report(location, ok=False, reason=str(error))
-            world.truth.bury(location, key, after=60.0)
+            truth.bury(location, key, after=60.0)
         else:
             return None
+        if truth.states[location] is LocationState.REMOVED or location in truth.policy(namespace).never:
+            # The upload's row went with the location, or the policy changed meanwhile: the client begins again.
+            truth.bury(location, key)
+            return None
         pieces = pieces_of(data) if with_pieces else None
-        blob = world.truth.add_blob(str(digest), size, pieces, {location: key}, world.locations)
+        blob = truth.add_blob(str(digest), len(data), pieces, {location: key}, namespaces=[namespace])
         world.pushed[blob.id] = data
-        world.hints.publish(Wake(tuple(sorted(world.truth.required[blob.id] - {location}))))
+        world.hints.publish(Wake(tuple(sorted(truth.required(blob.id) - {location}))))
         return blob
 
     async def pull(self, blob: Blob) -> None:
@@ -184,6 +282,44 @@ class Node:
         still = [name for name, epoch in reachable.items() if world.stores[name].fault_epoch == epoch]
         if still and bytes(got) != world.pushed[blob.id] and (blob.pieces is not None or len(sources) == 1):
             raise PromiseBroken(f"{blob.digest} could not be pulled though {still} were well: {wrong}")
+
+    async def _look(self, subject: Subject) -> Closure | None:
+        await self.line.call()
+        blob = int(subject.repository)
+        seen = self.world.closure(blob) if blob in self.world.truth.blobs else None
+        self.line.done()
+        return seen
+
+    async def wait(self, blob: Blob, location: str, seconds: float) -> None:
+        """Wait until a blob is in a location, and hold the node to promise 11."""
+        world, subject = self.world, Subject(str(blob.id), blob.digest, locations=(location,))
+
+        def status(closure: Closure) -> Status:
+            if location not in closure.places:
+                return Status.NOT_REQUIRED
+            return arrival(closure, location, self.watcher.board, trio.current_time()).status
+
+        try:
+            seen = await self.waiting.until(
+                subject, lambda closure: status(closure) in (Status.PRESENT, Status.IMPOSSIBLE), seconds
+            )
+        except (Vanished, LedgerUnavailable):
+            return
+        placement = world.truth.placements.get((blob.id, location))
+        if status(seen) is not Status.PRESENT or placement is None or placement.suspect:
+            return
+        if not world.right(blob.id, placement) and (location, placement.key) not in world.rotten:
+            raise PromiseBroken(f"{blob.digest} was said to be present in {location} and was not")
+
+    def check_board(self) -> None:
+        """Promise 11: no probe vouches for a store of which nothing could be had since before the probe."""
+        now = trio.current_time()
+        for line in self.watcher.board.values():
+            silent_since = self.world.stores[line.location].silent_since
+            if silent_since is not None and line.fresh_until >= now:
+                began = line.fresh_until - HealthRules().freshness
+                if began > silent_since + HealthRules().deadline:
+                    raise PromiseBroken(f"{self.name} vouches for {line.location}, silent since {silent_since}: {line}")
 
 
 def random_faults(random: Random) -> Faults:

@@ -1,7 +1,7 @@
 """A store in memory with seeded faults: slow, hanging, failing, torn writes, wrong bytes. Keeps the engine contract otherwise."""
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -20,6 +20,7 @@ from engines.contract import (
 )
 
 MIB = 1 << 20
+LATEST = 20.0
 
 
 @define
@@ -63,12 +64,34 @@ class MemoryStore:
     calls: list[tuple[str, str]] = field(factory=list)
     fault_epoch: int = 0
     """Counts changes of `faults`, so that an observer knows whether a store was well all the time."""
+    silent_since: float | None = None
+    """Since when nothing at all can be had from it."""
+    late_rate: float = 0.0
+    """How likely a write whose client went away lands all the same, up to `LATEST` seconds later."""
+    deleting: Callable[[str], None] = lambda _: None
+    """Told of every key that is deleted, before it is."""
+    _late: list[tuple[float, Callable[[], None]]] = field(factory=list)
     _numbers: int = 0
 
     def set_faults(self, faults: Faults) -> None:
         """Change what is wrong."""
         self.faults = faults
         self.fault_epoch += 1
+        silent = faults.down or faults.hanging
+        self.silent_since = (self.silent_since or trio.current_time()) if silent else None
+
+    def land(self) -> None:
+        """Let writes land whose clients went away and whose time has come."""
+        now = trio.current_time()
+        due = [write for at, write in self._late if at <= now]
+        self._late = [(at, write) for at, write in self._late if at > now]
+        for write in due:
+            write()
+
+    def maybe_later(self, write: Callable[[], None]) -> None:
+        """The client of a write went away: perhaps it lands all the same."""
+        if self.random.random() < self.late_rate:
+            self._late.append((trio.current_time() + self.random.uniform(0, LATEST), write))
 
     def new_upload(self, key: str) -> str:
         """Open a multi-part write."""
@@ -97,6 +120,8 @@ class MemoryEngine:
     def __init__(self, store: MemoryStore, part_minimum: int = 1) -> None:
         self.store = store
         self.part_minimum = part_minimum
+        self.called: Callable[[], None] = lambda: None
+        """Called before every call to the store."""
 
     @property
     def kind(self) -> str:
@@ -115,8 +140,10 @@ class MemoryEngine:
 
     async def step(self, call: str, key: str, nbytes: int = 0) -> None:
         """Take the time that a call takes, and fail if it is to fail."""
+        self.called()
         store, faults = self.store, self.store.faults
         store.calls.append((call, key))
+        store.land()
         if faults.hanging:
             await trio.sleep(store.give_up)
             raise EngineUnavailable(f"{call}: {store.name} does not answer")
@@ -162,7 +189,11 @@ class MemoryEngine:
         return self.damaged(data)
 
     async def put(self, key: str, data: bytes) -> ObjectFacts:
-        await self.step("put", key, len(data))
+        try:
+            await self.step("put", key, len(data))
+        except trio.Cancelled:
+            self.store.maybe_later(lambda: self.store.objects.update({key: data}))
+            raise
         self._tear(key, data)
         self.store.objects[key] = data
         return _facts(data)
@@ -225,6 +256,7 @@ class MemoryEngine:
 
     async def delete(self, key: str) -> None:
         await self.step("delete", key)
+        self.store.deleting(key)
         self.store.objects.pop(key, None)
         self.store.deleted.add(key)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from engines.contract import ObjectFacts, Part
 from property_tests.memory_engine import MIB, MemoryEngine, MemoryStore
-from property_tests.memory_ledger import MemoryLedger, Truth
+from property_tests.memory_ledger import Line, MemoryLedger
+from property_tests.memory_truth import Truth
 from replication.copier import Copier, CopierSettings, CopyEnd
 from replication.digests import MOST_PARTS, part_layout, piece_count, piece_digest
 from replication.model import PIECE, Blob, LocationState, Placement
@@ -67,8 +68,8 @@ async def test_a_blob_beyond_five_gib() -> None:
     zeros, tail = piece_digest(bytes(PIECE)), piece_digest(bytes(SIZE % PIECE))
     pieces = zeros * (piece_count(SIZE) - 1) + tail
     truth = Truth(dict.fromkeys(("us", "eu"), LocationState.ACTIVE))
-    blob = truth.add_blob(f"sha256:{'0' * 64}", SIZE, pieces, {"us": "registry/large"}, ["us", "eu"])
-    ledger = MemoryLedger(truth, "eu1", ("eu", "us"))
+    blob = truth.add_blob(f"sha256:{'0' * 64}", SIZE, pieces, {"us": "registry/large"}, ["eu"])
+    ledger = MemoryLedger(Line(truth), "eu1", ("eu", "us"))
 
     def report(
         location: str, ok: bool, latency: float | None = None, reason: str | None = None, lied: bool = False

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from property_tests.memory_ledger import MemoryLedger, Truth
+from property_tests.memory_ledger import Line, MemoryLedger
+from property_tests.memory_truth import Truth
 from replication.model import LocationState, Placement
 from tests.ledger_contract import LedgerContract
 
@@ -17,7 +18,7 @@ class MemoryBench:
         self._ledgers: dict[str, MemoryLedger] = {}
 
     def ledger(self, node: str = "n1", preference: tuple[str, ...] = ("us", "eu", "ap")) -> MemoryLedger:
-        return self._ledgers.setdefault(node, MemoryLedger(self.truth, node, preference))
+        return self._ledgers.setdefault(node, MemoryLedger(Line(self.truth), node, preference))
 
     async def push(
         self,
@@ -28,7 +29,7 @@ class MemoryBench:
         owed: Sequence[str],
         priority: int,
     ) -> int:
-        return self.truth.add_blob(digest, size, pieces, placed, [*placed, *owed], priority).id
+        return self.truth.add_blob(digest, size, pieces, placed, owed, priority).id
 
     async def drop(self, blob_id: int) -> None:
         self.truth.drop_blob(blob_id)

@@ -6,7 +6,8 @@ import trio
 from trio.testing import MockClock
 
 from property_tests.memory_hints import MemoryHints
-from property_tests.memory_ledger import MemoryLedger, Truth
+from property_tests.memory_ledger import Line, MemoryLedger
+from property_tests.memory_truth import Truth
 from replication.model import LocationState
 from replication.plan import DEMANDED, WAITED_FOR
 from replication.ports import Wake
@@ -24,8 +25,8 @@ class Counting(MemoryLedger):
 async def test_a_pull_raises_its_copy_once(autojump_clock: MockClock) -> None:
     """However many ask, the ledger is told once a minute, through its outages; a higher priority at once; and nodes are woken."""
     truth = Truth(dict.fromkeys(("us", "eu"), LocationState.ACTIVE))
-    blob = truth.add_blob("sha256:" + "1" * 64, 5, None, {"us": "k"}, ["us", "eu"])
-    ledger, hints = Counting(truth, "eu1", ("eu", "us")), MemoryHints(Random(0))
+    blob = truth.add_blob("sha256:" + "1" * 64, 5, None, {"us": "k"}, ["eu"])
+    ledger, hints = Counting(Line(truth), "eu1", ("eu", "us")), MemoryHints(Random(0))
     wanted = Wanted(ledger, hints)
     truth.unavailable_rate = 1.0
     async with trio.open_nursery() as nursery, hints.subscribe() as subscription:

@@ -10,7 +10,8 @@ from trio.testing import MockClock
 
 from engines.contract import EngineRefused, EngineUnavailable
 from property_tests.memory_engine import MIB, Faults, MemoryCopyingEngine, MemoryEngine, MemoryStore
-from property_tests.memory_ledger import MemoryLedger, Truth
+from property_tests.memory_ledger import Line, MemoryLedger
+from property_tests.memory_truth import Truth
 from replication.copier import Copier, CopierSettings, CopyEnd, CopyReport
 from replication.digests import pieces_of
 from replication.model import Blob, LocationState, Placement
@@ -65,9 +66,9 @@ def bench(*, whole: int = 1 << 30, pieces: bool = True, placed: tuple[str, ...] 
         stores[name].objects["registry/b"] = data
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     blob = truth.add_blob(
-        digest, SIZE, pieces_of(data) if pieces else None, dict.fromkeys(placed, "registry/b"), [*placed, "eu"]
+        digest, SIZE, pieces_of(data) if pieces else None, dict.fromkeys(placed, "registry/b"), ["eu"]
     )
-    ledger = MemoryLedger(truth, "eu1", ("eu", "us", "ap"))
+    ledger = MemoryLedger(Line(truth), "eu1", ("eu", "us", "ap"))
     suspects: list[str] = []
 
     def report(

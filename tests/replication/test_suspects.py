@@ -6,7 +6,8 @@ import trio
 from trio.testing import MockClock
 
 from property_tests.memory_hints import MemoryHints
-from property_tests.memory_ledger import MemoryLedger, Truth
+from property_tests.memory_ledger import Line, MemoryLedger
+from property_tests.memory_truth import Truth
 from replication import suspects as room
 from replication.model import Blob, LocationState, Placement
 from replication.ports import Forget, Hint, Placed, Wake
@@ -17,13 +18,11 @@ class Bench:
     def __init__(self) -> None:
         self.truth = Truth(dict.fromkeys(("us", "eu"), LocationState.ACTIVE))
         self.hints = MemoryHints(Random(0))
-        self.suspects = Suspects(MemoryLedger(self.truth, "n1", ("us", "eu")), self.hints)
+        self.suspects = Suspects(MemoryLedger(Line(self.truth), "n1", ("us", "eu")), self.hints)
         self.heard: list[Hint] = []
 
     def push(self, name: str) -> Blob:
-        return self.truth.add_blob(
-            f"sha256:{name * 64}", 10, b"", {"us": f"{name}.us", "eu": f"{name}.eu"}, ["us", "eu"]
-        )
+        return self.truth.add_blob(f"sha256:{name * 64}", 10, b"", {"us": f"{name}.us", "eu": f"{name}.eu"}, [])
 
     def suspect(self, blob: Blob, location: str) -> bool:
         return self.truth.placements[blob.id, location].suspect

@@ -1,0 +1,280 @@
+"""The database in memory, on Trio's clock: what outlives the nodes, with the rules that the schema's functions keep."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from random import Random
+
+import trio
+from attrs import define, evolve, field
+
+from node.records.locations import Change, Changed
+from replication.model import Blob, LocationState, Placement
+from replication.policy import NO_POLICY, Policy
+from replication.reconcile import BlobFacts
+
+COUNTING = (LocationState.ACTIVE, LocationState.PAUSED)
+_FROM = {
+    LocationState.ACTIVE: frozenset(LocationState) - {LocationState.ACTIVE},
+    LocationState.PAUSED: frozenset({LocationState.ACTIVE}),
+    LocationState.DRAINING: frozenset(COUNTING),
+}
+
+
+@define(eq=False)
+class Task:
+    """A row of the task table. Due when both `due` and the lease's end have passed."""
+
+    blob: int
+    destination: str
+    created: float
+    priority: int
+    due: float
+    key: str | None = None
+    upload: str | None = None
+    lease: str | None = None
+    lease_until: float = float("-inf")
+    attempts: int = 0
+    error: str = ""
+
+
+@define(eq=False)
+class Dead:
+    """A row of the table of dead objects."""
+
+    id: int
+    location: str
+    key: str
+    due: float
+    attempts: int = 0
+    error: str = ""
+
+
+@define(eq=False)
+class NodeRow:
+    """A row of the table of nodes."""
+
+    id: str
+    preference: tuple[str, ...]
+    seen: float
+
+
+@define(eq=False)
+class Round:
+    """Where the shared round of reconciliation is; `pages` are (last, lease's end) by what they come after."""
+
+    number: int = 1
+    phase: str = "tags"
+    after: int = 0
+    until: float = float("-inf")
+    hurry_before: int = 0
+    completed: int = 0
+    pages: dict[int, tuple[int, float]] = field(factory=dict)
+
+
+@define(eq=False)
+class Truth:
+    """The database itself. `states` are the enrolled locations, in the order in which a blob that has to move tries them."""
+
+    states: dict[str, LocationState]
+    defaults: frozenset[str] | None = None
+    """The default locations; None: every enrolled one."""
+    random: Random = field(factory=lambda: Random(0))
+    blobs: dict[int, Blob] = field(factory=dict)
+    links: dict[int, frozenset[str]] = field(factory=dict)
+    """The namespaces that link a blob."""
+    policies: dict[str, Policy] = field(factory=dict)
+    wishes: dict[tuple[int, str], float] = field(factory=dict)
+    placements: dict[tuple[int, str], Placement] = field(factory=dict)
+    tasks: dict[tuple[int, str], Task] = field(factory=dict)
+    dead: dict[int, Dead] = field(factory=dict)
+    nodes: dict[str, NodeRow] = field(factory=dict)
+    round: Round = field(factory=Round)
+    left: set[tuple[str, str]] = field(factory=set)
+    """Objects in buckets of removed locations, which nobody deletes, as (location, key)."""
+    suspicions: list[tuple[tuple[int, str], str]] = field(factory=list)
+    unavailable_rate: float = 0.0
+    latency: float = 0.001
+    recorded: Callable[[Blob, Placement], None] | None = None
+    """Told of every placement at the moment it is recorded."""
+    skew: float = 0.0
+    """Seconds that have passed beside Trio's clock."""
+    _serial: int = 0
+
+    def now(self) -> float:
+        """Return the database's time in seconds."""
+        return trio.current_time() + self.skew
+
+    def serial(self) -> int:
+        """Return a number that was not given before."""
+        self._serial += 1
+        return self._serial
+
+    def add_blob(
+        self,
+        digest: str,
+        size: int,
+        pieces: bytes | None,
+        placed: Mapping[str, str],
+        owed: Iterable[str] | None = None,
+        priority: int = 0,
+        namespaces: Collection[str] = ("team",),
+    ) -> Blob:
+        """Commit a push: the blob, its links, its placements (location to key) and its debt, in one step.
+
+        `owed` of None is what is required and not placed.
+        """
+        blob = Blob(self.serial(), digest, size, pieces)
+        self.blobs[blob.id] = blob
+        self.links[blob.id] = frozenset(namespaces)
+        for location, key in placed.items():
+            self.place(blob, Placement(location, key))
+        for location in sorted(self.required(blob.id) - placed.keys() if owed is None else owed):
+            self.owe(blob.id, location, priority)
+        return blob
+
+    def place(self, blob: Blob, placement: Placement) -> None:
+        """Record a placement."""
+        self.placements[blob.id, placement.location] = placement
+        if self.recorded is not None:
+            self.recorded(blob, placement)
+
+    def owe(self, blob: int, location: str, priority: int = 0) -> None:
+        """Make a piece of debt due now."""
+        now = self.now()
+        task = self.tasks.setdefault((blob, location), Task(blob, location, now, priority, now))
+        task.due = min(task.due, now)
+
+    def drop_blob(self, blob: int, retention: float = 0.0) -> None:
+        """Collect a blob: its rows go, its objects are dead, and their bytes stay for `retention` seconds."""
+        keys = {(at, placement.key) for (owner, at), placement in self.placements.items() if owner == blob}
+        keys |= {(at, task.key) for (owner, at), task in self.tasks.items() if owner == blob and task.key is not None}
+        self.placements = {place: placement for place, placement in self.placements.items() if place[0] != blob}
+        self.tasks = {place: task for place, task in self.tasks.items() if place[0] != blob}
+        self.wishes = {place: until for place, until in self.wishes.items() if place[0] != blob}
+        for location, key in sorted(keys):
+            self.bury(location, key, retention)
+        del self.blobs[blob], self.links[blob]
+
+    def bury(self, location: str, key: str, after: float = 0.0) -> None:
+        """Make an object a dead one, due in `after` seconds, unless it is dead already."""
+        if not any(dead.location == location and dead.key == key for dead in self.dead.values()):
+            serial = self.serial()
+            self.dead[serial] = Dead(serial, location, key, self.now() + after)
+
+    def sources(self, blob: int) -> tuple[Placement, ...]:
+        """Return a blob's placements."""
+        return tuple(placement for (owner, _), placement in self.placements.items() if owner == blob)
+
+    def good(self, blob: int) -> frozenset[str]:
+        """Return where a blob has a copy that nobody distrusts."""
+        return frozenset(placement.location for placement in self.sources(blob) if not placement.suspect)
+
+    def policy(self, namespace: str) -> Policy:
+        """Return a namespace's policy."""
+        return self.policies.get(namespace, NO_POLICY)
+
+    def forbidden(self, blob: int) -> frozenset[str]:
+        """Return where every namespace that links a blob says *never*."""
+        nevers = [self.policy(namespace).never for namespace in self.links[blob]]
+        return frozenset.intersection(*nevers) if nevers else frozenset()
+
+    def required(self, blob: int) -> frozenset[str]:
+        """Return where a blob must be."""
+        defaults = frozenset(self.states) if self.defaults is None else self.defaults
+        wanted = {at for (owner, at), until in self.wishes.items() if owner == blob and until > self.now()}
+        for policy in map(self.policy, self.links[blob]):
+            wanted |= (defaults if policy.required is None else policy.required) - policy.never
+        counting = {at for at, state in self.states.items() if state in COUNTING}
+        return frozenset(wanted & counting) - self.forbidden(blob)
+
+    def facts(self, blob: int) -> BlobFacts:
+        """Return what the reconciler decides on."""
+        now = self.now()
+        return BlobFacts(
+            linked=bool(self.links[blob]),
+            required=self.required(blob),
+            forbidden=self.forbidden(blob),
+            placed={placement.location: not placement.suspect for placement in self.sources(blob)},
+            tasks={task.destination: task.lease_until > now for task in self.tasks.values() if task.blob == blob},
+            states=tuple(self.states.items()),
+        )
+
+    def only_at(self, location: str) -> int:
+        """Return how many blobs have no good copy outside a location."""
+        return sum(
+            not (self.good(blob) - {location})
+            for blob in self.blobs
+            if any(placement.location == location for placement in self.sources(blob))
+        )
+
+    def change(self, location: str, state: LocationState) -> Changed:
+        """Make a location active, paused or draining, if that is possible from where it is."""
+        before = self.states.get(location)
+        if before is None:
+            return Changed(Change.UNKNOWN)
+        others = any(s is LocationState.ACTIVE for at, s in self.states.items() if at != location)
+        rows = before is LocationState.REMOVED and any(at == location for _, at in self.placements)
+        if before is not state and before not in _FROM[state]:
+            return Changed(Change.REFUSED, before)
+        if (state is not LocationState.ACTIVE and not others) or rows:
+            return Changed(Change.REFUSED, before)
+        self.states[location] = state
+        return Changed(Change.DONE, before)
+
+    def remove(self, location: str) -> Changed:
+        """Take a draining or drained location out for good, unless a blob has its only copy there."""
+        before = self.states.get(location)
+        if before is None:
+            return Changed(Change.UNKNOWN)
+        if before is LocationState.REMOVED:
+            return Changed(Change.DONE)
+        if before not in (LocationState.DRAINING, LocationState.DRAINED):
+            return Changed(Change.REFUSED)
+        if any(self.states[at] is LocationState.REMOVED for _, at in self.placements):
+            return Changed(Change.ANOTHER_REMOVAL)
+        only = self.only_at(location)
+        if only:
+            return Changed(Change.ONLY_COPIES, blobs=only)
+        self.states[location] = LocationState.REMOVED
+        for place in [place for place in self.tasks if place[1] == location]:
+            self.lose_task(*place)
+        return Changed(Change.DONE)
+
+    def lose_task(self, blob: int, location: str) -> None:
+        """Forget a task with the key that it may have written under."""
+        key = self.tasks.pop((blob, location)).key
+        if key is not None:
+            self.left.add((location, key))
+
+    def purge_removed(self) -> int:
+        """Take the rows of removed locations away; return how many went."""
+        out = {at for at, state in self.states.items() if state is LocationState.REMOVED}
+        copies = [place for place in self.placements if place[1] in out]
+        dead = [row for row in self.dead.values() if row.location in out]
+        tasks = [place for place in self.tasks if place[1] in out]
+        wishes = [place for place in self.wishes if place[1] in out]
+        for place in copies:
+            self.left.add((place[1], self.placements.pop(place).key))
+        for row in dead:
+            self.left.add((row.location, self.dead.pop(row.id).key))
+        for place in tasks:
+            self.lose_task(*place)
+        for place in wishes:
+            del self.wishes[place]
+        return len(copies) + len(dead) + len(tasks) + len(wishes)
+
+    def note_drained(self) -> list[str]:
+        """Make draining locations drained where nothing is only there any more, and the other way round."""
+        drained = []
+        for at, state in self.states.items():
+            if state in (LocationState.DRAINING, LocationState.DRAINED):
+                self.states[at] = LocationState.DRAINING if self.only_at(at) else LocationState.DRAINED
+                if self.states[at] is not state and self.states[at] is LocationState.DRAINED:
+                    drained.append(at)
+        return drained
+
+    def suspect(self, blob: int, location: str, reason: str) -> None:
+        """Distrust a copy, and owe its location a good one."""
+        place = blob, location
+        self.placements[place] = evolve(self.placements[place], suspect=True)
+        self.suspicions.append((place, reason))
+        self.owe(blob, location, 1)
