@@ -287,6 +287,7 @@ class Chaos:
         while True:
             await trio.sleep(0.7)
             self.world.check_debt()
+            self.world.look_at_stores()
             for node in self.nodes.values():
                 if node.line.alive:
                     node.check_board()

@@ -52,6 +52,8 @@ class World:
     pushed: dict[int, bytes] = field(factory=dict)
     excused: set[tuple[int, str]] = field(factory=set)
     """Debt without a task that the reconciler has to find: a job was lost, or a policy or a location's state changed."""
+    silent: dict[str, tuple[int, float]] = field(factory=dict)
+    """Stores of which nothing can be had, with their epoch of faults, and since when that was seen."""
     rotten: set[tuple[str, str]] = field(factory=set)
     """Copies that were damaged or lost behind everybody's back, as (location, key)."""
     truth: Truth = field(init=False)
@@ -106,6 +108,14 @@ class World:
         for dead in self.truth.dead.values():
             if (dead.location, dead.key) in live:
                 raise PromiseBroken(f"{dead} is live")
+
+    def look_at_stores(self) -> None:
+        """Note which stores are silent."""
+        for name, store in self.stores.items():
+            if not (store.faults.down or store.faults.hanging):
+                self.silent.pop(name, None)
+            elif self.silent.get(name, (None, 0.0))[0] != store.fault_epoch:
+                self.silent[name] = store.fault_epoch, trio.current_time()
 
     def good_at(self, blob: int) -> list[str]:
         """Return the locations whose recorded copy is right and whose store is well."""
@@ -313,13 +323,10 @@ class Node:
 
     def check_board(self) -> None:
         """Promise 11: no probe vouches for a store of which nothing could be had since before the probe."""
-        now = trio.current_time()
         for line in self.watcher.board.values():
-            silent_since = self.world.stores[line.location].silent_since
-            if silent_since is not None and line.fresh_until >= now:
-                began = line.fresh_until - HealthRules().freshness
-                if began > silent_since + HealthRules().deadline:
-                    raise PromiseBroken(f"{self.name} vouches for {line.location}, silent since {silent_since}: {line}")
+            _, since = self.world.silent.get(line.location, (0, float("inf")))
+            if line.fresh_until - HealthRules().freshness > since:
+                raise PromiseBroken(f"{self.name} vouches for {line.location}, silent since {since}: {line}")
 
 
 def random_faults(random: Random) -> Faults:

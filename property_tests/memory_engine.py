@@ -64,8 +64,6 @@ class MemoryStore:
     calls: list[tuple[str, str]] = field(factory=list)
     fault_epoch: int = 0
     """Counts changes of `faults`, so that an observer knows whether a store was well all the time."""
-    silent_since: float | None = None
-    """Since when nothing at all can be had from it."""
     late_rate: float = 0.0
     """How likely a write whose client went away lands all the same, up to `LATEST` seconds later."""
     deleting: Callable[[str], None] = lambda _: None
@@ -77,8 +75,6 @@ class MemoryStore:
         """Change what is wrong."""
         self.faults = faults
         self.fault_epoch += 1
-        silent = faults.down or faults.hanging
-        self.silent_since = (self.silent_since or trio.current_time()) if silent else None
 
     def land(self) -> None:
         """Let writes land whose clients went away and whose time has come."""

@@ -148,7 +148,8 @@ class MemoryLedger:
         # Whoever struck the task has buried its key: only a task that is still there, or a repeat, makes it a placement.
         mine = (row is not None and row.key == task.key) or self._placed(task.destination, task.key)
         placed = blob is not None and mine and (old is None or old.suspect or old.key == task.key)
-        if row is not None and (row.lease == task.lease or row.key == task.key or row.lease_until <= truth.now()):
+        ours = row is not None and (row.lease == task.lease or row.key == task.key)
+        if row is not None and (ours or (placed and row.lease_until <= truth.now())):
             del truth.tasks[place]
             if row.key is not None and row.key != task.key:
                 truth.bury(task.destination, row.key, FINISH_GRACE)
@@ -176,6 +177,7 @@ class MemoryLedger:
             row = self._leased(lease)
             if row is not None:
                 row.lease, row.lease_until = None, float("-inf")
+                row.due = min(row.due, self._truth.now())
         self._line.done()
 
     async def mark_suspect(self, blob_id: int, location: str, key: str, reason: str) -> None:

@@ -34,6 +34,12 @@ class MemoryBench:
     async def drop(self, blob_id: int) -> None:
         self.truth.drop_blob(blob_id)
 
+    async def forget_task(self, blob_id: int, location: str) -> None:
+        del self.truth.tasks[blob_id, location]
+
+    async def owe(self, blob_id: int, location: str) -> None:
+        self.truth.owe(blob_id, location)
+
     async def bury(self, location: str, key: str) -> None:
         self.truth.bury(location, key)
 

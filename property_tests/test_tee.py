@@ -285,7 +285,7 @@ async def test_a_lying_source_is_found_out(autojump_clock: MockClock) -> None:
             for _ in range(4):
                 clients.start_soon(bench.pull)
         await bench.copied()
-        assert bench.node.world.truth.placements[bench.blob.id, "us"].suspect
+        assert {place for place, _ in bench.node.world.truth.suspicions} == {(bench.blob.id, "us")}
 
 
 async def test_a_disk_that_lies_is_not_noticed(autojump_clock: MockClock, tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ class Bench(Protocol):
         """Collect the blob: its rows go and its objects become dead."""
         ...
 
+    async def forget_task(self, blob_id: int, location: str) -> None:
+        """Lose a task, as if it had never been there."""
+        ...
+
+    async def owe(self, blob_id: int, location: str) -> None:
+        """Make a task, due now."""
+        ...
+
     async def bury(self, location: str, key: str) -> None:
         """Make this object a dead one, due now."""
         ...
@@ -268,6 +276,16 @@ class LedgerContract:
         assert Placement("eu", first.key) in await bench.placements(blob.id)
         assert await bench.dead() == frozenset()
 
+    async def test_a_late_copy_of_a_struck_task_pays_no_other(self, bench: Bench) -> None:
+        """A copy whose task was struck meanwhile is dead; the task that was owed anew since then stays, as it is not paid."""
+        blob = await self.push(bench)
+        (late,) = await self.claim(bench.ledger())
+        await bench.forget_task(blob.id, "eu")
+        await bench.owe(blob.id, "eu")
+        assert await bench.ledger().finish_copy(late, None) is CopyOutcome.SUPERSEDED
+        assert await bench.dead() == {("eu", late.key)}
+        assert await bench.owed(blob.id) == {"eu": ""}
+
     async def test_pieces_are_recorded_once(self, bench: Bench) -> None:
         """Pieces that a copy computed are kept for a blob that had none."""
         blob = await self.push(bench, pieces=None)
@@ -317,6 +335,17 @@ class LedgerContract:
         await ledger.hand_back([task.lease])
         (again,) = await self.claim(bench.ledger("n2"))
         assert (again.attempts, again.key) == (0, task.key)
+
+    async def test_what_is_handed_back_waits_for_nothing(self, bench: Bench) -> None:
+        """A task that was claimed by name out of its back-off is due at once when it is handed back."""
+        blob = await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        await ledger.fail_copy(task, "no", 300.0)
+        named = await ledger.claim_copy(blob.id, "eu", "r/", LEASE)
+        assert named is not None
+        await ledger.hand_back([named.lease])
+        assert len(await self.claim(ledger)) == 1
 
     async def test_a_suspect_copy_is_owed_again(self, bench: Bench) -> None:
         """Marking a copy suspect shows it so and makes its location's debt due at once."""

@@ -75,6 +75,21 @@ class PostgresBench:
         )
         await self._database.fetch("DELETE FROM blob WHERE id = $1", blob_id)
 
+    async def forget_task(self, blob_id: int, location: str) -> None:
+        await self._database.fetch(
+            "DELETE FROM task t USING location l WHERE l.id = t.location_id AND t.blob_id = $1 AND l.name = $2",
+            blob_id,
+            location,
+        )
+
+    async def owe(self, blob_id: int, location: str) -> None:
+        await self._database.fetch(
+            "INSERT INTO task (blob_id, location_id, size) SELECT b.id, l.id, b.size FROM blob b, location l "
+            "WHERE b.id = $1 AND l.name = $2",
+            blob_id,
+            location,
+        )
+
     async def bury(self, location: str, key: str) -> None:
         await self._database.fetch(
             "INSERT INTO dead_object (location_id, key) SELECT id, $2 FROM location WHERE name = $1", location, key

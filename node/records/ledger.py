@@ -128,7 +128,9 @@ class PostgresLedger:
                 WHERE p.state = 'suspect' OR p.key = $3 RETURNING key),
             paid AS (
                 DELETE FROM task t USING here, mine WHERE t.blob_id = $1 AND t.location_id = here.id
-                AND (t.lease = $5 OR t.key = $3 OR t.lease_until IS NULL OR t.lease_until < now()) RETURNING t.key),
+                -- A task of another key was owed anew when ours was struck: only a copy that is placed pays it.
+                AND (t.lease = $5 OR t.key = $3 OR EXISTS (SELECT FROM placed) AND coalesce(t.lease_until < now(), true))
+                RETURNING t.key),
             dead AS (
                 INSERT INTO dead_object (location_id, key, not_before)
                 SELECT here.id, k, now() + interval '1 minute' FROM here, (
@@ -163,7 +165,8 @@ class PostgresLedger:
     async def hand_back(self, leases: Sequence[str]) -> None:
         """Give tasks back unharmed."""
         await self._database.fetch(
-            "UPDATE task SET lease = NULL, lease_until = NULL WHERE lease = ANY($1::text[])", list(leases)
+            "UPDATE task SET lease = NULL, lease_until = NULL, due_at = least(due_at, now()) WHERE lease = ANY($1::text[])",
+            list(leases),
         )
 
     async def mark_suspect(self, blob_id: int, location: str, key: str, reason: str) -> None:
