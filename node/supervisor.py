@@ -55,7 +55,7 @@ _log = structlog.get_logger("antipode.node")
 
 _SIGN_OFF_SECONDS = 3.0
 _DISK_EVERY = 15.0
-_LAST_RESORT = 20.0
+LAST_RESORT = 20.0
 """Seconds that services, pools and clients together may take to close after the last request ended."""
 
 _UNTIL_DONE = RestartPolicy(may_end=True)
@@ -269,7 +269,7 @@ def _arm_last_resort(settings: Settings) -> None:
         _log.critical("the node did not stop in time and is ended", seconds=seconds)
         os._exit(1)
 
-    seconds = settings.drain_delay + settings.drain_deadline + _LAST_RESORT
+    seconds = settings.drain_delay + settings.drain_deadline + LAST_RESORT
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()

@@ -19,7 +19,6 @@ _REGIONS = ("us", "eu")
 _MINUTES = (
     "tests/crash/",
     "tests/outage/",
-    "tests/nemesis/test_faults.py",
     "tests/nemesis/test_real_clients.py",
     "tests/test_store_dies.py",
 )

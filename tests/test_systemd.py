@@ -3,13 +3,22 @@
 import os
 import socket
 import subprocess
+from configparser import ConfigParser
 from pathlib import Path
 
 import httpx
 import trio
 
+from node.settings import Settings
+from node.supervisor import LAST_RESORT
 from node.systemd import Manager, inherited_sockets
+from node.web.listener import BACKLOG
+from scripts.services.processes import free_ports
+from tests.balancers import haproxy, needs_haproxy, needs_nginx, nginx
 from tests.cluster import Node, StartCluster, program
+from tests.services import repository_root
+
+_NO_KEEP_ALIVE = httpx.Limits(max_keepalive_connections=0)
 
 
 def test_sockets_are_taken_only_by_the_process_they_are_meant_for() -> None:
@@ -72,41 +81,101 @@ async def _heard(manager: trio.socket.SocketType, wanted: bytes) -> None:
             pass
 
 
+@needs_haproxy
+@needs_nginx
 async def test_a_hand_over_of_the_socket_refuses_nobody(start_cluster: StartCluster, tmp_path: Path) -> None:
-    """While one process ends and the next begins every connection waits and is answered, and the health check stays at 200."""
-    nodes = await start_cluster("us eu")
+    """While one process ends and the next begins every request waits and is answered, directly and through both balancers.
+
+    The health check stays at 200: no balancer need know.
+    """
+    nodes = await start_cluster("us eu", launch=False, DRAIN_DELAY=1)
     node = nodes["us"]
-    await node.stop()
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen(1024)
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}/health/endtoend"
+    port = listening.getsockname()[1]
+    by_haproxy, by_nginx = free_ports(2)
+    folders = [tmp_path / name for name in ("haproxy", "nginx")]
+    for folder in folders:
+        folder.mkdir()
     manager = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     await manager.bind(str(tmp_path / "notify"))
-    answers: list[int] = []
+    answers: dict[int, list[tuple[str, int]]] = {at: [] for at in (port, by_haproxy, by_nginx)}
+    servers = {"us": port, "eu": port}
     with listening, manager:
         first = _activate(node, nodes.configuration_file, listening, tmp_path / "notify")
         await _heard(manager, b"READY=1")
-        async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        with haproxy(folders[0], {"it": (by_haproxy, servers)}), nginx(folders[1], {"it": (by_nginx, servers)}):
 
-            async def ask() -> None:
-                while not done:
-                    answers.append((await client.get(url)).status_code)
+            async def ask(at: int) -> None:
+                url = f"http://127.0.0.1:{at}"
+                async with httpx.AsyncClient(timeout=60, limits=_NO_KEEP_ALIVE, trust_env=False) as client:
+                    while not done:
+                        answer = await client.get(f"{url}/health/endtoend")
+                        answers[at].append(("GET", answer.status_code))
+                        answer = await client.post(f"{url}/v2/hand/over/blobs/uploads/")
+                        answers[at].append(("POST", answer.status_code))
+
+            async def everybody_heard(more: int) -> None:
+                before = {at: len(seen) for at, seen in answers.items()}
+                with trio.fail_after(60):
+                    while any(len(seen) < before[at] + more for at, seen in answers.items()):
+                        await trio.lowlevel.checkpoint()
 
             done = False
             async with trio.open_nursery() as nursery:
-                for _ in range(8):
-                    nursery.start_soon(ask)
+                for at in answers:
+                    for _ in range(3):
+                        nursery.start_soon(ask, at)
+                await everybody_heard(6)
                 first.terminate()
-                await trio.to_thread.run_sync(first.wait, 30)
+                await trio.to_thread.run_sync(first.wait, 60)
                 second = _activate(node, nodes.configuration_file, listening, tmp_path / "notify")
                 await _heard(manager, b"READY=1")
-                before = len(answers)
-                with trio.fail_after(30):
-                    while len(answers) < before + 20:
-                        await trio.lowlevel.checkpoint()
+                await everybody_heard(20)
                 done = True
         second.terminate()
-        assert await trio.to_thread.run_sync(second.wait, 30) == 0
+        assert await trio.to_thread.run_sync(second.wait, 60) == 0
     assert first.returncode == 0
-    assert set(answers) == {200}
+    for seen in answers.values():
+        assert set(seen) == {("GET", 200), ("POST", 202)}
+
+
+def _unit(name: str) -> dict[str, dict[str, str]]:
+    """Return a unit of deploy/systemd; of a key that is repeated the last line."""
+    parser = ConfigParser(interpolation=None, strict=False, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have capitals
+    parser.read_string((repository_root() / "deploy" / "systemd" / name).read_text())
+    return {section: dict(parser[section]) for section in parser.sections()}
+
+
+def test_the_unit_gives_a_node_the_time_that_it_takes_to_stop() -> None:
+    """Systemd waits longer than DRAIN_DELAY and DRAIN_DEADLINE by default and the last resort together, and then kills."""
+    service = _unit("antipode@.service")["Service"]
+    settings = Settings(
+        server_hostname="it",
+        database_uri="postgresql://it/it",
+        locations={},
+        preference=("us",),
+        default_locations=("us",),
+    )
+    longest = settings.drain_delay + settings.drain_deadline + LAST_RESORT
+    assert float(service["TimeoutStopSec"].removesuffix("s")) >= longest
+    assert service["Type"] == "notify"
+    assert service["WatchdogSec"]
+    assert service["Restart"] == "on-failure"
+    assert service["RestartPreventExitStatus"] == "2"
+
+
+def test_the_unit_is_hardened() -> None:
+    """The node runs as a user of its own without any privilege, and the file system is closed to it."""
+    service = _unit("antipode@.service")["Service"]
+    wanted = ("DynamicUser", "NoNewPrivileges", "PrivateTmp", "PrivateDevices", "ProtectHome", "ProtectKernelTunables")
+    assert {name: service.get(name) for name in wanted} == dict.fromkeys(wanted, "yes")
+    assert service["ProtectSystem"] == "strict"
+    assert service["CapabilityBoundingSet"] == ""
+
+
+def test_the_socket_of_systemd_queues_as_many_as_ours() -> None:
+    """Whoever connects while one process ends and the next begins finds the same room."""
+    assert _unit("antipode@.socket")["Socket"]["Backlog"] == str(BACKLOG)

@@ -7,7 +7,8 @@ history.py    what clients did and saw
 workload.py   the clients that run at once
 faults.py     the faults by name, and the schedule that a seed stands for
 checker.py    pure: what a history may not show
-trial.py      one fault under load, from quiet to converged; the line of the table
+judge.py      pure: what a fault excuses; the line of the table
+trial.py      one turn under load, from quiet to converged
 real_clients.py  skopeo and podman instead of them
 table.py      the table, and the command that prints it: python -m tests.nemesis.table
 """

@@ -2,8 +2,8 @@
 
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Literal
 
@@ -15,7 +15,9 @@ from tests.nemesis.ground import PARTS, REGIONS, START_SECONDS, Ground
 from tests.services import fetch_rows
 
 Reach = Literal["store", "bytes", "database", "redis", "node", "drain", "region", "load"]
-"""What a fault takes away, and so what its clients may notice: see `trial.expectations`."""
+"""What a fault takes away, and so what its clients may notice: see judge.py."""
+
+_PARTS: Mapping[Reach, str] = {"store": "store", "bytes": "store", "node": "node", "drain": "node", "region": "node"}
 
 
 @frozen
@@ -25,6 +27,11 @@ class Fault:
     name: str
     reach: Reach
     make: Callable[[Ground], AbstractAsyncContextManager[None]]
+
+    @property
+    def part(self) -> str:
+        """What kind of part breaks. Two faults meet only in different ones: without any store, or node, nothing is left."""
+        return _PARTS.get(self.reach, self.reach)
 
 
 @asynccontextmanager
@@ -193,15 +200,79 @@ FAULTS = _all()
 
 
 @frozen
-class Turn:
-    """One entry of a schedule: a fault and how many seconds it lasts."""
+class Spell:
+    """One fault that happened. Seconds on Trio's clock."""
 
     fault: Fault
+    began: float
+    stopped: float
+
+
+@frozen
+class Turn:
+    """One entry of a schedule: the faults, at once or one straight after the other, and how many seconds each lasts."""
+
+    faults: tuple[Fault, ...]
     seconds: float
+    at_once: bool = True
+
+    @property
+    def name(self) -> str:
+        """The turn in the words that `turn_of` reads."""
+        return (_AT_ONCE if self.at_once else _THEN).join(fault.name for fault in self.faults)
+
+    async def happen(self, ground: Ground) -> list[Spell]:
+        """Let the faults happen and end; return when each did. Its nodes serve again afterwards."""
+        if not self.at_once:
+            return [await _spell(fault, self.seconds, ground) for fault in self.faults]
+        async with AsyncExitStack() as stack:
+            began = trio.current_time()
+            # Nodes first, and so back last: they start on what works again.
+            for fault in sorted(self.faults, key=lambda fault: fault.part != "node"):
+                await stack.enter_async_context(fault.make(ground))
+            await trio.sleep_until(began + self.seconds)
+            stopped = trio.current_time()
+        return [Spell(fault, began, stopped) for fault in self.faults]
 
 
-def schedule(seed: int, turns: int) -> list[Turn]:
+_AT_ONCE, _THEN = " + ", " > "
+
+
+async def _spell(fault: Fault, seconds: float, ground: Ground) -> Spell:
+    began = trio.current_time()
+    async with fault.make(ground):
+        await trio.sleep_until(began + seconds)
+        stopped = trio.current_time()
+    return Spell(fault, began, stopped)
+
+
+def turn_of(words: str, seconds: float) -> Turn:
+    """Return what is written as `fault`, `fault + fault` (at once) or `fault > fault` (in sequence).
+
+    Raises ValueError with what would be right.
+    """
+    names = [word.strip() for part in words.split(_AT_ONCE) for word in part.split(_THEN)]
+    if unknown := [name for name in names if name not in FAULTS]:
+        raise ValueError(f"unknown: {', '.join(unknown)}; there are: {', '.join(FAULTS)}")
+    faults = tuple(FAULTS[name] for name in names)
+    if len({fault.part for fault in faults}) < len(faults):
+        raise ValueError(f"{words}: two faults of a {faults[0].part} leave nothing that could work")
+    return Turn(faults, seconds, at_once=_THEN not in words)
+
+
+def schedule(seed: int, turns: int, names: Collection[str] = FAULTS) -> list[Turn]:
     """Return the faults that a seed stands for: different ones, each of 4 to 8 seconds. The same seed, the same faults."""
     source = random.Random(seed)
-    chosen = source.sample(sorted(FAULTS), turns)
-    return [Turn(FAULTS[name], source.uniform(4, 8)) for name in chosen]
+    chosen = source.sample(sorted(names), turns)
+    return [Turn((FAULTS[name],), source.uniform(4, 8)) for name in chosen]
+
+
+def schedule_pairs(seed: int, turns: int) -> list[Turn]:
+    """Return pairs of faults that a seed stands for, at once and in sequence by turns."""
+    source = random.Random(seed)
+    found: list[Turn] = []
+    while len(found) < turns:
+        pair = tuple(FAULTS[name] for name in source.sample(sorted(FAULTS), 2))
+        if pair[0].part != pair[1].part:
+            found.append(Turn(pair, source.uniform(4, 8), at_once=len(found) % 2 == 0))
+    return found

@@ -11,9 +11,9 @@ import re
 import signal
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +23,12 @@ import httpx
 import trio
 
 from scripts.services.postgres import Postgres
-from scripts.services.processes import Daemon, accepts_connections, free_ports
+from scripts.services.processes import free_ports
 from scripts.services.redis_server import RedisServer
+from tests.balancers import haproxy
 from tests.cluster import Cluster, Node, configuration
 from tests.faults import FaultProxy
-from tests.services import Store, execute, fresh_storage_path, repository_root
+from tests.services import Store, execute, fresh_storage_path
 
 T = TypeVar("T")
 
@@ -145,21 +146,6 @@ class Servers:
         self.redis = await self._start(partial(RedisServer, self.folder, port=port))
 
 
-def balancer_configuration(doors: Mapping[str, tuple[int, Mapping[str, int]]]) -> str:
-    """Return deploy/haproxy/haproxy.cfg for these doors: name -> (port, ports of the servers named in the example)."""
-    text = (repository_root() / "deploy" / "haproxy" / "haproxy.cfg").read_text()
-    head, _, rest = text.partition("frontend registry")
-    parts = [head.replace("log stdout format raw local0", "log stdout format raw local0 warning")]
-    for door, (port, servers) in doors.items():
-        own = re.sub(r"\n    bind .*", f"\n    bind 127.0.0.1:{port}", f"frontend registry{rest}")
-        for name in ("registry", "nodes", "unchecked"):
-            own = re.sub(rf"(frontend |backend |nbsrv\(){name}\b", rf"\g<1>{name}-{door}", own)
-        for name, at in servers.items():
-            own = re.sub(rf"(\n    server {name}) \S+", rf"\g<1> 127.0.0.1:{at}", own)
-        parts.append(own)
-    return "\n".join(parts)
-
-
 @asynccontextmanager
 async def open_ground(stores: Mapping[str, Store], **settings: Any) -> AsyncIterator[Ground]:
     """Start everything on fresh data in a temporary folder; stop it at the end, nodes in order, each of which must end cleanly."""
@@ -187,7 +173,7 @@ async def _running(
     async with trio.open_nursery() as proxies:
         ground = await _assemble(proxies, folder, servers, stores, uri, path, {**SETTINGS, **settings})
         failures: list[BaseException] = []
-        with balanced(folder, _doors(ground)):
+        with haproxy(folder, _doors(ground)):
             try:
                 await trio.to_thread.run_sync(_start_nodes, ground.cluster)
                 await wait_for_doors(ground.doors)
@@ -256,19 +242,6 @@ def _as_seen_from(node: Node, whole: Mapping[str, Any], edges: Mapping[tuple[str
     }
 
 
-@contextmanager
-def balanced(folder: Path, doors: Mapping[str, tuple[int, Mapping[str, int]]]) -> Iterator[None]:
-    """Run haproxy before nodes, as deploy/haproxy/haproxy.cfg says; `doors` as for `balancer_configuration`."""
-    file = folder / "haproxy.cfg"
-    file.write_text(balancer_configuration(doors))
-    daemon = Daemon("haproxy", ["haproxy", "-db", "-f", file], folder)
-    try:
-        daemon.wait_ready(lambda: all(accepts_connections(port) for port, _ in doors.values()))
-        yield
-    finally:
-        daemon.stop()
-
-
 def _doors(ground: Ground) -> dict[str, tuple[int, dict[str, int]]]:
     return {
         door: (
@@ -293,7 +266,7 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> Non
     """Wait until something that only asking can tell is so."""
     deadline = trio.current_time() + seconds
     while not await condition():
-        assert trio.current_time() < deadline, f"not so within {seconds} s: {condition.__qualname__}"
+        assert trio.current_time() < deadline, f"not so within {seconds} s: {condition}"
         await trio.sleep(0.1)
 
 

@@ -1,19 +1,20 @@
-"""One fault under load: quiet, the fault, quiet again, until all has converged; then what clients saw, and what was not allowed."""
+"""One turn under load: quiet, the faults, quiet again, until all has converged; then everything is pulled and looked at."""
 
 import hashlib
 from collections.abc import Collection, Sequence
 
 import httpx
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from tests.cluster import Node
 from tests.nemesis.checker import lost, violations
 from tests.nemesis.client import BARE, PODMAN, Client
-from tests.nemesis.faults import Fault
-from tests.nemesis.ground import NO_TLS, REDIRECT_BOUND, REGIONS, Ground, until
+from tests.nemesis.faults import Spell, Turn
+from tests.nemesis.ground import NO_TLS, REGIONS, Ground, until
 from tests.nemesis.history import History, Operation
 from tests.nemesis.images import version_of
+from tests.nemesis.judge import Result, not_excused, summary
 from tests.nemesis.workload import Workload, base_images, crowd_image
 from tests.services import fetch_rows
 
@@ -34,38 +35,6 @@ _PLACED = """
     SELECT b.digest, l.name, p.key FROM blob b JOIN placement p ON p.blob_id = b.id JOIN location l ON l.id = p.location_id
     WHERE b.digest = ANY($1::text[])
 """
-_FAIL_OVER_OF_A_BALANCER = 3.0
-"""Seconds until haproxy has left a node that is gone: two probes, a second apart, and the time they may take."""
-_QUICKLY = 20.0
-"""Seconds within which every request ends, well or not."""
-
-
-@frozen
-class Result:
-    """One line of the table, and everything that was wrong."""
-
-    fault: Fault
-    seconds: float
-    pulls: int
-    pushes: int
-    streamed_errors: int
-    """Requests of pulls through nodes that stream, by clients that do not retry, that failed."""
-    redirected_errors: int
-    """The same through nodes that redirect."""
-    retried: int
-    """Requests of clients that do retry, that failed."""
-    failed_commands: int
-    """Commands that failed after all their retries."""
-    worst_latency: float
-    """Seconds that the longest command took, its retries included."""
-    fail_over: float
-    """Seconds from the fault to the last request that began and failed while it lasted."""
-    converge: float
-    """Seconds from the end of the fault until nothing was owed, suspect or ill any more."""
-    wrong: list[str] = field(factory=list)
-    """What no fault of this kind excuses."""
-    errors: list[str] = field(factory=list)
-    """Reasons of failures, for people."""
 
 
 async def prepare(ground: Ground) -> None:
@@ -84,11 +53,12 @@ async def prepare(ground: Ground) -> None:
     assert not problems, problems
 
 
-async def try_fault(ground: Ground, fault: Fault, seconds: float, seed: int, name: str) -> Result:
-    """Let a fault of `seconds` happen under load and return what came of it; `name` is of this trial alone."""
+async def try_turn(ground: Ground, turn: Turn, seed: int, name: str) -> Result:
+    """Let a turn's faults happen under load and return what came of it; `name` is of this trial alone."""
     wrong: list[str] = []
     await _pull_everywhere(ground, [(image.repository, image.digest) for image in base_images(ground)], wrong)
     load, ended = Workload(ground, name, seed), trio.Event()
+    spells: list[Spell] = []
 
     async def run() -> None:
         await load.run()
@@ -97,14 +67,12 @@ async def try_fault(ground: Ground, fault: Fault, seconds: float, seed: int, nam
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
         await trio.sleep(QUIET)
-        began = trio.current_time()
-        async with fault.make(ground):
-            if fault.reach == "load":
-                await load.crowd()
-            await trio.sleep_until(began + seconds)
-            stopped = trio.current_time()
+        async with trio.open_nursery() as happening:
+            if any(fault.reach == "load" for fault in turn.faults):
+                happening.start_soon(load.crowd)
+            spells += await turn.happen(ground)
         mended = trio.current_time()
-        converged = await _converged(ground, wrong)
+        converged = await _converged(ground, wrong, _CONVERGE + turn.seconds)
         await trio.sleep_until(mended + SETTLE)
         load.stop()
         with trio.move_on_after(_END):
@@ -113,9 +81,9 @@ async def try_fault(ground: Ground, fault: Fault, seconds: float, seed: int, nam
     if not ended.is_set():
         wrong.append(f"clients did not end within {_END} s")
     wrong += violations(load.history.operations)
-    wrong += _not_allowed(load.history, fault, began, stopped)
+    wrong += not_excused(load.history, spells)
     wrong += await _afterwards(ground, load.history)
-    return _summary(load.history, fault, began, stopped, converged - mended, wrong)
+    return summary(turn.name, load.history, spells, mended, converged - mended, wrong)
 
 
 async def _afterwards(ground: Ground, history: History) -> list[str]:
@@ -184,7 +152,7 @@ def wrong_objects(ground: Ground, looked_at: Collection[tuple[str, str]]) -> lis
     return found
 
 
-async def _converged(ground: Ground, problems: list[str]) -> float:
+async def _converged(ground: Ground, problems: list[str], seconds: float = _CONVERGE) -> float:
     """Wait until what is owed now is paid, nothing is suspect or stalled, and every node is well; return when that was so.
 
     Where it takes too long, `problems` gets what is missing.
@@ -211,76 +179,7 @@ async def _converged(ground: Ground, problems: list[str]) -> float:
 
     async with httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=10) as client:
         try:
-            await until(well, _CONVERGE)
+            await until(well, seconds)
         except AssertionError:
-            problems.append(f"not converged within {_CONVERGE} s: {state}")
+            problems.append(f"not converged within {seconds:.0f} s: {state}")
     return trio.current_time()
-
-
-def _not_allowed(history: History, fault: Fault, began: float, stopped: float) -> list[str]:
-    """Return the failures that a fault of this kind does not excuse."""
-    found = []
-    for operation in history.operations:
-        who = f"{operation.client} ({operation.door})"
-        found += [
-            f"{who} waited {failure.ended - failure.began:.1f} s for: {failure.reason}"
-            for failure in operation.failures
-            if failure.ended - failure.began > _QUICKLY
-        ]
-        if operation.ok:
-            continue
-        if not operation.retries:
-            last = operation.failures[-1].began if operation.failures else operation.began
-            if not _bare_may_fail(operation, fault, last - began):
-                found.append(f"{who} failed {last - began:.1f} s after the fault: {operation.error}")
-        elif not _command_may_fail(operation, fault, stopped):
-            found.append(
-                f"{who} gave up a {operation.kind} {operation.ended - began:.1f} s after the fault: {operation.error}"
-            )
-    return found
-
-
-def _bare_may_fail(operation: Operation, fault: Fault, after: float) -> bool:
-    """Say whether a client that does not try again may see its request fail, so many seconds after the fault began."""
-    if fault.reach in ("node", "region"):
-        return 0 <= after <= _FAIL_OVER_OF_A_BALANCER
-    if operation.door == "redirects" and fault.reach in ("store", "bytes"):
-        # What was sent to the store itself is out of the registry's hands; nobody fails over there.
-        return fault.reach == "bytes" or 0 <= after <= REDIRECT_BOUND
-    return False
-
-
-def _command_may_fail(operation: Operation, fault: Fault, stopped: float) -> bool:
-    """Say whether a command may fail after all its retries."""
-    if fault.reach == "database":
-        return operation.began < stopped + 1
-    return fault.reach == "bytes" and operation.kind == "pull" and operation.door == "redirects"
-
-
-def _summary(history: History, fault: Fault, began: float, stopped: float, converge: float, wrong: list[str]) -> Result:
-    failures = [(operation, failure) for operation in history.operations for failure in operation.failures]
-
-    def count(door: str) -> int:
-        return sum(1 for operation, _ in failures if not operation.retries and operation.door == door)
-
-    longest = max(history.operations, key=lambda operation: operation.seconds)
-    during = [failure.began for _, failure in failures if began <= failure.began <= stopped]
-    return Result(
-        fault=fault,
-        seconds=stopped - began,
-        pulls=len(history.of("pull", "look")),
-        pushes=len(history.of("push", "delete")),
-        streamed_errors=count("streams"),
-        redirected_errors=count("redirects"),
-        retried=sum(1 for operation, _ in failures if operation.retries),
-        failed_commands=sum(1 for operation in history.operations if operation.retries and not operation.ok),
-        worst_latency=longest.seconds,
-        fail_over=max(during, default=began) - began,
-        converge=converge,
-        wrong=wrong,
-        errors=[
-            f"{failure.began - began:+.2f} s ({failure.ended - failure.began:.2f} s) {operation.client}: {failure.reason[:700]}"
-            for operation, failure in failures
-        ]
-        + [f"{longest.began - began:+.2f} s ({longest.seconds:.2f} s) longest: {longest.kind} of {longest.client}"],
-    )

@@ -1,20 +1,19 @@
 """An upgrade node by node, and back: the last release's node serves beside this tree's, and clients do not notice."""
 
-import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 import trio
 from attrs import field, frozen
 
 from scripts.services.processes import free_ports
+from tests.balancers import haproxy, needs_haproxy
 from tests.cluster import Cluster, Node, StartCluster
 from tests.nemesis.checker import lost, violations
 from tests.nemesis.client import PODMAN, Client
-from tests.nemesis.ground import NO_TLS, REGIONS, balanced, until, wait_for_doors
+from tests.nemesis.ground import NO_TLS, REGIONS, until, wait_for_doors
 from tests.nemesis.history import History, Operation
 from tests.nemesis.trial import Pulled, pull_all
 from tests.nemesis.workload import Workload, base_images
@@ -48,7 +47,7 @@ class _Registry:
         us, eu = (self.cluster[region].port for region in REGIONS)
         servers = {"redirects": {"us": us, "eu": eu}, "streams": {"us": eu, "eu": us}}
         ports = {door: int(url.rpartition(":")[2]) for door, url in self.doors.items()}
-        with balanced(folder, {door: (ports[door], servers[door]) for door in self.doors}):
+        with haproxy(folder, {door: (ports[door], servers[door]) for door in self.doors}):
             await wait_for_doors(self.doors)
             yield
 
@@ -71,7 +70,7 @@ class _Registry:
         return {version for (version,) in await trio.to_thread.run_sync(fetch_rows, self.database_uri, question)}
 
 
-@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy (Debian package)")
+@needs_haproxy
 async def test_an_upgrade_node_by_node_is_not_noticed(
     release: Release,
     start_cluster: StartCluster,
