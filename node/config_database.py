@@ -67,7 +67,9 @@ def _hosts(parts: SplitResult, options: Mapping[str, str]) -> tuple[str, ...]:
         try:
             parse_host(host)
         except Unfit as error:
-            raise Unfit(f'"{host}" is no host; {_RIGHT}, or several hosts with commas between') from error
+            # Not shown: after a slash or the like that is not percent-encoded it is the beginning of a password.
+            right = f"{_RIGHT}, or several hosts with commas between; special characters of a password percent-encoded"
+            raise Unfit(f"there is something in it where a host is due: {right}") from error
     return hosts or tuple(options.get("host", "").split(",") if options.get("host") else ())
 
 
@@ -156,7 +158,11 @@ def read_database(document: Mapping[str, object], findings: Findings) -> Databas
     if isinstance(arguments, Mapping):
         pool = _take_arguments(arguments, parts, options, findings)
     elif arguments is not None:
-        findings.wrong("DB_CONNECTION_ARGS", show(arguments), "write a mapping, such as {sslmode: verify-full}")
+        findings.wrong(
+            "DB_CONNECTION_ARGS",
+            show(arguments, secret=isinstance(arguments, str)),
+            "write a mapping, such as {sslmode: verify-full}",
+        )
     for name in _FILES:
         if name in options and not Path(options[name]).is_file():
             findings.wrong(f"DB_CONNECTION_ARGS.{name}", show(options[name]), "there is no such file on this machine")

@@ -52,7 +52,12 @@ def read_redis(document: Mapping[str, object], findings: Findings) -> RedisSetti
         return None
     given = document[key]
     if not isinstance(given, Mapping) or given.get("host") is None:
-        findings.wrong(key, show(given), 'write at least the host: {host: "redis.example.com", port: 6379}')
+        # Perhaps a URL with a password in it.
+        findings.wrong(
+            key,
+            show(given, secret=isinstance(given, str)),
+            'write at least the host: {host: "redis.example.com", port: 6379}',
+        )
         return None
     before = len(findings.problems)
     _check_names(key, list(given), findings)

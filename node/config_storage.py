@@ -41,7 +41,7 @@ def _read_location(name: object, entry: object, findings: Findings) -> LocationS
         and isinstance(entry[0], str)
         and isinstance(entry[1], Mapping)
     ):
-        findings.wrong(where, show(entry), "write [EngineName, {arguments}]")
+        findings.wrong(where, show(entry, secret=isinstance(entry, str)), "write [EngineName, {arguments}]")
         return None
     try:
         spec = parse_engine(entry[0], entry[1])

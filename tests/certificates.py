@@ -18,7 +18,7 @@ class Pair:
 
 @frozen
 class Authority:
-    """Signs certificates for 127.0.0.1 and localhost. Everything is in one folder."""
+    """Signs certificates. Everything is in one folder."""
 
     folder: Path
     own: Pair
@@ -32,11 +32,11 @@ class Authority:
                  "-keyout", own.key, "-out", own.certificate)  # fmt: skip
         return cls(folder, own)
 
-    def sign(self, name: str, subject: str = "127.0.0.1") -> Pair:
+    def sign(self, name: str, subject: str = "127.0.0.1", names: str = "IP:127.0.0.1,DNS:localhost") -> Pair:
         """Return a new certificate and key in files called `name`, in place of what was there."""
         made, request = Pair(self.folder / f"{name}.crt", self.folder / f"{name}.key"), self.folder / f"{name}.csr"
         extensions = self.folder / f"{name}.ext"
-        extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n")
+        extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n")
         _openssl("req", *_CURVE, "-subj", f"/CN={subject}", "-keyout", made.key, "-out", request)
         _openssl("x509", "-req", "-in", request, "-CA", self.own.certificate, "-CAkey", self.own.key, "-CAcreateserial",
                  "-days", "2", "-extfile", extensions, "-out", made.certificate)  # fmt: skip

@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -32,13 +33,15 @@ def program() -> list[str]:
 class Node:
     """One `antipode serve` process. Methods that wait are async; their `_now` twins block, for fixtures and threads."""
 
-    def __init__(self, name: str, preference: str, configuration: Path, port: int) -> None:
-        """Describe a node that is not started yet: `preference` as in QUAY_DISTRIBUTED_STORAGE_PREFERENCE."""
+    def __init__(self, name: str, preference: str, configuration: Path, port: int, *, tls: bool = False) -> None:
+        """Describe a node that is not started yet: `preference` as in QUAY_DISTRIBUTED_STORAGE_PREFERENCE; `tls`: it speaks it."""
         self.name = name
         self.preference = preference
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         self.environment: dict[str, str] = {}
+        self.options: list[str] = []
+        """Further words of the command line."""
         self._configuration = configuration
         self._log = configuration.with_name(f"{name}.log")
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,7 +76,15 @@ class Node:
         assert self._process is None, f"node {self.name} runs already"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_COVERED)}
         environment = {**kept, "QUAY_DISTRIBUTED_STORAGE_PREFERENCE": self.preference, **self.environment}
-        words = [*program(), "serve", "--config", str(self._configuration), "--bind", f"127.0.0.1:{self.port}"]
+        words = [
+            *program(),
+            "serve",
+            "--config",
+            str(self._configuration),
+            "--bind",
+            f"127.0.0.1:{self.port}",
+            *self.options,
+        ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 words,
@@ -98,7 +109,9 @@ class Node:
     def _answers(self) -> bool:
         try:
             url = f"{self.url}/health/instance"
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own http URL
+            # Whether its certificate is right is for tests to look at.
+            blind = ssl._create_unverified_context()  # noqa: S323
+            with urllib.request.urlopen(url, timeout=5, context=blind) as answer:  # noqa: S310 - our own URL
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -171,7 +184,8 @@ class Cluster:
             region = preference.replace(",", " ").split()[0]
             same = sum(1 for name in self._nodes if name.split("-")[0] == region)
             name = f"{region}-{same + 1}" if same else region
-            self._nodes[name] = Node(name, preference, self.configuration_file, port)
+            tls = "SSL_CERTIFICATE" in self.configuration
+            self._nodes[name] = Node(name, preference, self.configuration_file, port, tls=tls)
 
     def __getitem__(self, name: str) -> Node:
         return self._nodes[name]

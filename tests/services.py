@@ -99,7 +99,7 @@ class Store:
             "bucket_name": self.bucket,
             "storage_path": storage_path,
         }
-        return ["RadosGWStorage", arguments]
+        return ["RadosGWStorage", arguments | ({"ca_bundle": self.ca} if self.ca else {})]
 
     def client(self) -> Any:
         """Return a plain boto3 client, to look into the store behind the product's back."""

@@ -156,7 +156,7 @@ class Database:
         except _AGAIN as error:
             raise DatabaseUnavailable(f"conflicting transactions: {error}") from error
         except (
-            asyncpg.InvalidPasswordError,
+            asyncpg.InvalidAuthorizationSpecificationError,
             asyncpg.InvalidCatalogNameError,
             asyncpg.InsufficientPrivilegeError,
         ) as error:
