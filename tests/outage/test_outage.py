@@ -149,6 +149,7 @@ Cut = Callable[[Ground, Cluster], Awaitable[None]]
         pytest.param(cut_by_pause, 64, marks=pytest.mark.long),
         pytest.param(cut_by_hang, 64, marks=pytest.mark.long),
         pytest.param(cut_by_kill, 1024, marks=pytest.mark.long),
+        pytest.param(cut_by_pause, 1024, marks=pytest.mark.long),
         pytest.param(cut_by_hang, 1024, marks=pytest.mark.long),
     ],
 )
@@ -179,6 +180,42 @@ async def test_a_cut_copy_goes_on(
     # Two parts in flight at each side of the cut, and the probes.
     assert fetched < size + 4 * 5 * MIB
     assert set(read_all(ground, nodes, placed).values()) == {digest}
+
+
+@pytest.mark.parametrize("cut", [cut_by_kill, cut_by_pause, cut_by_hang])
+async def test_small_blobs_go_on_too(
+    ground: Ground, start_cluster: StartCluster, look: Look, repository: str, cut: Cut
+) -> None:
+    """Many small copies that are cut off at once all arrive, and none of them leaves an object that no record knows."""
+    stores = {"us": ground.us.store, "eu": ground.eu.store}
+    nodes = await start_cluster("us eu", "eu us", stores=stores, REPLICATION_LEASE_SECONDS=5)
+    random = Random(cut.__name__)
+    blobs = [random.randbytes(20_000) for _ in range(100)]
+    there = "SELECT FROM placement p JOIN location l ON l.id = p.location_id AND l.name = 'eu'"
+
+    async def pushes() -> None:
+        for data in blobs:
+            await push(nodes["us"], repository, data)
+
+    with trio.fail_after(400):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pushes)
+            while len(await look(there)) < 20:  # noqa: ASYNC110 - another process does it
+                await trio.sleep(0.05)
+            await cut(ground, nodes)
+    digests = ["sha256:" + hashlib.sha256(data).hexdigest() for data in blobs]
+    placed = await wait_placed(look, digests, "us", "eu", seconds=400)
+    await wait_swept(look)
+    upstream, prefix = ground.eu.upstream, placed[0]["key"].partition("/sha256/")[0]
+    known = {row["key"] for row in await look("SELECT key FROM placement")}
+    assert [key for key in upstream.keys(prefix) if "/sha256/" in key and key not in known] == []
+
+
+async def wait_swept(look: Look) -> None:
+    """Wait until every dead object is gone."""
+    with trio.fail_after(200):
+        while await look("SELECT FROM dead_object"):  # noqa: ASYNC110 - another process does it
+            await trio.sleep(0.5)
 
 
 async def test_a_source_that_lies_is_replaced_and_healed(
