@@ -11,7 +11,14 @@ from node.api.frame import Json, Parameters, Problem, timestamp
 from node.config_values import Unfit, parse_duration, say_duration
 from node.names import is_name, is_tag
 from node.push.reading import read_manifest
-from node.records.history import TagState, find_former, set_tag_expiration, tag_expiration, tag_history
+from node.records.history import (
+    TagState,
+    find_former,
+    relink_blobs,
+    set_tag_expiration,
+    tag_expiration,
+    tag_history,
+)
 from node.records.manifests import CompiledTags, commit_manifest
 from node.records.policies import load_policy
 from node.records.postgres import Database
@@ -60,7 +67,7 @@ async def history_of(means: Means, name: str, tag: str, query: Mapping[str, tupl
 async def restore_tag(means: Means, name: str, tag: str, body: object) -> Json:
     """Point a tag to a manifest that it pointed to within its window: body `{"digest": "sha256:..."}`. Raises Problem.
 
-    A manifest that was deleted by its digest is linked again, with its children and blobs, which history has kept.
+    A manifest that was deleted by its digest is linked again, and so are blobs of it that were deleted: history has kept both.
     """
     _check(name, tag)
     digest = _digest(body)
@@ -70,6 +77,7 @@ async def restore_tag(means: Means, name: str, tag: str, body: object) -> Json:
         detail = f"{tag} of {name} did not point to {digest}, or longer ago than it can be restored"
         raise Problem(404, "nothing to restore", detail)
     facts = read_manifest(former.body, former.media_type, digest)
+    await relink_blobs(means.database, name, digest, replicate=settings.replicate)
     version, text = 0, None
     for _ in range(_POLICY_TRIES):
         places = tuple((tag, at) for at in sorted(load_policy(text).for_tag(tag))) if settings.replicate else ()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from attrs import field, frozen
 
+from node.records.blobs import OWE
 from node.records.postgres import Database
 
 
@@ -97,6 +98,33 @@ async def find_former(
         window,
     )
     return None if row is None else FormerManifest(row["bytes"], row["media_type"])
+
+
+async def relink_blobs(database: Database, repository: str, digest: str, *, replicate: bool) -> None:
+    """Link again what the closure of a former manifest needs and was deleted by hand since, and schedule its debt.
+
+    History has kept the bytes, and the repository had them when the manifest was pushed. Repeating it is harmless.
+    """
+    await database.fetch(
+        f"""
+        WITH here AS (SELECT id, namespace_id FROM repository WHERE name = $1),
+        wanted AS (
+            SELECT b.id, b.size FROM here, blob b WHERE b.id IN (
+                SELECT mb.blob_id FROM manifest m CROSS JOIN LATERAL manifest_closure(m.id, false) c
+                JOIN manifest_blob mb ON mb.manifest_id = c WHERE m.digest = $2 AND manifest_held(here.id, c))
+            FOR KEY SHARE OF b),
+        link AS (
+            INSERT INTO repository_blob (repository_id, blob_id) SELECT here.id, wanted.id FROM here, wanted
+            ON CONFLICT DO NOTHING RETURNING blob_id),
+        linked AS (
+            SELECT wanted.id AS blob_id, wanted.size, here.namespace_id FROM here, link JOIN wanted ON wanted.id = link.blob_id),
+        {OWE.format(required="required_location", replicate="$3", besides="")}
+        SELECT count(*) FROM owed
+        """,  # noqa: S608  # constants
+        repository,
+        digest,
+        replicate,
+    )
 
 
 async def set_tag_expiration(database: Database, namespace: str, seconds: float | None) -> bool:

@@ -12,9 +12,10 @@ from node.api.tags import (
     restore_tag,
     set_expiration,
 )
+from node.push.reading import OCI_INDEX, OCI_MANIFEST
 from node.records.collect import CollectRules
 from tests.collection.clock import Later, collect_all
-from tests.registry.world import MakeWorld, Region
+from tests.registry.world import MakeWorld, Region, index
 
 
 @pytest.fixture
@@ -97,15 +98,42 @@ async def test_what_is_older_than_the_window_is_not_restored(us: Region, means: 
 
 
 async def test_a_restore_that_is_not_whole_says_what_is_missing(us: Region, means: Means) -> None:
-    """Blobs that were deleted by hand are named; the tag stays as it was."""
+    """Children of an index that were deleted by hand are named; the tag stays as it was."""
+    child = await us.push_image("a/b", "child", b"layer")
+    described = {"mediaType": OCI_MANIFEST, "digest": child, "size": 500}
+    digest = await us.push_manifest("a/b", "v1", index([described], OCI_INDEX))
+    await us.ask("DELETE", "/v2/a/b/manifests/v1")
+    await us.ask("DELETE", f"/v2/a/b/manifests/{child}")
+    with pytest.raises(Problem) as refused:
+        await restore_tag(means, "a/b", "v1", {"digest": digest})
+    assert (refused.value.status, refused.value.more["missing"]) == (409, [child])
+    assert (await us.ask("GET", "/v2/a/b/manifests/v1")).status == 404
+
+
+async def test_a_blob_that_was_deleted_comes_back_with_its_tag(
+    us: Region, means: Means, later: Later, rules: CollectRules
+) -> None:
+    """A deleted blob cannot be pulled any more, but a tag that can be restored keeps its bytes, and brings it back with debt."""
+    await us.rows("INSERT INTO location (name) VALUES ('far')")
+    await us.rows("INSERT INTO default_location SELECT id FROM location ON CONFLICT DO NOTHING")
     digest = await us.push_image("a/b", "v1", b"layer")
     await us.ask("DELETE", f"/v2/a/b/manifests/{digest}")
     (blob,) = await us.rows("SELECT digest FROM blob WHERE size = 5")
-    assert (await us.ask("DELETE", f"/v2/a/b/blobs/{blob['digest']}")).status == 202
-    with pytest.raises(Problem) as refused:
-        await restore_tag(means, "a/b", "v1", {"digest": digest})
-    assert (refused.value.status, refused.value.more["missing"]) == (409, [blob["digest"]])
-    assert (await us.ask("GET", "/v2/a/b/manifests/v1")).status == 404
+    path = f"/v2/a/b/blobs/{blob['digest']}"
+    assert (await us.ask("DELETE", path)).status == 202
+    assert (await us.ask("GET", path)).status == 404
+    await us.rows("DELETE FROM task")
+    await later(14 * 24 - 1)
+    assert await collect_all(us.registry.database, rules) == []
+    await restore_tag(means, "a/b", "v1", {"digest": digest})
+    assert (await us.ask("GET", path)).status == 200
+    assert await us.rows("SELECT FROM task JOIN blob b ON b.id = blob_id AND b.digest = $1", blob["digest"]) != []
+    await us.ask("DELETE", f"/v2/a/b/manifests/{digest}")
+    assert (await us.ask("DELETE", path)).status == 202
+    for _ in range(6):
+        await later(14 * 24 + 1)
+        await collect_all(us.registry.database, rules)
+    assert await us.rows("SELECT * FROM blob") == []
 
 
 async def test_a_namespace_has_a_window_of_its_own(us: Region, means: Means, later: Later, rules: CollectRules) -> None:
