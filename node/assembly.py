@@ -19,6 +19,7 @@ from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
 from node.hint_hub import Hub
 from node.journal.writer import JournalSettings, JournalWriter
+from node.hooks.courier import Courier
 from node.metrics import Metrics
 from node.modes import READ_ONLY
 from node.records.closures import read_closure
@@ -76,6 +77,7 @@ class Node:
     ledger: PostgresLedger
     collector: Collector
     journal: JournalWriter
+    courier: Courier
     reader: Reader
     pool: PartPool
     patience: Patience
@@ -217,11 +219,13 @@ def assemble(
             reason=after.reason,
         )
         scheduler.nudge(after.location)
+        courier.location_changed(after)
         hints.publish(Seen(after.location, after.verdict.value, name))
 
     def lied(location: str) -> None:
         hints.publish(Seen(location, LIES, name))
 
+    courier = Courier(database, lambda: node.settings, name)
     rules = HealthRules(
         interval=settings.probe_interval, deadline=settings.probe_deadline, recovery_quiet=settings.recovery_quiet
     )
@@ -315,6 +319,7 @@ def assemble(
         bandwidth=bandwidth,
         cap=cap,
         ledger=ledger,
+        courier=courier,
         collector=Collector(database, hints.publish, collect_rules(settings)),
         journal=JournalWriter(
             database,

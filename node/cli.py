@@ -94,6 +94,7 @@ _TOPICS = {
     "repository": "repository",
     "tag": "tag",
     "verify": "verify",
+    "webhook": "webhook",
     "wait": "wait",
 }
 """Command -> room in node/commands that has it as `command`."""

@@ -4,6 +4,7 @@ Every reader takes what YAML or JSON gave and returns the value, or raises `Unfi
 caller knows the key and adds what was found.
 """
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -259,6 +260,17 @@ def read_ids(value: object) -> tuple[str, ...]:
 
 _HOST = r"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?)"
 _HOST_AND_PORT = re.compile(rf"({_HOST})(?::(\d{{1,5}}))?", re.ASCII)
+
+
+def read_networks(value: object) -> tuple[str, ...]:
+    """Return a list of networks such as 10.1.0.0/16, also as one text with commas or white space between."""
+    found = []
+    for text in read_ids(value):
+        try:
+            found.append(str(ipaddress.ip_network(text)))
+        except ValueError:
+            raise Unfit(f"{show(text)} is no network: write 10.1.0.0/16, 192.0.2.7 or fd00::/8") from None
+    return tuple(found)
 
 
 def parse_host(text: str) -> tuple[str, int | None]:

@@ -25,6 +25,7 @@ RELOADED = (
     "registry_state",
     "disable_pushes",
     "default_quota",
+    "webhook_networks",
 )
 """The fields of `Settings` that a running node takes over."""
 

@@ -97,6 +97,8 @@ class Settings:
     """DISABLE_PUSHES: no pushes and mounts; deletes and administration go on."""
     default_quota: int = 0
     """DEFAULT_SYSTEM_REJECT_QUOTA_BYTES: what a namespace without a quota of its own may hold; 0 for any amount."""
+    webhook_networks: tuple[str, ...] | None = None
+    """WEBHOOK_ALLOWED_NETWORKS: networks that are not public and that webhooks may be in all the same."""
     sparse_index: bool = False
     """FEATURE_SPARSE_INDEX: accept an index whose children are missing."""
     allow_local_replication: bool = False

@@ -45,6 +45,7 @@ def test_every_setting_has_its_key() -> None:
         "REGISTRY_STATE",
         "DISABLE_PUSHES",
         "DEFAULT_SYSTEM_REJECT_QUOTA_BYTES",
+        "WEBHOOK_ALLOWED_NETWORKS",
     }
 
 

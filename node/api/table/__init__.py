@@ -1,11 +1,12 @@
 """The table of the API's operations, one room per topic. `operations.py` says what a line is."""
 
 from node.api.operations import Operation
-from node.api.table import namespaces, placement, repositories
+from node.api.table import namespaces, placement, repositories, webhooks
 
 OPERATIONS: tuple[Operation, ...] = (
     *repositories.OPERATIONS,
     *namespaces.OPERATIONS,
     *placement.OPERATIONS,
+    *webhooks.OPERATIONS,
 )
 """All operations, in the order of the document."""

@@ -1,0 +1,1 @@
+"""Webhooks: what is told, how it is signed, where it may go, and that it arrives."""
