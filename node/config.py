@@ -15,6 +15,7 @@ import yaml
 
 from node.config_database import describe_database, read_database
 from node.config_edge import read_edge
+from node.config_hops import open_hops
 from node.config_keys import KEYS, SUPPORTED, nearest
 from node.config_redis import read_redis
 from node.config_secrets import resolve
@@ -233,6 +234,9 @@ def _read(
     upload_spool = read_spool(
         known, "UPLOAD_SPOOL", _DEFAULTS["upload_spool"] if without else SpoolSettings(), findings
     )
+    if values.get("replicate") and database is not None and storage is not None:
+        for hop in open_hops(storage.locations, database.uri, redis):
+            findings.warn(f"regions without TLS: {hop}")
     if findings.problems or database is None or storage is None:
         raise ConfigurationErrors(tuple(findings.problems), tuple(findings.warnings))
     if database.pool is not None:

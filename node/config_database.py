@@ -81,6 +81,13 @@ def _name(parts: SplitResult, options: Mapping[str, str]) -> str:
     return name
 
 
+def hosts_of(uri: str) -> tuple[str, ...]:
+    """Return the hosts of a URI that `read_database` made, without their ports; none where it is the local socket."""
+    parts = urlsplit(uri)
+    hosts = _hosts(parts, dict(parse_qsl(parts.query)))
+    return tuple(host if host.startswith("/") else parse_host(host)[0] for host in hosts)
+
+
 def describe_database(uri: str) -> str:
     """Return "host:port, database name, as user" of a URI that `read_database` made: everything but the password."""
     parts = urlsplit(uri)
