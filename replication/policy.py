@@ -7,6 +7,7 @@ Every key may be left out. Without `required` the default locations count. `neve
 """
 
 import fnmatch
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from attrs import Factory, frozen
@@ -21,6 +22,9 @@ class PolicyInvalid(ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+
+_COPIES = re.compile(r"0*[1-9][0-9]?", re.ASCII)
 
 
 class DurabilityInvalid(ValueError):
@@ -42,7 +46,8 @@ class Durability:
             return cls()
         if word == "all" and not colon:
             return cls(1, every=True)
-        if word == "quorum" and number.isascii() and number.isdigit() and 1 <= int(number) <= 99:
+        # Two digits at most: thousands would be more than Python converts.
+        if word == "quorum" and _COPIES.fullmatch(number):
             return cls(int(number))
         raise DurabilityInvalid(f"{text[:40]!r} is not local, quorum:N (N from 1 to 99) or all")
 

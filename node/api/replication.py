@@ -1,5 +1,6 @@
 """The wait API: whether an image has arrived in a location, answered now or as soon as it has."""
 
+import re
 from collections.abc import Mapping
 
 import trio
@@ -15,6 +16,8 @@ from replication.arrival import Arrival, Status, arrival
 from replication.closure import COUNTING, Closure
 from replication.digests import BadDigest, Digest
 from replication.ports import Wake
+
+_NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 
 MOST_WAIT = 300.0
 """Seconds that one request blocks at most; a client that wants to wait longer asks again."""
@@ -93,7 +96,7 @@ def _read(registry: Registry, query: Mapping[str, tuple[str, ...]]) -> _Question
 
 def parse_wait(text: str) -> float:
     """Return the seconds that a text such as `60s`, `10m` or `90` says. Raises Unfit."""
-    return parse_duration(float(text) if text.replace(".", "", 1).isdigit() else text)
+    return parse_duration(float(text) if _NUMBER.fullmatch(text) else text)
 
 
 def _is_digest(reference: str) -> bool:

@@ -181,7 +181,7 @@ def _digest(body: object) -> str:
 
 
 def _read_count(text: str) -> int:
-    if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST:
+    if text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= _MOST:
         return int(text)
     raise Unfit(f"write a whole number from 1 to {_MOST}")
 

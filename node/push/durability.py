@@ -48,10 +48,16 @@ def read_demand(registry: Registry, request: Request) -> Demand:
     if limit is None:
         return Demand(durability, longest)
     try:
-        seconds = parse_duration(int(limit) if limit.isascii() and limit.isdigit() else limit)
+        seconds = read_seconds(limit)
     except Unfit as error:
         raise _refused("Antipode-Durability-Timeout", limit, str(error)) from error
     return Demand(durability, min(seconds, longest))
+
+
+def read_seconds(text: str) -> float:
+    """Return the seconds of a number or of a text such as `10m`. Raises Unfit."""
+    # Twelve digits are more than any wait; thousands would be more than Python converts.
+    return parse_duration(int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else text)
 
 
 async def check_possible(

@@ -374,3 +374,35 @@ async def test_tag_history_of_moves_at_once(world: MakeWorld, repository: str) -
     line.append({**tag, "until": None})
     assert len({row["manifest_id"] for row in line}) == len(line) == 16
     assert [row["until"] for row in line[:-1]] == [row["since"] for row in line[1:]]
+
+
+@pytest.mark.parametrize("text", ["\\u0000", "a\\ud800b"])
+async def test_annotations_that_are_hardly_text(us: Region, repository: str, text: str) -> None:
+    """NUL and half a surrogate pair are JSON, and no text that a database holds: they come back as they went in."""
+    subject = await us.push_image(repository, "v1")
+    manifest = image(await push_config(us, repository))
+    manifest["subject"] = {"mediaType": OCI_MANIFEST, "digest": subject, "size": 1}
+    body = json.dumps(manifest).removesuffix("}") + f', "annotations": {{"{text}": "{text}"}}}}'
+    pushed = await us.ask("PUT", f"/v2/{repository}/manifests/v2", body.encode(), {"content-type": OCI_MANIFEST})
+    assert pushed.status == 201
+    listed = await us.ask("GET", f"/v2/{repository}/referrers/{subject}")
+    (descriptor_,) = json.loads(listed.body)["manifests"]
+    assert descriptor_["annotations"] == json.loads(f'{{"{text}": "{text}"}}')
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("antipode-durability", "quorum:" + "9" * 5000),
+        ("antipode-durability-timeout", "9" * 5000),
+        ("antipode-durability-timeout", "9" * 5000 + "s"),
+        ("antipode-durability-timeout", "²"),
+    ],
+)
+async def test_numbers_without_end(us: Region, repository: str, name: str, value: str) -> None:
+    """A number that is longer than anything it could mean is refused with the header's name, however long it is."""
+    body = json.dumps(image(await push_config(us, repository))).encode()
+    headers = {"content-type": OCI_MANIFEST, "antipode-durability": "local", name: value}
+    refused = await us.ask("PUT", f"/v2/{repository}/manifests/v1", body, headers)
+    assert refused.failure == (400, "UNSUPPORTED")
+    assert refused.detail["header"].lower() == name

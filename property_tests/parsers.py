@@ -1,0 +1,260 @@
+"""Every parser that faces the network, as a target for fuzzing: bytes in; any error but those that it promises is a finding.
+
+Hypothesis runs each for a moment in every test run (`test_parsers.py`), atheris for as long as one likes (`scripts/fuzz`).
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import h11
+
+from node.answers import Request
+from node.api.replication import parse_wait
+from node.config_values import Unfit
+from node.errors import RegistryError
+from node.hint_wire import BadMessage, decode
+from node.names import check_digest, check_name, is_name, is_tag, namespace_of
+from node.pull.accept import accepts, default_child
+from node.pull.listings import _page_size
+from node.pull.ranges import RangeNotSatisfiable, parse_range
+from node.push.durability import read_seconds
+from node.push.reading import KNOWN, read_manifest
+from node.push.uploads import _content_range, _upload_id
+from node.web.access import SANE_ID, request_id
+from node.web.incoming import headers_of, origin_form, path_of, query_of
+from node.web.lane import HEAD_MOST, _Head, _NotHere, _request
+from node.web.proxies import Proxies
+from node.web.proxy_protocol import BadProxyHeader, read_header
+from replication.policy import Durability, DurabilityInvalid, PolicyInvalid, dump_policy, parse_policy
+
+DIGEST = "sha256:" + "0" * 64
+
+
+def text(data: bytes) -> str:
+    """Return bytes as the edge hands header values on."""
+    return data.decode("latin-1")
+
+
+def fuzz_name(data: bytes) -> None:
+    given = data.decode("utf-8", "replace")
+    with suppress(RegistryError):
+        assert check_name(given) == given
+        assert is_name(given)
+        assert given.startswith(namespace_of(given, "library")) or "/" not in given
+    if is_tag(given):
+        assert given.isascii()
+        assert len(given) <= 128
+
+
+def fuzz_digest(data: bytes) -> None:
+    given = data.decode("utf-8", "replace")
+    with suppress(RegistryError):
+        assert str(check_digest(given)) == given
+    with suppress(RegistryError):
+        assert str(_upload_id(given)).isascii()
+
+
+def fuzz_range(data: bytes) -> None:
+    size, header = int.from_bytes(data[:2]), text(data[2:])
+    with suppress(RangeNotSatisfiable):
+        found = parse_range(header, size)
+        assert found is None or 0 <= found.start < found.stop <= size
+
+
+def fuzz_content_range(data: bytes) -> None:
+    with suppress(RegistryError):
+        start, length = _content_range(Request("PATCH", "/", headers={"content-range": text(data)}))
+        assert start is not None
+        assert length is not None
+        assert start >= 0
+        assert length > 0
+
+
+def fuzz_accept(data: bytes) -> None:
+    header, _, index = data.partition(b"\n")
+    for kind in KNOWN:
+        accepts(text(header), kind)
+    default_child(index, text(header))
+
+
+def fuzz_manifest(data: bytes) -> None:
+    kind, _, body = data.partition(b"\n")
+    with suppress(RegistryError):
+        facts = read_manifest(body, text(kind) or None, DIGEST)
+        assert facts.media_type in KNOWN
+        json.dumps(dict(facts.annotations or {})).encode()
+        for held in (*facts.blobs, *facts.children, facts.subject or "", facts.artifact_type or ""):
+            assert held.isascii()
+            assert held.isprintable() or held == ""
+
+
+def fuzz_target(data: bytes) -> None:
+    path, _, query = data.partition(b"?")
+    with suppress(RegistryError):
+        assert path_of(path).startswith("/")
+        assert origin_form(path).startswith(b"/")
+    with suppress(RegistryError):
+        values = query_of(query)
+        for given in values.values():
+            "".join(given).encode()
+        _page_size(Request("GET", "/", query=values), 100)
+
+
+def fuzz_words(data: bytes) -> None:
+    given = text(data)
+    with suppress(DurabilityInvalid):
+        assert Durability.parse(str(Durability.parse(given))) == Durability.parse(given)
+    with suppress(Unfit):
+        assert parse_wait(given) >= 0
+    with suppress(Unfit):
+        assert read_seconds(given) >= 0
+    assert SANE_ID.fullmatch(request_id([(b"x-request-id", data)]))
+
+
+FORWARDED = {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
+PROXIES = Proxies((ip_network("10.0.0.0/8"), ip_network("fd00::/8")))
+
+
+def fuzz_forwarded(data: bytes) -> None:
+    lines = [line.partition(b":")[::2] for line in data.split(b"\n")]
+    headers = [(name.lower(), value.strip()) for name, value in lines]
+    for peer in ("10.1.2.3", "192.0.2.1"):
+        origin = PROXIES.origin(peer, headers)
+        assert str(ip_address(origin.client)) == origin.client
+        assert not FORWARDED & {name for name, _ in origin.headers}
+        assert peer != "192.0.2.1" or (origin.client == peer and origin.scheme is None)
+
+
+class _Bytes:
+    """A socket that has some bytes to give, in pieces of `step`."""
+
+    def __init__(self, data: bytes, step: int) -> None:
+        self.data = data
+        self.step = step
+
+    async def recv(self, most: int, /) -> bytes:
+        found, self.data = self.data[: min(most, self.step)], self.data[min(most, self.step) :]
+        return found
+
+
+def fuzz_proxy_protocol(data: bytes) -> None:
+    ends = []
+    for step in (1, 5, 1 << 20):
+        source = _Bytes(data, step)
+        try:
+            client = finish(read_header(source))
+            assert client is None or str(ip_address(client)) == client
+            ends.append((client, source.data))
+        except BadProxyHeader:
+            ends.append(("refused", b""))
+    assert ends[0] == ends[1] == ends[2], "what is read does not depend on how it comes"
+
+
+def finish(coroutine: Awaitable[Any]) -> Any:
+    """Return what a coroutine returns that never really waits."""
+    try:
+        next(coroutine.__await__())
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waits")
+
+
+def fuzz_head(data: bytes) -> None:
+    """Compare the pull lane with the server that takes over from it: what the lane answers, h11 must read in the same way."""
+    end = data.find(b"\r\n\r\n")
+    if not 0 <= end + 4 <= HEAD_MOST or end < 0:
+        return
+    whole, head = data[: end + 4], _Head()
+    try:
+        method = head.parse(whole)
+        request = _request(head, method, PROXIES.origin("192.0.2.1", head.headers))
+    except _NotHere:
+        return
+    other = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MOST)
+    other.receive_data(whole)
+    event = other.next_event()
+    assert isinstance(event, h11.Request), event
+    assert (event.method.decode(), event.target) == (method, head.target)
+    origin = PROXIES.origin("192.0.2.1", [(bytes(name), bytes(value)) for name, value in event.headers])
+    assert headers_of(origin.headers) == request.headers
+    assert isinstance(other.next_event(), h11.EndOfMessage), "there is no body"
+
+
+def fuzz_hints(data: bytes) -> None:
+    with suppress(BadMessage):
+        decode(data)
+
+
+def fuzz_policy(data: bytes) -> None:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    with suppress(PolicyInvalid):
+        policy = parse_policy(document, ("us", "eu"))
+        assert parse_policy(dump_policy(policy), ("us", "eu")) == policy
+        policy.for_tag("v1.0")
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "accept": fuzz_accept,
+    "content-range": fuzz_content_range,
+    "digest": fuzz_digest,
+    "forwarded": fuzz_forwarded,
+    "head": fuzz_head,
+    "hints": fuzz_hints,
+    "manifest": fuzz_manifest,
+    "name": fuzz_name,
+    "policy": fuzz_policy,
+    "proxy-protocol": fuzz_proxy_protocol,
+    "range": fuzz_range,
+    "target": fuzz_target,
+    "words": fuzz_words,
+}
+
+_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+_DESCRIPTOR = b'{"mediaType":"application/vnd.oci.image.config.v1+json","size":2,"digest":"sha256:' + b"a" * 64 + b'"}'
+_OCI = b"application/vnd.oci.image."
+
+SEEDS: dict[str, tuple[bytes, ...]] = {
+    "accept": (
+        b"*/*;q=0.0, application/*\n{}",
+        _OCI + b'manifest.v1+json\n{"manifests":[{"platform":{"os":"linux","architecture":"amd64"},"mediaType":"x","digest":"y"}]}',
+    ),
+    "content-range": (b"0-99", b"5-4", b"0-" + b"9" * 5000),
+    "digest": (DIGEST.encode(), b"sha512:" + b"f" * 128, b"0b0f4ad4-1f8b-4bb6-8f3e-0d2a3a4b5c6d", b"sha256:A"),
+    "forwarded": (
+        b"x-forwarded-for: 1.2.3.4, 10.0.0.1\nX-Forwarded-Proto: https\nhost: a",
+        b"x-forwarded-for: [fe80::1%eth0]:1\nx-forwarded-host: b:1",
+    ),
+    "head": (
+        b"GET /v2/a/manifests/b?n=1 HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
+        b"HEAD /v2/ HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n",
+        b"GET /v2/\xe4 HTTP/1.1\r\nhost:\t h \r\nA:\x0bb\r\n\r\n",
+    ),
+    "hints": (
+        b'{"v":1,"from":"n","hints":[["wake",["us"]],["forget","r",null,"t"],["heard","t","n"],["placed","d","l"],["x"]]}',
+        b'{"v":1,"from":"n","hints":[["seen","us","down","n"],[],[1]]}',
+    ),
+    "manifest": (
+        _OCI + b'manifest.v1+json\n{"schemaVersion":2,"config":' + _DESCRIPTOR + b',"layers":[' + _DESCRIPTOR
+        + b'],"annotations":{"a":"\\u0000","\\ud800":"b"},"subject":' + _DESCRIPTOR + b"}",
+        _OCI + b'index.v1+json\n{"schemaVersion":2,"manifests":[' + _DESCRIPTOR + b'],"artifactType":"a/b"}',
+    ),
+    "name": (b"library/ubuntu", b"a__b/c-d.e", b"latest", b"a" * 300),
+    "policy": (b'{"required":["us"],"never":["eu"],"tags":[{"pattern":"v*","locations":["us"]}],"durability":"quorum:2"}',),
+    "proxy-protocol": (
+        b"PROXY TCP4 192.0.2.1 203.0.113.1 1 2\r\nGET",
+        b"PROXY TCP6 ::1 ::2 1 2\r\n",
+        b"PROXY UNKNOWN x\r\n",
+        _SIGNATURE + b"\x21\x11\x00\x0c" + bytes(12) + b"rest",
+        _SIGNATURE + b"\x20\x00\x00\x00",
+    ),
+    "range": (b"\x01\x00bytes=0-99", b"\x01\x00bytes=-5", b"\x00\x00bytes=5-", b"\x01\x00bytes = 1 - 2"),
+    "target": (b"/v2/a%2Fb?n=10&last=%C3%A4&n=", b"http://h/v2/?%", b"/%00", b"/%ff?n=" + b"1" * 20),
+    "words": (b"quorum:2", b"quorum:" + b"9" * 5000, b"60s", b"1.5", b"\xb2", b"9" * 5000, b"9" * 400 + b"d"),
+}  # fmt: skip
+"""What a fuzzer begins with: something right, and something that is almost so."""
