@@ -12,6 +12,7 @@ from node.errors import RegistryError
 from node.web.access import client_address
 from node.web.asgi import DISCONNECT, Receive, Scope
 from node.web.failures import BAD_REQUEST
+from node.web.pace import SILENCES, Pace
 
 HEX = frozenset(b"0123456789abcdefABCDEF")
 MOST_PARAMETERS = 100
@@ -100,6 +101,7 @@ class IncomingBody:
     def __init__(self, receive: Receive, stall_deadline: float) -> None:
         self._receive = receive
         self._stall_deadline = stall_deadline
+        self._pace = Pace(SILENCES * stall_deadline)
         self._ended = False
         self._gone = False
         self.over = trio.Event()
@@ -109,10 +111,13 @@ class IncomingBody:
         while not self._ended:
             if self._gone:
                 raise ClientGone
-            with waiting("client"), trio.move_on_after(self._stall_deadline) as scope:
+            began = trio.current_time()
+            longest = min(self._stall_deadline, self._pace.allowance())
+            with waiting("client"), trio.move_on_after(longest) as scope:
                 message = await self._receive()
             if scope.cancelled_caught:
                 raise BodyStalled
+            self._pace.waited(trio.current_time() - began, len(message.get("body", b"")))
             if message["type"] == DISCONNECT:
                 self._gone = True
                 continue

@@ -29,6 +29,7 @@ from node.web.access import Exchange, Observe, address_text, log_exchange, reque
 from node.web.adapter import Handler, respond
 from node.web.asgi import BODY, START, Message
 from node.web.incoming import headers_of, path_of, query_of
+from node.web.pace import Pace
 from node.web.proxies import NO_PROXIES, Origin, Proxies
 
 HEAD_MOST = 16 * 1024
@@ -39,6 +40,12 @@ _AT_ONCE = 16 * 1024
 """Bytes that a socket's buffer takes without waiting; not even looking at the clock then keeps a warm pull as cheap as it was."""
 KEEP_ALIVE = 75.0
 """As the listener's: a balancer must not reuse a connection that was just closed."""
+
+_SLICE = 256 * 1024
+"""Bytes that are sent at once: what a slow client is measured by."""
+
+PATIENCE = 300.0
+"""See Pace. That a client takes nothing at all is for TCP_USER_TIMEOUT to find, which is much sooner."""
 
 _ODD = frozenset(
     {
@@ -116,7 +123,7 @@ class Bytes(Protocol):
         """Return some bytes, b"" at the end."""
         ...
 
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes | memoryview) -> None:
         """Send everything."""
         ...
 
@@ -130,6 +137,8 @@ class Lane:
     observe: Observe = unobserved
     write: Observe = log_exchange
     keep_alive: float = KEEP_ALIVE
+    patience: float = PATIENCE
+    """Seconds that a client may keep an answer waiting beyond what its pace excuses."""
     _stopping: bool = field(default=False, init=False)
     _idle: set[trio.CancelScope] = field(factory=set, init=False)
 
@@ -195,7 +204,12 @@ class Lane:
         began = trio.current_time()
         with tracing(exchange.trace), structlog.contextvars.bound_contextvars(request_id=request.id):
             try:
-                await respond(self.handler, lambda: request, _Wire(stream, exchange, close=close).send, exchange)
+                await respond(
+                    self.handler,
+                    lambda: request,
+                    _Wire(stream, exchange, Pace(self.patience), close=close).send,
+                    exchange,
+                )
             except ClientGone:
                 exchange.client_left = True
             except Exception:
@@ -228,9 +242,10 @@ def _request(head: _Head, method: str, origin: Origin) -> Request:
 class _Wire:
     """Turns an answer's ASGI messages into bytes: the head goes out with the first of the body, in one piece."""
 
-    def __init__(self, stream: Bytes, exchange: Exchange, *, close: bool) -> None:
+    def __init__(self, stream: Bytes, exchange: Exchange, pace: Pace, *, close: bool) -> None:
         self._stream = stream
         self._exchange = exchange
+        self._pace = pace
         self._close = close
         self._head = b""
 
@@ -256,11 +271,22 @@ class _Wire:
                     await self._stream.send_all(data)
                 else:
                     with waiting("client"):
-                        await self._stream.send_all(data)
+                        await self._send_slices(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise ClientGone from error
         exchange.sent += len(body)
         exchange.finished = not message.get("more_body", False)
+
+    async def _send_slices(self, data: bytes) -> None:
+        """Send a large piece. Raises ClientGone when the client takes it too slowly."""
+        for start in range(0, len(data), _SLICE):
+            part = memoryview(data)[start : start + _SLICE]
+            began = trio.current_time()
+            with trio.move_on_after(self._pace.allowance(len(part))) as scope:
+                await self._stream.send_all(part)
+            if scope.cancelled_caught:
+                raise ClientGone
+            self._pace.waited(trio.current_time() - began, len(part))
 
 
 _dated: tuple[int, bytes] = (0, b"")
