@@ -9,11 +9,13 @@ import trio
 from attrs import define, field
 
 from engines.contract import Engine
+from node.acknowledged import Acknowledged
 from node.auth.access import Access
 from node.cache import Freshness
 from node.collector import Collector, collect_rules
 from node.config_spool import folder_of
 from node.elsewhere import LIES, Elsewhere
+from node.failover import FailOvers
 from node.forgetting import Forgetting
 from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
@@ -85,6 +87,8 @@ class Node:
     gates: Gates
     forgetting: Forgetting
     elsewhere: Elsewhere
+    acknowledged: Acknowledged
+    fail_overs: FailOvers
     waiting: Waiting
     durable: Waiting
     name: str
@@ -177,6 +181,7 @@ class Node:
             instance=self.name,
             clock=time.time,
             memory=Memory(freshness),
+            acknowledged=self.acknowledged,
         )
 
 
@@ -204,7 +209,7 @@ def assemble(
     keys = {at: probe_keys(engine.prefix, name, rows[at].marker.encode()) for at, engine in engines.items()}
     ledger = PostgresLedger(database=database, member=member)
     pool = PartPool(settings.part_memory)
-    suspects, metrics = Suspects(ledger, hints), Metrics()
+    suspects, metrics, acknowledged = Suspects(ledger, hints), Metrics(), Acknowledged()
 
     def distrust(blob: Blob, placement: Placement, reason: str) -> None:
         metrics.distrusted(blob, placement, reason)
@@ -338,6 +343,8 @@ def assemble(
         waiting=Waiting(look, hints, settings.replication_waiters),
         durable=Waiting(look, hints, settings.durability_waiters),
         elsewhere=Elsewhere(name, watcher.look_now, watcher.doubt),
+        acknowledged=acknowledged,
+        fail_overs=FailOvers(database, acknowledged, hints.publish),
         forgetting=Forgetting(
             hints,
             str(member.id),

@@ -13,6 +13,7 @@ from node.assembly import Node
 from node.health import ServiceState
 from node.metrics import Described
 from node.records.journal import JournalLag, journal_lag
+from node.records.lineage import Change
 from node.records.postgres import Database
 from node.records.totals import LocationTotals, look_at_totals
 from node.registry import Memory
@@ -74,6 +75,12 @@ STATE: Mapping[str, Described] = {
     "antipode_database_up": _described("gauge", "Whether the latest statement was answered."),
     "antipode_database_trips_total": _described("counter", "Statements sent to the database."),
     "antipode_database_unavailable_total": _described("counter", "Statements that the database did not answer."),
+    "antipode_database_changes_total": _described(
+        "counter", "Times that another server, or an older state, answered for the database.", "change"
+    ),
+    "antipode_lost_commits_total": _described(
+        "counter", "Pushes that this node had acknowledged and that were missing afterwards."
+    ),
     "antipode_hints_connected": _described("gauge", "Whether hints reach the other nodes.", "transport"),
     "antipode_hints_published_total": _described("counter", "Hints that this node published."),
     "antipode_hints_received_total": _described("counter", "Messages with hints from other nodes."),
@@ -203,6 +210,10 @@ class State(Collector):
         yield "antipode_database_up", (), float(self._node.database.reachability()[0])
         yield "antipode_database_trips_total", (), database.trips
         yield "antipode_database_unavailable_total", (), database.unavailable
+        fail_overs = self._node.fail_overs
+        for change in (Change.FAIL_OVER, Change.WENT_BACK, Change.REPLACED):
+            yield "antipode_database_changes_total", (change.value,), fail_overs.changes[change]
+        yield "antipode_lost_commits_total", (), fail_overs.lost
         yield "antipode_hints_connected", (hints.transport,), float(hints.connected)
         yield "antipode_hints_published_total", (), hints.published
         yield "antipode_hints_received_total", (), hints.received

@@ -6,6 +6,7 @@ import trio
 from attrs import define, field
 
 from engines.contract import Engine
+from node.acknowledged import Acknowledged
 from node.auth.access import Access
 from node.cache import Cache, Freshness
 from node.forgetting import Forgetting
@@ -92,6 +93,7 @@ class Registry:
     clock: Callable[[], float]
     """POSIX seconds, for presigned URLs."""
     memory: Memory
+    acknowledged: Acknowledged
 
     async def forget_everywhere(self, repository: str, digest: str | None) -> None:
         """Make all nodes forget what has just been deleted before the client hears of it; bounded."""

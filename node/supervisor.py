@@ -198,6 +198,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             if access is not None:
                 await start("access log", access.run)
             await start("events", partial(_listen, node, freshness))
+            await start("fail-overs", node.fail_overs.run)
             await start("janitor", partial(run_janitor, node.database, node.hints))
             if node.settings.collect:
                 await start("collector", partial(node.collector.run, node.settings.collect_every, node.read_only))
@@ -284,6 +285,8 @@ async def _listen(node: Node, freshness: Freshness, *, task_status: trio.TaskSta
             if isinstance(hint, Forget | Placed):
                 freshness.note(hint, trio.current_time())
             if isinstance(hint, Forget):
+                if hint.token is not None:
+                    node.acknowledged.forget(hint.repository, hint.digest)
                 node.forgetting.obeyed(hint)
             elif isinstance(hint, Seen):
                 node.elsewhere.heard(hint)

@@ -70,8 +70,10 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         digest = _digest_of(body, named)
         facts = read_manifest(body, request.headers.get("content-type"), digest)
         policy, demand, warning = await _commit(registry, repository, facts, tuple(tags), demand)
+    waits = demand.durability.waits
+    registry.acknowledged.note(repository, digest, () if waits else tags, trio.current_time())
     registry.tell(Forget(repository, digest), Wake())
-    if demand.durability.waits:
+    if waits:
         # Outside of the gate: who waits for copies works on nothing.
         del body
         patterns = (
@@ -79,6 +81,7 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         )
         await make_durable(registry, repository, digest, demand, patterns)
         await _move(registry, repository, digest, tuple(tags))
+        registry.acknowledged.note(repository, digest, tags, trio.current_time())
         registry.tell(Forget(repository, digest), Wake())
     headers: Headers = (
         ("location", f"/v2/{repository}/manifests/{reference}"),
@@ -169,6 +172,8 @@ async def delete_reference(registry: Registry, repository: str, reference: str) 
         await registry.forget_everywhere(repository, digest)
     elif not is_tag(reference) or await delete_tag(registry.database, repository, reference) is None:
         raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference[:160]})
+    else:
+        registry.acknowledged.forget_tag(repository, reference)
     return Answer(202, _LEGACY, outcome="database")
 
 

@@ -149,6 +149,6 @@ class Unlinking(Enum):
 
 async def unlink_blob(database: Database, repository: str, digest: str) -> Unlinking:
     """Take a blob out of a repository, unless a manifest of that repository uses it."""
-    row = await database.fetch_row("SELECT unlink_blob($1, $2) AS outcome", repository, digest)
+    row = await database.fetch_row("SELECT unlink_blob($1, $2) AS outcome WHERE in_time($0)", repository, digest)
     assert row is not None
     return Unlinking(row["outcome"])

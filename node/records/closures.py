@@ -242,7 +242,7 @@ async def move_tags(database: Database, repository: str, digest: str, tags: Comp
             JOIN manifest m ON m.id = rm.manifest_id WHERE m.digest = $2 FOR KEY SHARE OF rm),
         stale AS (
             SELECT n.version, n.policy FROM namespace n JOIN found f ON f.namespace_id = n.id WHERE n.version <> $4),
-        ok AS (SELECT m.* FROM m WHERE NOT EXISTS (SELECT FROM stale)),
+        ok AS (SELECT m.* FROM m WHERE NOT EXISTS (SELECT FROM stale) AND in_time($0)),
         tags AS (
             INSERT INTO tag (repository_id, name, manifest_id) SELECT ok.repository_id, t, ok.id FROM ok, unnest($3::text[]) t
             ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id),

@@ -133,7 +133,7 @@ async def set_tag_expiration(database: Database, namespace: str, seconds: float 
     It counts for what was deleted before, too; what had gone already stays gone.
     """
     rows: Sequence[object] = await database.fetch(
-        "UPDATE namespace SET tag_expiration = $2 WHERE name = $1 RETURNING id", namespace, seconds
+        "UPDATE namespace SET tag_expiration = $2 WHERE name = $1 AND in_time($0) RETURNING id", namespace, seconds
     )
     return bool(rows)
 

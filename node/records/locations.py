@@ -116,7 +116,8 @@ async def set_state(database: Database, name: str, state: LocationState) -> Chan
                 AND ($2 = 'active' OR EXISTS (SELECT FROM every e WHERE e.name <> $1 AND e.state = 'active'))
                 AND (state <> 'removed' OR NOT EXISTS (SELECT FROM placement p WHERE p.location_id = every.id)) AS ok
             FROM every WHERE name = $1),
-        done AS (UPDATE location l SET state = $2 FROM before WHERE l.id = before.id AND before.ok AND l.state <> $2)
+        done AS (UPDATE location l SET state = $2 FROM before WHERE l.id = before.id AND before.ok AND l.state <> $2
+            AND in_time($0))
         SELECT state, ok FROM before
         """,
         name,
@@ -133,7 +134,7 @@ async def remove_location(database: Database, name: str) -> Changed:
 
     Its rows go in batches afterwards: `purge_removed`. Repeating it is harmless.
     """
-    row = await database.fetch_row("SELECT * FROM remove_location($1)", name, deadline=_SECONDS)
+    row = await database.fetch_row("SELECT * FROM remove_location($1) WHERE in_time($0)", name, deadline=_SECONDS)
     assert row is not None
     outcome = {
         "removed": Change.DONE,

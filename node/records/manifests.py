@@ -95,7 +95,7 @@ async def commit_manifest(
                 WHERE m.digest = $3)),
         ok AS (
             SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM stale)
-            AND NOT EXISTS (SELECT FROM full_up)),
+            AND NOT EXISTS (SELECT FROM full_up) AND in_time($0)),
         known AS (SELECT id FROM manifest WHERE digest = $3 FOR KEY SHARE),
         made AS (
             INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations)
@@ -162,7 +162,7 @@ async def delete_tag(database: Database, repository: str, tag: str) -> str | Non
     """Delete a tag; return the digest that it pointed to, None if there was none. Its history remembers it."""
     row = await database.fetch_row(
         "DELETE FROM tag t USING repository r, manifest m "
-        "WHERE r.name = $1 AND t.repository_id = r.id AND t.name = $2 AND m.id = t.manifest_id RETURNING m.digest",
+        "WHERE r.name = $1 AND t.repository_id = r.id AND t.name = $2 AND m.id = t.manifest_id AND in_time($0) RETURNING m.digest",
         repository,
         tag,
     )
@@ -173,7 +173,7 @@ async def delete_manifest(database: Database, repository: str, digest: str) -> b
     """Take a manifest out of a repository together with every tag that points to it. False: it was not there."""
     rows = await database.fetch(
         "DELETE FROM repository_manifest rm USING repository r, manifest m "
-        "WHERE r.name = $1 AND rm.repository_id = r.id AND m.id = rm.manifest_id AND m.digest = $2 RETURNING m.id",
+        "WHERE r.name = $1 AND rm.repository_id = r.id AND m.id = rm.manifest_id AND m.digest = $2 AND in_time($0) RETURNING m.id",
         repository,
         digest,
     )

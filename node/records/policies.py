@@ -57,7 +57,7 @@ async def write_policy(database: Database, namespace: str, policy: Policy, expec
         WITH old AS (SELECT id, version FROM namespace WHERE name = $1 FOR UPDATE),
         here AS (
             INSERT INTO namespace AS n (name, policy, own_locations, version) SELECT $1, $2::jsonb, $3, 1
-            WHERE $6::bigint IS NULL OR $6 = coalesce((SELECT version FROM old), 0)
+            WHERE in_time($0) AND ($6::bigint IS NULL OR $6 = coalesce((SELECT version FROM old), 0))
             ON CONFLICT (name)
             DO UPDATE SET policy = excluded.policy, own_locations = excluded.own_locations, version = n.version + 1
             RETURNING id, version),

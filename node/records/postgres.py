@@ -1,9 +1,14 @@
 """PostgreSQL behind trio-native functions: one statement, one crossing, one real deadline. All that knows asyncpg is here.
 
 Every unit of work in this folder is one statement and so one transaction; nothing holds a connection between two crossings.
+
+A network that is cut keeps what was sent, and delivers it when it heals: minutes after the caller was told that it failed. A
+statement that would undo what came since says `in_time($0)`; the last argument is then the moment, by the server's own clock, at
+which the caller stops waiting, and the statement fails when it arrives later.
 """
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -15,6 +20,9 @@ from attrs import define, field, frozen
 
 from engines.crossing import cross
 from engines.trace import waiting
+from node.records.dial import MISCONFIGURED, Connection, Dial, LineageChange
+from node.records.hosts import each_host
+from node.records.lineage import Lineage
 from replication.ports import LedgerUnavailable
 
 _log = structlog.get_logger("antipode.database")
@@ -25,6 +33,12 @@ Row = Mapping[str, Any]
 _TRIES = 4
 _FAILURES_TO_OPEN = 3
 """Failures in a row after which nobody waits for the database any more but one caller at a time."""
+
+_GIVE_BACK_SECONDS = 1.0
+"""How long a connection whose statement was cancelled may take to say so before it is closed."""
+
+_TOO_LATE = "AT001"
+"""What the schema's `in_time` raises."""
 
 _LOST = (
     asyncpg.PostgresConnectionError,
@@ -60,34 +74,34 @@ class DatabaseStatistics:
     unavailable: int
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
-    """A connection that leaves no session state, so that its pool need not send a reset on every release."""
-
-    def get_reset_query(self) -> str:
-        return ""
-
-
 @define(eq=False)
 class Database:
     """A pool of connections. Statements are prepared once per connection."""
 
     _pool: Any = field(alias="pool")
+    _dial: Dial = field(alias="dial")
     _deadline: float = field(alias="deadline")
     _trips: int = field(default=0, init=False)
     _unavailable: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _trying: bool = field(default=False, init=False)
+    _changed: trio.Event = field(factory=trio.Event, init=False)
     _reach: tuple[bool, float, str] = field(factory=lambda: (True, trio.current_time(), ""), init=False)
 
     async def fetch(self, sql: str, *args: object, deadline: float | None = None) -> Sequence[Row]:
         """Run one statement in its own transaction and return its rows.
 
-        Raises DatabaseUnavailable. A deadlock or a serialization failure is tried again a few times: nothing had happened.
+        Raises DatabaseUnavailable: then a statement that says `in_time($0)` has done nothing and never will, another one may
+        have. A deadlock or a serialization failure is tried again a few times: nothing had happened.
         """
         limit = deadline or self._deadline
+        fenced = "$0" in sql
+        if fenced:
+            sql = sql.replace("$0", f"${len(args) + 1}")
 
         async def work(connection: Any) -> Sequence[Row]:
-            rows: Sequence[Row] = await connection.fetch(sql, *args, timeout=limit)
+            last = (connection.moment(time.monotonic() + limit),) if fenced else ()
+            rows: Sequence[Row] = await connection.fetch(sql, *args, *last, timeout=limit)
             return rows
 
         return await self._run(work, limit)
@@ -115,7 +129,20 @@ class Database:
         """Return whether the latest statement was answered, since when that is so (Trio's clock), and why not."""
         return self._reach
 
+    def lineage(self) -> Lineage | None:
+        """Return where the server that answers comes from, as far as it tells."""
+        return self._dial.lineage
+
+    async def next_change(self) -> LineageChange:
+        """Wait until another server answers than before, or an older state of it, and return what has changed."""
+        while not self._dial.changes:
+            await self._changed.wait()
+            self._changed = trio.Event()
+        return self._dial.changes.pop(0)
+
     def _note(self, ok: bool, reason: str = "") -> None:
+        if self._dial.changes:
+            self._changed.set()
         self._failures = 0 if ok else self._failures + 1
         if not ok:
             self._unavailable += 1
@@ -137,15 +164,15 @@ class Database:
 
     async def _cross(self, work: Callable[[Any], Awaitable[T]], limit: float) -> T:
         async def crossing() -> T:
-            async with self._pool.acquire(timeout=limit) as connection:
-                for attempt in range(_TRIES):
-                    self._trips += 1
-                    try:
-                        return await work(connection)
-                    except (*_AGAIN, _COLLECTED):
-                        if attempt == _TRIES - 1:
-                            raise
-                raise AssertionError("unreachable")
+            connection = await self._pool.acquire(timeout=limit)
+            try:
+                return await self._attempt(connection, work)
+            except _LOST:
+                # The others of this server are no better, and nobody should have to find that out for each.
+                await self._pool.expire_connections()
+                raise
+            finally:
+                await self._give_back(connection)
 
         try:
             with waiting("database"):
@@ -155,32 +182,63 @@ class Database:
             raise
         except _AGAIN as error:
             raise DatabaseUnavailable(f"conflicting transactions: {error}") from error
-        except (
-            asyncpg.InvalidAuthorizationSpecificationError,
-            asyncpg.InvalidCatalogNameError,
-            asyncpg.InsufficientPrivilegeError,
-        ) as error:
+        except MISCONFIGURED as error:
             raise DatabaseMisconfigured(str(error)) from error
         except _LOST as error:
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self._note(False, reason)
-            raise DatabaseUnavailable(reason) from error
+            raise self._lost(error) from error
+        except asyncpg.PostgresError as error:
+            if error.sqlstate != _TOO_LATE:
+                raise
+            raise self._lost(error) from error
         self._note(True)
         return result
+
+    def _lost(self, error: BaseException) -> DatabaseUnavailable:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self._note(False, reason)
+        return DatabaseUnavailable(reason)
+
+    async def _attempt(self, connection: Any, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Do the work, again where that helps (asyncio side)."""
+        for attempt in range(_TRIES):
+            self._trips += 1
+            try:
+                return await work(connection)
+            except (*_AGAIN, _COLLECTED):
+                if attempt == _TRIES - 1:
+                    raise
+            except asyncpg.PostgresError as error:
+                if error.sqlstate != _TOO_LATE or attempt:
+                    raise
+                # Quick, and called late: the server's clock has been set.
+                await self._dial.greet(connection)
+        raise AssertionError("unreachable")
+
+    async def _give_back(self, connection: Any) -> None:
+        """Return a connection to the pool; one that is still busy with a cancelled statement is closed soon (asyncio side)."""
+        try:
+            await self._pool.release(connection, timeout=_GIVE_BACK_SECONDS)
+        except (*_LOST, asyncpg.PostgresError) as error:
+            _log.debug("a connection did not come back", reason=repr(error))
 
 
 @asynccontextmanager
 async def open_database(
     uri: str, *, most: int = 10, deadline: float = 5.0, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Database]:
-    """Open a pool of up to `most` connections; connects when first used. `deadline` bounds each statement, in seconds."""
+    """Open a pool of up to `most` connections; connects when first used. `deadline` bounds each statement, in seconds.
+
+    With several hosts in `uri`, connections go to whichever takes writes now.
+    """
+    dial = Dial(each_host(uri), deadline)
 
     async def create() -> Any:
         return await asyncpg.create_pool(
             uri,
+            connect=dial.connect,
             min_size=0,
             max_size=most,
-            connection_class=_Connection,
+            connection_class=Connection,
             timeout=deadline,
             command_timeout=deadline,
             max_inactive_connection_lifetime=0,
@@ -197,7 +255,7 @@ async def open_database(
 
     pool = await cross(create, deadline=deadline, unavailable=DatabaseUnavailable)
     try:
-        yield Database(pool, deadline)
+        yield Database(pool, dial, deadline)
     finally:
         with trio.move_on_after(deadline, shield=True):
             try:

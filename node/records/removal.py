@@ -11,13 +11,17 @@ async def delete_repository(database: Database, repository: str) -> bool:
 
     Tags of it cannot be restored. Its blobs are collected when their grace is over, unless another repository links them.
     """
-    row = await database.fetch_row("SELECT delete_repository($1) AS deleted", repository, deadline=_SECONDS)
+    row = await database.fetch_row(
+        "SELECT delete_repository($1) AS deleted WHERE in_time($0)", repository, deadline=_SECONDS
+    )
     assert row is not None
     return bool(row["deleted"])
 
 
 async def delete_namespace(database: Database, namespace: str) -> int | None:
     """Delete a namespace with its policy and all its repositories; return how many there were, None without such a namespace."""
-    row = await database.fetch_row("SELECT delete_namespace($1) AS deleted", namespace, deadline=_SECONDS)
+    row = await database.fetch_row(
+        "SELECT delete_namespace($1) AS deleted WHERE in_time($0)", namespace, deadline=_SECONDS
+    )
     assert row is not None
     return None if row["deleted"] is None else int(row["deleted"])

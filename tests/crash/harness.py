@@ -118,7 +118,7 @@ class World:
     def region(self, preference: str = "us eu", fuse: Fuse | None = None) -> Region:
         """Return a node that has just been started. Its services do not run."""
         fuse = fuse or Fuse()
-        database = FragileDatabase(self.database._pool, self.database._deadline, fuse=fuse)
+        database = FragileDatabase(self.database._pool, self.database._dial, self.database._deadline, fuse=fuse)
         engines = {
             name: FragileEngine(MemoryEngine(store, part_minimum=1 << 20), fuse=fuse)
             for name, store in self.stores.items()
