@@ -38,6 +38,7 @@ from replication.bandwidth import Bandwidth, FailoverCap
 from replication.closure import Closure
 from replication.copier import Copier, CopierSettings, CopyEnd, CopyReport
 from replication.health import HealthRules
+from replication.hedging import HedgeRules, Hedging
 from replication.model import Blob, ClusterView, CopyTask, LocationHealth, LocationState, Placement, Verdict
 from replication.parts import PartPool
 from replication.patience import Patience
@@ -45,7 +46,7 @@ from replication.ports import Seen
 from replication.reader import Reader, ReaderSettings
 from replication.reconciler import Reconciler, ReconcilerSettings
 from replication.scheduler import Scheduler, SchedulerSettings
-from replication.sources import choose_sources, in_service, may_tee, readable
+from replication.sources import choose_sources, health_of, in_service, may_tee, readable
 from replication.spool import Spool
 from replication.suspects import Suspects
 from replication.sweeper import Sweeper
@@ -238,7 +239,17 @@ def assemble(
     watcher = Watcher(
         engines, keys, rules, lambda location: location in settings.preference, changed, patience.probed, lied
     )
-    reader = Reader(engines, watcher.report, distrust, ReaderSettings(stall=settings.source_stall))
+
+    def latency(location: str) -> float | None:
+        return health_of(watcher.board, location).latency
+
+    reader = Reader(
+        engines,
+        watcher.report,
+        distrust,
+        ReaderSettings(stall=settings.source_stall),
+        hedging=Hedging(HedgeRules(share=settings.hedged_reads / 100), latency),
+    )
 
     def choose(placements: Iterable[Placement]) -> tuple[Placement, ...]:
         return choose_sources(readable(placements, node.states()), settings.preference, watcher.board)

@@ -96,6 +96,7 @@ KEYS = (
     Key("HEALTH_DATABASE_GRACE", "health_database_grace", parse_duration),
     Key("STALL_DEADLINE", "stall_deadline", read_duration(0.1)),
     Key("SOURCE_STALL_DEADLINE", "source_stall", read_duration(0.1)),
+    Key("HEDGED_READS_PERCENT", "hedged_reads", read_number(0, 100)),
     Key("DRAIN_DELAY", "drain_delay", read_duration(0, 3600)),
     Key("DRAIN_DEADLINE", "drain_deadline", read_duration(0, DAY)),
     Key("SLOW_REQUEST_THRESHOLD", "slow_request", parse_duration),

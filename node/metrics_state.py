@@ -72,6 +72,8 @@ STATE: Mapping[str, Described] = {
     "antipode_deletes_failed_total": _described("counter", "Deletes that a store did not confirm."),
     "antipode_suspects_marked_total": _described("counter", "Bad copies recorded in the database."),
     "antipode_suspects_dropped_total": _described("counter", "Bad copies that could not be remembered until then."),
+    "antipode_hedged_reads_total": _described("counter", "Streams that asked a second store beside a slow one."),
+    "antipode_hedged_reads_won_total": _described("counter", "Of these, those that the second store won."),
     "antipode_database_up": _described("gauge", "Whether the latest statement was answered."),
     "antipode_database_trips_total": _described("counter", "Statements sent to the database."),
     "antipode_database_unavailable_total": _described("counter", "Statements that the database did not answer."),
@@ -214,6 +216,8 @@ class State(Collector):
         for change in (Change.FAIL_OVER, Change.WENT_BACK, Change.REPLACED):
             yield "antipode_database_changes_total", (change.value,), fail_overs.changes[change]
         yield "antipode_lost_commits_total", (), fail_overs.lost
+        yield "antipode_hedged_reads_total", (), self._node.reader.hedging.hedges
+        yield "antipode_hedged_reads_won_total", (), self._node.reader.hedging.won
         yield "antipode_hints_connected", (hints.transport,), float(hints.connected)
         yield "antipode_hints_published_total", (), hints.published
         yield "antipode_hints_received_total", (), hints.received

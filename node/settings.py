@@ -181,6 +181,8 @@ class Settings:
     """HEALTH_DATABASE_GRACE: None never lets the database's loss turn /health/endtoend to 503."""
     stall_deadline: float = 30.0
     """STALL_DEADLINE: longest silence of a client in a body."""
+    hedged_reads: int = 5
+    """HEDGED_READS_PERCENT: streams that may ask a second store beside a slow first one, of a hundred."""
     source_stall: float = 5.0
     """SOURCE_STALL_DEADLINE: longest silence of a store in a pull before the next source takes over."""
     drain_delay: float = 0.0

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from engines.contract import Engine
+from replication.hedging import Hedging
 from replication.model import Blob, Placement
 from replication.offload import Offload, in_thread
 from replication.roster import NoGoodSource
@@ -17,7 +18,8 @@ class Reader:
     """Reads blobs out of the stores that this node knows; `engines` is by location.
 
     A source that errors, stalls or sends wrong bytes is replaced by the next one at the same offset and told to `report`; one that
-    is missing (which says nothing about its store's health) or wrong is told to `suspect`.
+    is missing (which says nothing about its store's health) or wrong is told to `suspect`. Where `hedging` has a share, a stream
+    whose first source is slow to begin asks the next one beside it.
     """
 
     def __init__(
@@ -27,8 +29,10 @@ class Reader:
         suspect: Suspect,
         settings: ReaderSettings | None = None,
         offload: Offload = in_thread,
+        hedging: Hedging | None = None,
     ) -> None:
-        self._tools = Tools(engines, report, suspect, settings or ReaderSettings(), offload)
+        self.hedging = hedging or Hedging()
+        self._tools = Tools(engines, report, suspect, settings or ReaderSettings(), offload, self.hedging)
 
     def begin(self, blob: Blob, sources: Iterable[Placement]) -> Transfer:
         """Return a transfer of `blob` out of `sources`, best first, for `Transfer.read_part`; what it learns of them is kept."""

@@ -70,6 +70,10 @@ class Roster:
         candidate.dropped = True
         candidate.reason = reason
 
+    def left(self) -> int:
+        """Return how many candidates may still be used."""
+        return sum(1 for candidate in self.candidates if not candidate.dropped)
+
     def best(self) -> str | None:
         """Return the location of the copy that proved itself best so far, None if all were dropped."""
         left = [c for c in self.candidates if not c.dropped]

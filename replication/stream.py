@@ -1,7 +1,7 @@
 """The pump behind a streamed read: takes verified chunks from one source after the other and hands them over."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Protocol
@@ -10,9 +10,10 @@ import trio
 
 from engines.contract import EngineError, ObjectReader
 from replication.digests import Digest, piece_bounds, wrong_piece
+from replication.hedging import hedge_after
 from replication.model import PIECE
 from replication.roster import Candidate, NoGoodSource
-from replication.transfer import Transfer
+from replication.transfer import Report, Transfer
 
 _SMALL_STEP = 64 * 1024
 """What a slow source is asked for at a time, so that slow is not taken for silent."""
@@ -75,6 +76,35 @@ async def streamed(feed: Feed) -> AsyncIterator[BlobStream]:
         raise raised
 
 
+class _Race:
+    """Sources that are asked side by side. The first that begins to answer has the stream to itself."""
+
+    def __init__(self, report: Report) -> None:
+        self.over = trio.Event()
+        self.winner: Candidate | None = None
+        self._report = report
+        self._asked: list[tuple[Candidate, float, trio.CancelScope]] = []
+
+    async def run(self, read: Callable[[Candidate, "_Race"], Awaitable[None]], candidate: Candidate) -> None:
+        """Read from one source until it ends, or has lost."""
+        with trio.CancelScope() as scope:
+            self._asked.append((candidate, trio.current_time(), scope))
+            await read(candidate, self)
+        self.over.set()
+
+    def won(self, candidate: Candidate) -> bool:
+        """Say whether this source has the stream; the first that asks has it."""
+        if self.winner is None:
+            self.winner = candidate
+            self.over.set()
+            for other, began, scope in self._asked:
+                if other is not candidate:
+                    scope.cancel(reason="another source was quicker")
+                    # It is at least that slow, which counts when sources are chosen.
+                    self._report(other.placement.location, ok=True, latency=trio.current_time() - began)
+        return self.winner is candidate
+
+
 class Pump:
     """Reads [start, stop) of a transfer's blob. Runs as one task, in which every source is opened and closed."""
 
@@ -94,6 +124,7 @@ class Pump:
         self._contributors: list[Candidate] = []
         self.error: NoGoodSource | None = None
         self.location: str | None = None
+        self._begun = False
 
     async def run(self, send: trio.MemorySendChannel[bytes]) -> None:
         """Send all chunks and close; where that fails `error` says why."""
@@ -113,14 +144,45 @@ class Pump:
 
     async def _progress(self, send: trio.MemorySendChannel[bytes]) -> bool:
         """Read on from the best source. After progress all sources that are left may try again."""
-        before = self._offset
-        for candidate in self._transfer.roster.tries():
-            await self._read_from(candidate, send)
+        before, hedging, tries = self._offset, self._transfer.tools.hedging, self._transfer.roster.tries()
+        hedged = not self._begun and hedging.begin()
+        self._begun = True
+        for candidate in tries:
+            if hedged:
+                hedged = False
+                await self._race(candidate, tries, send)
+            else:
+                await self._read_from(candidate, send)
             if self._offset > before:
                 return True
         return False
 
-    async def _read_from(self, candidate: Candidate, send: trio.MemorySendChannel[bytes]) -> None:
+    async def _race(self, first: Candidate, others: Iterator[Candidate], send: trio.MemorySendChannel[bytes]) -> None:
+        """Read on from a source, or from the next one when this is slow to begin and that is quicker."""
+        tools = self._transfer.tools
+        race = _Race(tools.report)
+        patience = hedge_after(
+            tools.hedging.latency(first.placement.location), tools.settings.stall, tools.hedging.rules
+        )
+
+        async def read(candidate: Candidate, race: _Race) -> None:
+            await self._read_from(candidate, send, race)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(race.run, read, first)
+            with trio.move_on_after(patience) as waited:
+                await race.over.wait()
+            if not waited.cancelled_caught or self._transfer.roster.left() < 2 or not tools.hedging.take():
+                return
+            second = next(others, None)
+            if second is not None:
+                await race.run(read, second)
+        if race.winner is not None and race.winner is not first:
+            tools.hedging.won += 1
+
+    async def _read_from(
+        self, candidate: Candidate, send: trio.MemorySendChannel[bytes], race: _Race | None = None
+    ) -> None:
         tools, placement = self._transfer.tools, candidate.placement
         stall = tools.settings.stall
         began = trio.current_time()
@@ -130,8 +192,10 @@ class Pump:
                 async with tools.engines[placement.location].open(
                     placement.key, self._offset, self._limit - self._offset
                 ) as reader:
-                    self.location = placement.location
                     tools.report(placement.location, ok=True, latency=trio.current_time() - began)
+                    if race is not None and not race.won(candidate):
+                        return
+                    self.location = placement.location
                     while self._offset < self._limit:
                         data = await self._receive(reader, candidate, scope, stall)
                         scope.deadline = inf

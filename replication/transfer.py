@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import trio
-from attrs import frozen
+from attrs import field, frozen
 
 from engines.contract import Engine, EngineError, ObjectMissing
 from replication.digests import Digest, wrong_piece
+from replication.hedging import Hedging
 from replication.model import PIECE, Blob, Placement
 from replication.offload import Offload
 from replication.roster import Candidate, NoGoodSource, Roster
@@ -49,6 +50,7 @@ class Tools:
     suspect: Suspect
     settings: ReaderSettings
     offload: Offload
+    hedging: Hedging = field(factory=Hedging)
 
 
 class Transfer:
