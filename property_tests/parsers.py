@@ -232,6 +232,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     ),
     "head": (
         b"GET /v2/a/manifests/b?n=1 HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nHost: h \r\nA: b \t\r\n\r\n",
         b"HEAD /v2/ HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n",
         b"GET /v2/\xe4 HTTP/1.1\r\nhost:\t h \r\nA:\x0bb\r\n\r\n",
     ),

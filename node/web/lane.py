@@ -81,7 +81,8 @@ class _Head:
         self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        # llhttp leaves white space behind a value, which is no part of it (RFC 9110, 5.5).
+        self.headers.append((name.lower(), value.strip(b" \t")))
 
     def on_headers_complete(self) -> None:
         # Asked here: llhttp has forgotten it when feed_data returns.
