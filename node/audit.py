@@ -8,7 +8,7 @@ import trio
 from attrs import evolve, field, frozen
 
 from engines.contract import Engine, EngineError, ObjectMissing
-from node.records.audit import Copy, clear_suspicion, list_copies, unknown_keys
+from node.records.audit import Copy, clear_suspicion, list_copies, note_verified, unknown_keys
 from node.records.postgres import Database
 from replication.digests import Digest
 from replication.model import Blob, Placement
@@ -91,6 +91,8 @@ async def verify_location(
         async for copy in receive:
             finding = await _check(engine, copy, settings)
             healed = 0
+            if finding is None and copy.unread:
+                await note_verified(database, copy.blob.id, location, copy.placement.key)
             if finding is None and copy.placement.suspect:
                 healed = await clear_suspicion(database, copy.blob.id, location, copy.placement.key)
             elif finding is not None and finding.bad:

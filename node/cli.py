@@ -92,6 +92,7 @@ _TOPICS = {
     "repair": "repair",
     "replication": "replication",
     "repository": "repository",
+    "rescue": "rescue",
     "tag": "tag",
     "verify": "verify",
     "webhook": "webhook",

@@ -1,5 +1,6 @@
 """Repair after the database was restored from a backup: the records against the stores, in both directions.
 
+0. What the stores' journals know and the records do not is replayed (`node/journal/replay.py`): what came after the backup.
 1. Every copy that the records have is looked for in its store. One that is gone becomes suspect, and is healed from another.
 2. Every object below our prefixes that the records do not know is named, and adopted as a copy where its bytes, read and hashed,
    are those of a blob that lacks one there. Nothing is deleted.
@@ -16,14 +17,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import trio
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from engines.contract import Engine, EngineError, ObjectMissing
 from node.audit import Distrust, Orphan, find_orphans
+from node.findings import Finding as Finding
+from node.findings import Tell
+from node.journal.replay import Replayed, replay
 from node.records.audit import Copy, list_copies
 from node.records.collect import resume
 from node.records.postgres import Database
-from node.records.repair import GONE, adopt_object, candidates_for, count_dead, read_markers, remove_lost
+from node.records.repair import (
+    GONE,
+    LostBlob,
+    adopt_object,
+    candidates_for,
+    count_dead,
+    read_markers,
+    remove_lost,
+    without_copies,
+)
 from replication.model import Blob
 from replication.offload import in_thread
 from replication.watcher import probe_keys
@@ -32,20 +45,6 @@ _PAGE = 500
 _AT_ONCE = 8
 _READ = 1 << 20
 _NAMED = re.compile(r"/?(sha256|sha512)/[0-9a-f]{2}/([0-9a-f]+)\.[^/]*$")
-
-
-@frozen
-class Finding:
-    """One thing that the repair found. `kind`: gone, adopted, unknown, lost or unreachable; `text` says the rest for people."""
-
-    kind: str
-    location: str | None
-    what: str
-    """A digest, or the key of an object; of an unreachable location, why."""
-    text: str = ""
-
-
-Tell = Callable[[Finding], None]
 
 
 @frozen
@@ -62,6 +61,8 @@ class RepairReport:
     """Blobs without any copy left."""
     dead: int = 0
     """Objects that the records want deleted."""
+    replayed: Replayed = field(factory=Replayed)
+    """What came back from the journals."""
     unreachable: tuple[str, ...] = ()
     """Locations whose store could not be looked at to the end, or belongs to another location."""
 
@@ -75,31 +76,63 @@ class _Unreachable(Exception):
     """A store that cannot be looked at; the text says why."""
 
 
-async def repair(database: Database, engines: Mapping[str, Engine], distrust: Distrust, tell: Tell) -> RepairReport:
+async def repair(
+    database: Database,
+    engines: Mapping[str, Engine],
+    distrust: Distrust,
+    tell: Tell,
+    library: str = "library",
+) -> RepairReport:
     """Do all of the above; afterwards collection goes on, unless a location could not be looked at. Raises LedgerUnavailable.
 
-    `tell` hears of every finding as it is made.
+    `tell` hears of every finding as it is made. `library` is LIBRARY_NAMESPACE.
     """
     markers = await read_markers(database)
-    report = RepairReport(dead=await count_dead(database))
+    ours = {location: engines[location] for location in markers if location in engines}
+    believed = {location: engine for location, engine in ours.items() if await _is_ours(engine, markers[location])}
+    report = RepairReport(replayed=await replay(database, believed, library, tell), dead=await count_dead(database))
     for location in sorted(set(markers) & set(engines)):
         engine = engines[location]
         try:
             await _check_marker(engine, markers[location])
             report = await _check_copies(database, engine, location, distrust, tell, report)
-            report = await _check_objects(database, engine, location, tell, report)
+            report = await check_objects(database, engine, location, tell, report)
         except (_Unreachable, EngineError) as error:
             tell(Finding("unreachable", location, str(error)))
             report = evolve(report, unreachable=(*report.unreachable, location))
-    after = 0
-    while lost := await remove_lost(database, after):
-        for blob in lost:
-            tell(Finding("lost", None, blob.digest, f"needed by {', '.join(blob.needed_by) or 'nothing'}"))
-        report = evolve(report, lost=report.lost + len(lost))
-        after = lost[-1].id
+    report = evolve(report, lost=await name_lost(database, tell))
     if report.complete:
         await resume(database)
     return report
+
+
+async def name_lost(database: Database, tell: Tell) -> int:
+    """Tell of every blob without any copy left, with what needs it; return how many. Raises LedgerUnavailable."""
+    told: set[int] = set()
+
+    def say(blobs: Sequence[LostBlob]) -> int:
+        for blob in blobs:
+            if blob.id not in told:
+                tell(Finding("lost", None, blob.digest, f"needed by {', '.join(blob.needed_by) or 'nothing'}"))
+        told.update(blob.id for blob in blobs)
+        return blobs[-1].id
+
+    after = 0
+    while lost := await remove_lost(database, after):
+        after = say(lost)
+    after = 0
+    while lost := await without_copies(database, after):
+        after = say(lost)
+    return len(told)
+
+
+async def _is_ours(engine: Engine, marker: str) -> bool:
+    """Whether a store is the location's, as far as it can be asked now; the repair itself says why it is not."""
+    try:
+        await _check_marker(engine, marker)
+    except (_Unreachable, EngineError):
+        return False
+    return True
 
 
 async def _check_marker(engine: Engine, wanted: str) -> None:
@@ -165,9 +198,10 @@ async def _all_at_once(worker: Callable[[], Awaitable[None]]) -> None:
         raise first[0]
 
 
-async def _check_objects(
+async def check_objects(
     database: Database, engine: Engine, location: str, tell: Tell, report: RepairReport
 ) -> RepairReport:
+    """Name the objects that the records do not know, and adopt those that a blob lacks. Raises EngineError, LedgerUnavailable."""
     async for orphan in find_orphans(database, engine, location, time.time()):
         blob = await _prove(database, engine, location, orphan)
         if blob is not None and await adopt_object(database, blob.id, location, orphan.key):

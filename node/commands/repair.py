@@ -8,10 +8,11 @@ import click
 from attrs import asdict
 
 from node.commands.options import config_option, output_option
-from node.commands.tools import Desk, work
+from node.commands.tools import Desk, replay_line, work
+from node.findings import Finding
 from node.records.ledger import PostgresLedger
 from node.records.members import Membership
-from node.repair import Finding, repair
+from node.repair import repair
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -29,9 +30,10 @@ Exit codes:
 def command(after_restore: bool, config: str | None, output: str) -> None:
     """Compare the records with the stores in both directions, while nodes run, and let collection go on.
 
-    Copies whose objects are gone are healed from others; blobs without any copy left are named with the tags that need them.
-    Objects that the database does not know are listed, and adopted as copies where their digest proves what they are. Nothing
-    is deleted. JSON is one object a line.
+    What the stores' journals know and the database does not comes back first: manifests, tags and copies that came after the
+    backup; what was deleted since stays deleted. Copies whose objects are gone are healed from others; blobs without any copy
+    left are named with the tags that need them. Objects that the database does not know are listed, and adopted as copies where
+    their digest proves what they are. No object is deleted. JSON is one object a line.
     """
     assert after_restore
 
@@ -50,10 +52,12 @@ def command(after_restore: bool, config: str | None, output: str) -> None:
                 name: await stack.enter_async_context(location.engine.open())
                 for name, location in desk.settings.locations.items()
             }
-            report = await repair(desk.database, engines, ledger.mark_suspect, tell)
+            library = desk.settings.library_namespace
+            report = await repair(desk.database, engines, ledger.mark_suspect, tell, library)
         if output == "json":
             click.echo(json.dumps({"kind": "report", **asdict(report)}))
         else:
+            click.echo(replay_line(report.replayed))
             click.echo(
                 f"{report.copies} copies looked for, {report.gone} gone; {report.adopted} objects adopted, "
                 f"{report.unknown} unknown; {report.lost} blobs lost; {report.dead} objects wait to be deleted"

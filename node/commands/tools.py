@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import click
@@ -22,7 +23,8 @@ from node.commands.tables import show as show
 from node.commands.tables import size as size
 from node.hint_hub import Hub
 from node.hints import open_hints
-from node.records.migrate import migrations
+from node.journal.replay import Replayed
+from node.records.migrate import migrate, migrations
 from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, open_database
 from node.settings import Settings
 
@@ -54,8 +56,10 @@ class Desk:
 
 
 @asynccontextmanager
-async def _open_desk(settings: Settings) -> AsyncIterator[Desk]:
+async def _open_desk(settings: Settings, *, migrating: bool) -> AsyncIterator[Desk]:
     async with open_bridge(), open_database(settings.database_uri, most=4) as database:
+        if migrating:
+            await migrate(database)
         await _check_schema(database)
         async with open_hints(settings.redis, settings.database_uri, f"cli-{uuid4().hex[:8]}") as hints:
             yield Desk(settings, database, hints)
@@ -80,13 +84,16 @@ async def _check_schema(database: Database) -> None:
         )
 
 
-def work(config: str | None, verb: Callable[[Desk], Awaitable[int | None]]) -> None:
-    """Run a verb over the database that a configuration names, and exit with its code (None is 0); failures are one line."""
+def work(config: str | None, verb: Callable[[Desk], Awaitable[int | None]], *, migrating: bool = False) -> None:
+    """Run a verb over the database that a configuration names, and exit with its code (None is 0); failures are one line.
+
+    `migrating` makes the schema first, as a node that starts does.
+    """
     settings = load(config)
     logs.set_up("error")
 
     async def main() -> int | None:
-        async with _open_desk(settings) as desk:
+        async with _open_desk(settings, migrating=migrating) as desk:
             return await verb(desk)
 
     try:
@@ -119,6 +126,17 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(member)
     else:
         yield error
+
+
+def replay_line(done: Replayed) -> str:
+    """Return in one line what came out of the journals."""
+    until = "none" if done.until is None else f"{datetime.fromtimestamp(done.until, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return (
+        f"{done.journals} journal objects read, last change {until}; back from them: {done.manifests} manifests, "
+        f"{done.copies} copies, {done.tags} tags, {done.policies} policies; gone by them: {done.unlinked} manifests, "
+        f"{done.copies_gone} copies, {done.tags_deleted} tags, {done.repositories_deleted} repositories; "
+        f"{done.missing} manifests are in no store"
+    )
 
 
 def progress_bar() -> Progress:

@@ -144,7 +144,8 @@ class JournalWriter:
             await self._write_batches(turn, batches)
             await self._renew(turn)
         settings = self._settings
-        if turn.snapshot_at is None or turn.now - turn.snapshot_at >= settings.snapshot_every:
+        # A database that was restored knows less than the journals: what it lacks must not look like something that is gone.
+        if not turn.paused and (turn.snapshot_at is None or turn.now - turn.snapshot_at >= settings.snapshot_every):
             await self._snapshot(turn)
         while (merge := await next_merge(self._database, turn, settings.merge)) is not None:
             entries: list[Entry] = []

@@ -15,6 +15,8 @@ class Copy:
     blob: Blob
     placement: Placement
     others: int
+    unread: bool = False
+    """Whether nobody has read it since a rescue."""
 
 
 async def list_copies(database: Database, location: str, after: int, most: int, fraction: float) -> Sequence[Copy]:
@@ -22,6 +24,8 @@ async def list_copies(database: Database, location: str, after: int, most: int, 
     rows = await database.fetch(
         """
         SELECT b.id, b.digest, b.size, b.pieces, p.key, p.state = 'suspect' AS suspect,
+            EXISTS (SELECT FROM unverified_copy u
+                WHERE u.blob_id = p.blob_id AND u.location_id = p.location_id AND u.key = p.key) AS unread,
             (SELECT count(*) FROM placement q WHERE q.blob_id = b.id AND q.location_id <> l.id AND q.state = 'present') AS others
         FROM location l JOIN placement p ON p.location_id = l.id JOIN blob b ON b.id = p.blob_id
         WHERE l.name = $1 AND p.blob_id > $2 AND ($4::float8 >= 1 OR random() < $4::float8) ORDER BY p.blob_id LIMIT $3
@@ -37,6 +41,7 @@ async def list_copies(database: Database, location: str, after: int, most: int, 
             Blob(row["id"], row["digest"], row["size"], row["pieces"]),
             Placement(location, row["key"], row["suspect"]),
             row["others"],
+            row["unread"],
         )
         for row in rows
     ]
@@ -88,3 +93,14 @@ async def clear_suspicion(database: Database, blob_id: int, location: str, key: 
         key,
     )
     return len(rows)
+
+
+async def note_verified(database: Database, blob_id: int, location: str, key: str) -> None:
+    """Strike a copy off the list of those that nobody has read since a rescue."""
+    await database.fetch(
+        "DELETE FROM unverified_copy u USING location l "
+        "WHERE l.name = $2 AND u.location_id = l.id AND u.blob_id = $1 AND u.key = $3",
+        blob_id,
+        location,
+        key,
+    )

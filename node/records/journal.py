@@ -40,8 +40,8 @@ class Turn:
     """When the snapshot was begun that is being written."""
     cursor: str | None
     """How far that one is, as JSON."""
-    behind: bool
-    """Whether there are sealed entries that its store lacks."""
+    paused: bool
+    """Whether the database may be older than the journals (`node.records.collect.read_pause`)."""
 
 
 async def claim_journal(database: Database, location: str, lease: UUID, seconds: float) -> Turn | None:
@@ -63,7 +63,7 @@ async def claim_journal(database: Database, location: str, lease: UUID, seconds:
             ON CONFLICT DO NOTHING)
         SELECT extract(epoch FROM now())::float8 AS now, extract(epoch FROM snapshot_at)::float8 AS snapshot_at,
             extract(epoch FROM started_at)::float8 AS started_at, cursor,
-            EXISTS (SELECT FROM journal_entry e WHERE e.batch > mine.written) AS behind
+            collection_paused() AS paused
         FROM mine
         """,
         location,
@@ -72,7 +72,7 @@ async def claim_journal(database: Database, location: str, lease: UUID, seconds:
     )
     if row is None:
         return None
-    return Turn(location, lease, row["now"], row["snapshot_at"], row["started_at"], row["cursor"], row["behind"])
+    return Turn(location, lease, row["now"], row["snapshot_at"], row["started_at"], row["cursor"], row["paused"])
 
 
 async def renew_journal(database: Database, turn: Turn, seconds: float) -> bool:
@@ -338,7 +338,7 @@ async def prune_journal(database: Database, turn: Turn, retention: float) -> int
         """
         WITH here AS (
             SELECT jl.location_id AS id, jl.snapshot_at FROM journal_location jl JOIN location l ON l.id = jl.location_id
-            WHERE l.name = $1 AND jl.lease = $2),
+            WHERE l.name = $1 AND jl.lease = $2 AND NOT collection_paused()),
         gone AS (
             DELETE FROM journal_object o USING here WHERE o.location_id = here.id AND o.written AND (
                 (o.kind IN ('page', 'complete') AND o.hour < here.snapshot_at)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
-from node.records.postgres import Database
+from node.records.postgres import Database, Row
 from replication.model import Blob
 
 GONE = "gone: "
@@ -89,13 +89,26 @@ class LostBlob:
     needed_by: tuple[str, ...]
 
 
+_NEEDED_BY = """
+    ARRAY(
+        SELECT r.name || ':' || t.name FROM blob_tags(b.id) t JOIN repository r ON r.id = t.repository_id
+        ORDER BY 1 LIMIT 10) AS tags, ARRAY(
+        SELECT r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id WHERE rb.blob_id = b.id
+        ORDER BY 1 LIMIT 10) AS repositories
+"""
+
+
+def _lost(row: Row) -> LostBlob:
+    return LostBlob(row["id"], row["digest"], row["size"], tuple(row["tags"]) or tuple(row["repositories"]))
+
+
 async def remove_lost(database: Database, after: int, most: int = 100) -> Sequence[LostBlob]:
     """Take the copies out of the records whose blobs have only ones that a repair did not find; return these blobs, by id.
 
     A page behind the blob id `after`. A client that pushes such a blob again is told to upload it.
     """
     rows = await database.fetch(
-        """
+        f"""
         WITH lost AS MATERIALIZED (
             SELECT b.id, b.digest, b.size FROM blob b WHERE b.id > $1
             AND EXISTS (SELECT FROM placement p WHERE p.blob_id = b.id AND p.state = 'suspect' AND p.reason LIKE $3 || '%')
@@ -108,19 +121,37 @@ async def remove_lost(database: Database, after: int, most: int = 100) -> Sequen
         dead AS (
             INSERT INTO dead_object (location_id, key, not_before)
             SELECT location_id, key, now() + interval '1 day' FROM removed ON CONFLICT DO NOTHING)
-        SELECT lost.*, ARRAY(
-            SELECT r.name || ':' || t.name FROM blob_tags(lost.id) t JOIN repository r ON r.id = t.repository_id
-            ORDER BY 1 LIMIT 10) AS tags, ARRAY(
-            SELECT r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id WHERE rb.blob_id = lost.id
-            ORDER BY 1 LIMIT 10) AS repositories
-        FROM lost ORDER BY lost.id
-        """,
+        SELECT b.*, {_NEEDED_BY} FROM lost b ORDER BY b.id
+        """,  # noqa: S608  # a constant of this module
         after,
         most,
         GONE,
         deadline=30.0,
     )
-    return [
-        LostBlob(row["id"], row["digest"], row["size"], tuple(row["tags"]) or tuple(row["repositories"]))
-        for row in rows
-    ]
+    return [_lost(row) for row in rows]
+
+
+async def without_copies(database: Database, after: int, most: int = 100) -> Sequence[LostBlob]:
+    """Return the blobs that repositories have and no store does, by id: a page behind the blob id `after`."""
+    rows = await database.fetch(
+        f"""
+        SELECT b.id, b.digest, b.size, {_NEEDED_BY} FROM blob b WHERE b.id > $1
+        AND NOT EXISTS (SELECT FROM placement p WHERE p.blob_id = b.id)
+        AND EXISTS (SELECT FROM repository_blob rb WHERE rb.blob_id = b.id) ORDER BY b.id LIMIT $2
+        """,  # noqa: S608  # a constant of this module
+        after,
+        most,
+        deadline=60.0,
+    )
+    return [_lost(row) for row in rows]
+
+
+async def count_unverified(database: Database) -> int:
+    """Return how many copies nobody has read since a rescue took them from the journals."""
+    row = await database.fetch_row(
+        "SELECT count(*) AS copies FROM unverified_copy u JOIN placement p "
+        "ON p.blob_id = u.blob_id AND p.location_id = u.location_id AND p.key = u.key",
+        deadline=60.0,
+    )
+    assert row is not None
+    return int(row["copies"])

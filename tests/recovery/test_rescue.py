@@ -1,0 +1,202 @@
+"""The database is lost, or comes back older: what the stores' journals know comes back, whole or from where a backup ends."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from node.audit import AuditSettings, verify_location
+from node.findings import Finding
+from node.push.reading import OCI_INDEX, OCI_MANIFEST
+from node.records.collect import read_pause
+from node.records.manifests import delete_manifest, delete_tag
+from node.records.policies import read_policy, write_policy
+from node.records.postgres import Database
+from node.records.removal import delete_repository
+from node.rescue import NotEmpty, RescueReport, rescue
+from replication.policy import parse_policy
+from tests.collection.test_repair import copy_everything
+from tests.faulty_engine import Refuse
+from tests.recovery.test_journal import flush
+from tests.registry.world import MakeWorld, Region, digest_of, index
+
+
+async def lose_the_database(us: Region) -> None:
+    """Empty every table, as in a new database."""
+    database = us.registry.database
+    rows = await us.rows(
+        "SELECT string_agg(quote_ident(tablename), ', ') AS names FROM pg_tables "
+        "WHERE schemaname = 'public' AND tablename <> 'schema_version'"
+    )
+    await database.fetch(f"TRUNCATE {rows[0]['names']} RESTART IDENTITY CASCADE")
+    await us.forget_everything()
+
+
+async def run(us: Region, *locations: str) -> tuple[RescueReport, list[Finding]]:
+    """Rescue as the command does, from all stores or some."""
+    findings: list[Finding] = []
+    engines = {name: engine for name, engine in us.engines.items() if not locations or name in locations}
+    report = await rescue(us.registry.database, engines, ("us", "eu"), "library", findings.append)
+    await us.forget_everything()
+    return report, findings
+
+
+async def pull(us: Region, name: str, reference: str) -> tuple[str, bytes, list[bytes]]:
+    """Return digest, manifest and blobs of an image."""
+    manifest = await us.ask("GET", f"/v2/{name}/manifests/{reference}")
+    assert manifest.status == 200, manifest
+    document = manifest.json
+    blobs = []
+    for one in [document["config"], *document["layers"]]:
+        reply = await us.ask("GET", f"/v2/{name}/blobs/{one['digest']}")
+        assert reply.status == 200, reply
+        assert digest_of(reply.body) == one["digest"]
+        blobs.append(reply.body)
+    return manifest.headers["docker-content-digest"], manifest.body, blobs
+
+
+async def tags(us: Region) -> Mapping[tuple[str, str], str]:
+    rows = await us.rows(
+        "SELECT r.name AS repository, t.name, m.digest FROM tag t JOIN repository r ON r.id = t.repository_id "
+        "JOIN manifest m ON m.id = t.manifest_id"
+    )
+    return {(row["repository"], row["name"]): row["digest"] for row in rows}
+
+
+async def test_a_lost_registry_is_rebuilt_from_its_stores(world: MakeWorld) -> None:
+    """Every image pulls with the same bytes, tags point where they did last, and what was deleted stays so."""
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    await us.push_image("a/b", "v1", b"one")
+    await flush(us)
+    await us.push_image("a/b", "v1", b"two")
+    await us.push_image("single", "latest", b"three")
+    await us.push_image("a/gone", "v1", b"four")
+    deleted = await us.push_image("a/b", "deleted", b"five")
+    child = await us.push_image("a/c", "child", b"six")
+    named = {"mediaType": OCI_MANIFEST, "digest": child, "size": 1}
+    await us.push_manifest("a/c", "many", index([named], OCI_INDEX))
+    await us.push_image("a/c", "signature", b"seven", subject=named)
+    await delete_repository(database, "a/gone")
+    await delete_manifest(database, "a/b", deleted)
+    await delete_tag(database, "a/c", "child")
+    await write_policy(database, "a", parse_policy({"required": ["us"], "durability": "local"}, {"us", "eu"}))
+    await copy_everything(us)
+    await flush(us)
+    before, images = await tags(us), {}
+    for name, tag in (("a/b", "v1"), ("single", "latest"), ("a/c", "signature"), ("a/c", child)):
+        images[name, tag] = await pull(us, name, tag)
+
+    await lose_the_database(us)
+    report, findings = await run(us)
+    assert (report.unreachable, report.lost, report.adopted, report.replayed.missing) == ((), 0, 0, 0), findings
+    assert await tags(us) == before
+    for (name, tag), image in images.items():
+        assert await pull(us, name, tag) == image
+    assert (await us.ask("GET", "/v2/a/gone/manifests/v1")).status == 404
+    assert (await us.ask("GET", f"/v2/a/b/manifests/{deleted}")).status == 404
+    assert (await us.ask("GET", f"/v2/a/c/referrers/{child}")).json["manifests"] != []
+    assert (await read_policy(database, "a")).policy == parse_policy(
+        {"required": ["us"], "durability": "local"}, {"us", "eu"}
+    )
+    assert await read_pause(database) is None
+    # Nothing that the writer left is unknown, and the next journal begins with a snapshot.
+    # Objects that waited to be deleted are nobody's now.
+    assert {finding.kind for finding in findings} <= {"unknown"}, findings
+    await flush(us)
+    again, _ = await run_again(us)
+    assert again == await tags(us)
+
+
+async def run_again(us: Region) -> tuple[Mapping[tuple[str, str], str], RescueReport]:
+    await lose_the_database(us)
+    report, _ = await run(us)
+    return await tags(us), report
+
+
+async def test_one_store_is_enough_for_what_it_holds(world: MakeWorld) -> None:
+    """With one store gone for good all names come back, blobs that it held too, and what only the lost one had is named."""
+    (us,) = await world("us eu", proxy_storage=True)
+    await us.push_image("a/b", "v1", b"one")
+    await copy_everything(us)
+    only = await us.push_blob("a/b", b"only in us")
+    await us.push_image("a/b", "v2", b"only in us")
+    await flush(us)
+    image = await pull(us, "a/b", "v1")
+    await lose_the_database(us)
+    report, findings = await run(us, "eu")
+    assert await pull(us, "a/b", "v1") == image
+    assert {tag for _, tag in await tags(us)} == {"v1", "v2"}
+    lost = {finding.what: finding.text for finding in findings if finding.kind == "lost"}
+    assert lost[only] == "needed by a/b:v2"
+    assert report.lost == len(lost)
+
+
+async def test_a_rescue_goes_on_where_it_was_cut_off(world: MakeWorld) -> None:
+    """A store that is away is looked at when the rescue is repeated; until then nothing is collected."""
+    (us,) = await world("us eu", proxy_storage=True)
+    await us.push_image("a/b", "v1", b"one")
+    await flush(us)
+    image = await pull(us, "a/b", "v1")
+    await lose_the_database(us)
+    us.engines["us"].plan_all(Refuse())
+    report, _ = await run(us)
+    assert report.unreachable == ("us",)
+    assert report.lost == 2
+    assert await read_pause(us.registry.database) is not None
+    us.engines["us"].clear()
+    report, _ = await run(us)
+    assert (report.unreachable, report.lost) == ((), 0)
+    assert await pull(us, "a/b", "v1") == image
+    assert await read_pause(us.registry.database) is None
+    with pytest.raises(NotEmpty, match="holds a registry"):
+        await run(us)
+
+
+async def test_what_the_journals_do_not_know_yet_is_found_by_its_digest(world: MakeWorld) -> None:
+    """An upload whose place was never written is adopted by its bytes; a manifest without a word in the journal comes back."""
+    (us,) = await world("us eu", proxy_storage=True)
+    await us.push_image("a/b", "v1", b"one")
+    digest = await us.push_image("a/b", "v2", b"two")
+    await flush(us)
+    image = await pull(us, "a/b", digest)
+    engine = us.engines["us"].inner
+    # As if the node had died between the manifests and the journal, and before the copies were noted.
+    for location in us.engines:
+        store = us.engines[location].inner
+        for key in (await store.list_keys(f"{store.prefix}journal/")).keys:
+            await store.delete(key)
+    await lose_the_database(us)
+    report, findings = await run(us)
+    assert report.replayed.untagged == 2
+    assert report.adopted == 4
+    assert (report.lost, report.unverified) == (0, 0)
+    assert await pull(us, "a/b", digest) == image
+    assert {finding.kind for finding in findings} == {"untagged", "adopted"}
+    assert await engine.head((await us.rows("SELECT key FROM placement LIMIT 1"))[0]["key"])
+
+
+async def test_a_copy_that_was_only_seen_is_unverified_until_it_is_read(world: MakeWorld) -> None:
+    """A rescue reads no copies: they are listed, and the audit that reads them strikes them off or finds them wrong."""
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    await us.push_image("a/b", "v1", b"one")
+    await flush(us)
+    (row,) = await us.rows("SELECT p.key FROM placement p JOIN blob b ON b.id = p.blob_id WHERE b.size = 3")
+    engine = us.engines["us"].inner
+    await engine.delete(row["key"])
+    await engine.put(row["key"], b"bad")
+    await lose_the_database(us)
+    report, _ = await run(us)
+    assert (report.unverified, report.lost) == (2, 0)
+    audit = await verify_location(database, us.engines["us"], "us", AuditSettings(), us.node.ledger.mark_suspect)
+    assert audit.bad == 1
+    assert [row["key"] for row in await us.rows("SELECT key FROM unverified_copy")] == [row["key"]]
+
+
+async def test_nodes_must_not_run(world: MakeWorld, database: Database) -> None:
+    """A rescue refuses while a node lives on the database: it would have marked the stores anew."""
+    (us,) = await world("us eu")
+    await lose_the_database(us)
+    await us.node.ledger.heartbeat()
+    with pytest.raises(NotEmpty, match="stop them"):
+        await run(us)
