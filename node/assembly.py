@@ -20,8 +20,8 @@ from node.forgetting import Forgetting
 from node.gates import Gates
 from node.health import DiskSpace, HealthFacts, Reachability
 from node.hint_hub import Hub
-from node.journal.writer import JournalSettings, JournalWriter
 from node.hooks.courier import Courier
+from node.journal.writer import JournalSettings, JournalWriter
 from node.metrics import Metrics
 from node.modes import READ_ONLY
 from node.records.closures import read_closure
@@ -320,7 +320,7 @@ def assemble(
     )
     node = Node(
         settings=settings,
-        access=Access(),
+        access=Access(settings=settings, database=database, clock=time.time),
         database=database,
         hints=hints,
         engines=engines,

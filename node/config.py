@@ -188,15 +188,15 @@ def _check_durations(value: Callable[[str], Any], findings: Findings) -> None:
 
 
 def _check_open(values: Mapping[str, Any], document: Mapping[str, object], findings: Findings) -> None:
-    """Refuse to be open to everybody unless that was asked for by name: there are no accounts yet."""
+    """Say aloud that a registry is open to everybody; where it is not, it needs a key for its secrets."""
     if values.get("open_registry"):
         findings.warn("FEATURE_OPEN_REGISTRY: anyone who reaches this node can push, pull and delete everything")
-    elif (asked := document.get("FEATURE_OPEN_REGISTRY")) is None or asked is False:
+    elif document.get("DATABASE_SECRET_KEY") is None:
         findings.wrong(
-            "FEATURE_OPEN_REGISTRY",
-            show(asked),
-            "this release has no accounts, so anyone who reaches a node can do anything: "
-            "if that is what you want, set FEATURE_OPEN_REGISTRY: true",
+            "DATABASE_SECRET_KEY",
+            "nothing",
+            "it is required, because the keys that sign tokens are encrypted with it: write at least 16 random characters, in "
+            "quotes, the same in every region; or set FEATURE_OPEN_REGISTRY: true if anyone may do anything",
         )
 
 

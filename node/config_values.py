@@ -99,6 +99,24 @@ def read_text(value: object) -> str:
     raise Unfit("write some text, in quotes if it looks like a number or a yes or no")
 
 
+def read_long_text(least: int) -> Callable[[object], str]:
+    """Return a reader of text of at least so many characters."""
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and len(value.strip()) >= least:
+            return value.strip()
+        raise Unfit(f"write at least {least} random characters, in quotes, the same in every region")
+
+    return read
+
+
+def read_names(value: object) -> tuple[str, ...]:
+    """Return a list of names of accounts."""
+    if isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value):
+        return tuple(value)
+    raise Unfit("write a list of names, such as [alice, bob]")
+
+
 def read_choice(*choices: str) -> Callable[[object], str]:
     """Return a reader of one of `choices`."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import frozen
 
-from replication.ports import Forget, Heard, Hint, Placed, Seen, Wake
+from replication.ports import Forget, Heard, Hint, News, Placed, Seen, Wake
 
 VERSION = 1
 MOST_BYTES = 7_500
@@ -47,6 +47,8 @@ def _pack(hint: Hint) -> list[object]:
             return ["placed", digest, location]
         case Seen(location, verdict, node):
             return ["seen", location, verdict, node]
+        case News(topic):
+            return ["news", topic]
 
 
 def _envelope(sender: str, packed: Iterable[str]) -> str:
@@ -106,6 +108,8 @@ def _unpack(packed: object) -> tuple[Hint, ...]:
             return (Placed(_text(digest), _text(location)),)
         case ["seen", location, verdict, node]:
             return (Seen(_text(location), _text(verdict), _text(node)),)
+        case ["news", topic]:
+            return (News(_text(topic)),)
         case [str(), *_]:
             return EVERYTHING
         case _:

@@ -1,10 +1,13 @@
-"""The janitor: small chores that any node may do, at a gentle pace. Uploads that nobody finished, and the shared default list."""
+"""The janitor: small chores that any node may do, at a gentle pace. Unfinished uploads, old tokens, the shared default list."""
 
 import structlog
 import trio
 
+from node.records.application_tokens import drop_ended_tokens
 from node.records.members import agree_on_defaults
 from node.records.postgres import Database
+from node.records.rights import drop_old_changes
+from node.records.signing_keys import drop_keys
 from node.records.uploads import expire_uploads
 from replication.ports import Hints, LedgerUnavailable, Wake
 
@@ -13,6 +16,8 @@ _log = structlog.get_logger("antipode.janitor")
 _EVERY = 30.0
 _BATCH = 100
 _LIVE = 10.0
+_ACCESS_LOG = 2 * 86400.0
+"""Seconds; tokens live for a day at most."""
 
 
 async def sweep_up(database: Database, hints: Hints) -> None:
@@ -22,6 +27,9 @@ async def sweep_up(database: Database, hints: Hints) -> None:
         hints.publish(Wake())
         if expired < _BATCH:
             break
+    await drop_old_changes(database, _ACCESS_LOG)
+    await drop_ended_tokens(database)
+    await drop_keys(database)
     changed = await agree_on_defaults(database, _LIVE)
     if changed is not None:
         _log.info("all live nodes agree: the default locations changed", locations=list(changed))

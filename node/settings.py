@@ -90,7 +90,23 @@ class Settings:
     proxy_storage: bool = False
     """FEATURE_PROXY_STORAGE: stream every blob, never redirect."""
     open_registry: bool = False
-    """FEATURE_OPEN_REGISTRY: anyone may do anything; asked for by name until accounts exist."""
+    """FEATURE_OPEN_REGISTRY: anyone may do anything, and there are no accounts."""
+    authentication_type: str = "Database"
+    """AUTHENTICATION_TYPE."""
+    secret_key: str | None = field(default=None, repr=False)
+    """DATABASE_SECRET_KEY: what the database's secrets are encrypted with; there always is one where there are accounts."""
+    superusers: tuple[str, ...] = ()
+    """SUPER_USERS, besides those that the database calls so."""
+    superusers_full_access: bool = False
+    """FEATURE_SUPERUSERS_FULL_ACCESS: superusers may do anything to every repository."""
+    anonymous_access: bool = True
+    """FEATURE_ANONYMOUS_ACCESS: nobody in particular may pull from public repositories."""
+    private_on_push: bool = True
+    """CREATE_PRIVATE_REPO_ON_PUSH."""
+    token_lifetime: float = 900.0
+    """TOKEN_LIFETIME: of the tokens that clients show with their requests."""
+    refresh_token_lifetime: float = 30 * 86400.0
+    """REFRESH_TOKEN_LIFETIME: of the tokens that a login leaves with a client that asks for one."""
     registry_state: str = "normal"
     """REGISTRY_STATE: `normal`, or `readonly`: nothing changes what the registry holds."""
     disable_pushes: bool = False

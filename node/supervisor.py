@@ -197,6 +197,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
                 await start("reload", partial(reload_on_hangup, node, node.load))
             if access is not None:
                 await start("access log", access.run)
+            await node.access.open()
+            await start("access", node.access.run)
             await start("events", partial(_listen, node, freshness))
             await start("fail-overs", node.fail_overs.run)
             await start("janitor", partial(run_janitor, node.database, node.hints))
@@ -282,6 +284,7 @@ async def _listen(node: Node, freshness: Freshness, *, task_status: trio.TaskSta
     async with node.hints.subscribe() as subscription:
         task_status.started()
         async for hint in subscription:
+            node.access.heard(hint)
             if isinstance(hint, Forget | Placed):
                 freshness.note(hint, trio.current_time())
             if isinstance(hint, Forget):

@@ -147,7 +147,14 @@ class Seen:
     node: str
 
 
-Hint = Wake | Forget | Placed | Heard | Seen
+@frozen
+class News:
+    """Something that nodes keep in memory changed in the database: `topic` says what. Whoever keeps it reads it again."""
+
+    topic: str
+
+
+Hint = Wake | Forget | Placed | Heard | Seen | News
 
 
 class HintSource(Protocol):

@@ -11,6 +11,8 @@ from node.settings import MIB, RedisSettings
 
 from .configurations import ABSENT, EXAMPLE, errors, only_error, settings, stores
 
+KEY = "hunter2 hunter2 hunter2"
+
 
 class TestFile:
     def test_the_example_is_understood(self, tmp_path: Path) -> None:
@@ -113,9 +115,9 @@ class TestNames:
 
     def test_unsupported_keys_of_quay_are_one_warning(self) -> None:
         """A Quay operator's file works; what is not obeyed is named in one line."""
-        made = settings(SUPER_USERS=["me"], LOGS_MODEL="database", MYCOMPANY_LOGIN_CONFIG={}, SECRET_KEY="hunter2")
+        made = settings(TESTING=True, LOGS_MODEL="database", MYCOMPANY_LOGIN_CONFIG={}, SECRET_KEY="hunter2")
         (line,) = [line for line in made.warnings if "not supported" in line]
-        assert line.endswith("ignored: LOGS_MODEL, MYCOMPANY_LOGIN_CONFIG, SECRET_KEY, SUPER_USERS")
+        assert line.endswith("ignored: LOGS_MODEL, MYCOMPANY_LOGIN_CONFIG, SECRET_KEY, TESTING")
 
     def test_unknown_keys_are_one_warning(self) -> None:
         """A key that nobody knows is ignored, but not silently."""
@@ -241,8 +243,13 @@ class TestValues:
 
     @pytest.mark.parametrize("given", [ABSENT, False])
     def test_an_open_registry_must_be_asked_for(self, given: object) -> None:
-        """Without accounts a node refuses to start unless it was told to be open, and then says so."""
+        """A node has accounts, and needs a key for their secrets, unless it was told to be open, and then says so."""
         assert "set FEATURE_OPEN_REGISTRY: true" in only_error(FEATURE_OPEN_REGISTRY=given)
+        assert "at least 16 random" in only_error(FEATURE_OPEN_REGISTRY=given, DATABASE_SECRET_KEY="short")
+        made = settings(FEATURE_OPEN_REGISTRY=given, DATABASE_SECRET_KEY=KEY, SUPER_USERS=["alice"])
+        assert (made.open_registry, made.secret_key, made.superusers) == (False, KEY, ("alice",))
+        assert KEY not in repr(made)
+        assert settings(DATABASE_SECRET_KEY=KEY).open_registry
         assert [line for line in settings().warnings if line.startswith("FEATURE_OPEN_REGISTRY: anyone")]
 
     def test_secrets_are_not_in_representations(self) -> None:

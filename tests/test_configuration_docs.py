@@ -45,7 +45,7 @@ def test_the_default_on_the_page_is_the_program_s(key: Key) -> None:
         assert DEFAULTS[key.field] is IN_WORDS[said]
         return
     text = said.strip("`")
-    plain: object = {"true": True, "false": False}.get(text, int(text) if text.isdigit() else text)
+    plain: object = {"true": True, "false": False, "[]": []}.get(text, int(text) if text.isdigit() else text)
     assert key.read(plain) == DEFAULTS[key.field]
 
 

@@ -1,39 +1,272 @@
-"""The gate that every request passes: who asks, and whether they may."""
+"""The gate that every request passes: who asks, and whether they may.
 
-from attrs import define
+A registry token says both by itself, and is checked without the database. Everybody else is looked up, and remembered for
+METADATA_STALENESS.
+"""
 
-from node.auth.model import ANYBODY, Action, Identity
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from node.auth.challenge import INSUFFICIENT, INVALID, basic, bearer, unauthorized
+from node.auth.changes import ACCESS_CHANGED, KEYS_CHANGED, ChangeLog
+from node.auth.credentials import Credentials, NotProven, Rules
+from node.auth.header import Basic, Bearer, Malformed, read_authorization
+from node.auth.keyring import Keyring
+from node.auth.limits import Failures, alone
+from node.auth.model import ANONYMOUS, ANYBODY, Action, Grant, Identity, owns
+from node.auth.rights import Rights, RightsRules
+from node.auth.scopes import Need
+from node.auth.sealing import Sealer
+from node.auth.secrets import APPLICATION
+from node.auth.shared_limits import shared_counts
+from node.auth.tokens import LEEWAY, BadToken, Tokens
 from node.errors import DENIED, RegistryError
+from node.records.permissions import create_repository
+from node.records.postgres import Database
+from node.records.rights import read_changes
+from node.settings import Settings
+from replication.ports import Forget, Hint, LedgerUnavailable
+
+_log = structlog.get_logger("antipode.access")
+
+_KEYS_EVERY = 30.0
+_LEAST_PAUSE = 0.25
+_PAST = 3600.0
+"""Seconds of the access log that a starting node reads beyond the longest life of a token."""
+
+EVERYTHING = Grant(frozenset(Action))
+
+
+@frozen
+class Parts:
+    """What a registry with accounts has."""
+
+    changes: ChangeLog
+    keyring: Keyring
+    tokens: Tokens
+    credentials: Credentials
+    rights: Rights
 
 
 @define(eq=False)
 class Access:
-    """What handlers ask. One per process."""
+    """What handlers ask. One per process; `run` keeps it up to date."""
 
-    async def identify(self, authorization: str | None, client: str) -> Identity:
+    _settings: Settings = field(alias="settings")
+    _database: Database = field(alias="database")
+    parts: Parts | None = field(init=False)
+    """None: the registry is open (FEATURE_OPEN_REGISTRY)."""
+    _clock: Callable[[], float] = field(alias="clock")
+    _nudged: trio.Event = field(factory=trio.Event, init=False)
+    _keys_nudged: trio.Event = field(factory=trio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.parts = None if self._settings.open_registry else _parts(self._settings, self._database, self._clock)
+
+    async def identify(self, authorization: str | None, client: str, needs: Sequence[Need] | None = None) -> Identity:
         """Return who sent a request with this Authorization header from this address.
 
-        Raises RegistryError: UNAUTHORIZED for credentials that are not good, TOOMANYREQUESTS after too many of them.
+        Raises RegistryError: UNAUTHORIZED for credentials that are not good, TOOMANYREQUESTS after too many of them. The challenge
+        of a 401 asks for a token that meets `needs`; None: for a name and a password, as the API takes them.
         """
-        del authorization, client  # An open registry asks nobody.
-        return ANYBODY
+        parts = self.parts
+        if parts is None:
+            return ANYBODY
+        if authorization is None:
+            return ANONYMOUS
+        try:
+            given = read_authorization(authorization)
+            if isinstance(given, Basic):
+                return (await parts.credentials.check(given.name, given.password, client)).identity
+            return await self._bearer(given, client, needs)
+        except Malformed as error:
+            raise unauthorized(self.challenge(needs), str(error)) from None
+        except NotProven:
+            raise unauthorized(self.challenge(needs), "the name or the secret is wrong") from None
+        except BadToken as error:
+            raise unauthorized(self.challenge(needs, INVALID), str(error)) from None
+
+    async def _bearer(self, given: Bearer, client: str, needs: Sequence[Need] | None) -> Identity:
+        assert self.parts is not None
+        if given.token.startswith(APPLICATION):
+            return (await self.parts.credentials.check("$app", given.token, client)).identity
+        identity = await self.parts.tokens.verify(given.token)
+        names = tuple(need.repository for need in needs or ())
+        self.check_current(identity, names)
+        return identity
+
+    def check_current(self, identity: Identity, repositories: Sequence[str]) -> None:
+        """Return if nothing took rights of this token's away since it was issued. Raises BadToken."""
+        assert self.parts is not None
+        if not self.parts.changes.is_current(identity.epoch, identity.name, repositories):
+            raise BadToken("rights have changed since the token was issued")
+
+    def challenge(self, needs: Sequence[Need] | None, error: str = "") -> tuple[tuple[str, str], ...]:
+        """Return the header of a 401; see `identify`."""
+        settings = self._settings
+        if needs is None:
+            return basic(settings.server_hostname)
+        return bearer(settings.scheme, settings.server_hostname, needs, error)
+
+    async def grant(self, identity: Identity, repository: str) -> Grant:
+        """Return what somebody may do to a repository, which need not exist. Raises DatabaseUnavailable."""
+        if identity.everything:
+            return EVERYTHING
+        if identity.grants is not None:
+            return identity.grants.get(repository, Grant())
+        if identity.anonymous and not self._settings.anonymous_access:
+            return Grant()
+        assert self.parts is not None
+        return (await self.parts.rights.of(identity, (repository,))).grants[repository]
 
     async def may(self, identity: Identity, action: Action, repository: str) -> bool:
         """Tell whether somebody may do this to a repository, which need not exist. Raises DatabaseUnavailable."""
-        del action, repository
-        return identity.everything
+        return action in (await self.grant(identity, repository)).actions
+
+    def reader(self, identity: Identity) -> str | None:
+        """Return whose rights decide which repositories somebody may see: an account's name, or None for all repositories."""
+        whole = identity.superuser and self._settings.superusers_full_access
+        return None if identity.everything or whole else identity.name
 
     async def require(self, identity: Identity, action: Action, repository: str) -> None:
         """Return if somebody may do this to a repository. Raises RegistryError: UNAUTHORIZED for nobody, else DENIED."""
+        if identity.grants is not None:
+            try:
+                self.check_current(identity, (repository,))
+            except BadToken as error:
+                raise unauthorized(self.challenge(None), str(error)) from None
         if not await self.may(identity, action, repository):
-            raise RegistryError(DENIED, {"name": repository})
+            raise self._refusal(identity, {"name": repository, "action": action.value})
 
     async def require_namespace(self, identity: Identity, namespace: str) -> None:
         """Return if somebody may do everything in a namespace: its user, its organisation's admins. Raises RegistryError."""
-        if not identity.everything:
-            raise RegistryError(DENIED, {"namespace": namespace})
+        if identity.everything:
+            return
+        if identity.grants is None:
+            assert self.parts is not None
+            standing = await self.parts.rights.in_namespace(identity, namespace)
+            full = self._settings.superusers_full_access
+            if owns(identity, namespace, standing, full_access=full) or identity.superuser:
+                return
+        raise self._refusal(identity, {"namespace": namespace})
 
     def require_superuser(self, identity: Identity) -> None:
         """Return if somebody is a superuser. Raises RegistryError."""
         if not identity.superuser:
-            raise RegistryError(DENIED)
+            raise self._refusal(identity, {"reason": "only superusers may"})
+
+    def _refusal(self, identity: Identity, detail: object) -> RegistryError:
+        if identity.anonymous:
+            return unauthorized(self.challenge(None), "log in first")
+        return RegistryError(DENIED, detail)
+
+    async def admit(self, identity: Identity, need: Need) -> Grant:
+        """Return what somebody may do to a repository, who may do what a request of the registry needs.
+
+        Raises RegistryError with the challenge that gets a client the right token, where a token may help; DENIED where not.
+        """
+        grant = await self.grant(identity, need.repository)
+        # The last is what the request does; the others are what clients ask for with it.
+        if need.actions[-1] in grant.actions:
+            return grant
+        raise self.refuse(identity, (need,))
+
+    def refuse(self, identity: Identity, needs: Sequence[Need]) -> RegistryError:
+        """Return the answer to a request that needs more than its sender may do."""
+        if identity.anonymous or identity.grants is not None:
+            error = INSUFFICIENT if identity.grants is not None else ""
+            return unauthorized(self.challenge(needs, error), "a token for this is needed")
+        return RegistryError(DENIED, {"name": needs[0].repository} if needs else None)
+
+    async def make(self, identity: Identity, repository: str) -> bool:
+        """Make a repository for somebody who may by a grant that `creates`; tell whether they may push to it now."""
+        assert self.parts is not None
+        settings = self._settings
+        made = await create_repository(
+            self._database,
+            repository,
+            settings.library_namespace,
+            identity.name,
+            public=not settings.private_on_push,
+        )
+        own = Identity(identity.name, identity.kind, identity.superuser)
+        decided = await self.parts.rights.of(own, (repository,), anew=True)
+        return made or Action.PUSH in decided.grants[repository].actions
+
+    def heard(self, hint: Hint) -> None:
+        """Take in that something may have changed; read it soon."""
+        if hint in (ACCESS_CHANGED, Forget()):
+            self._nudged.set()
+        if hint == KEYS_CHANGED:
+            self._keys_nudged.set()
+
+    async def open(self) -> None:
+        """Read what requests need before the first one comes. Raises DatabaseUnavailable."""
+        if self.parts is not None:
+            await self.parts.keyring.refresh()
+            await self._read_changes(self.parts, None)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the signing keys and the access log up to date for ever."""
+        task_status.started()
+        pause = max(_LEAST_PAUSE, self._settings.metadata_staleness / 2)
+        async with trio.open_nursery() as nursery:
+            if self.parts is not None:
+                nursery.start_soon(partial(self._keep_changes, self.parts, pause))
+                nursery.start_soon(partial(self._keep_keys, self.parts))
+            else:
+                nursery.start_soon(trio.sleep_forever)
+
+    async def _keep_changes(self, parts: Parts, pause: float) -> None:
+        while True:
+            with trio.move_on_after(pause):
+                await self._nudged.wait()
+            self._nudged = trio.Event()
+            try:
+                await self._read_changes(parts, parts.changes.number)
+            except LedgerUnavailable as error:
+                _log.debug("the access log cannot be read", reason=str(error))
+                await trio.sleep(_LEAST_PAUSE)
+
+    async def _read_changes(self, parts: Parts, after: int | None) -> None:
+        parts.changes.take(await read_changes(self._database, after, self._settings.token_lifetime + LEEWAY + _PAST))
+
+    async def _keep_keys(self, parts: Parts) -> None:
+        while True:
+            with trio.move_on_after(_KEYS_EVERY):
+                await self._keys_nudged.wait()
+            self._keys_nudged = trio.Event()
+            try:
+                await parts.keyring.refresh()
+            except LedgerUnavailable as error:
+                _log.info("the signing keys cannot be read", reason=str(error))
+                await trio.sleep(_LEAST_PAUSE)
+
+
+def _parts(settings: Settings, database: Database, clock: Callable[[], float]) -> Parts:
+    changes = ChangeLog()
+    longest = max(settings.token_lifetime, settings.refresh_token_lifetime)
+    assert settings.secret_key is not None  # the configuration demands it where there are accounts
+    keyring = Keyring(database, Sealer(settings.secret_key), longest)
+    shared = alone if settings.redis is None else shared_counts(settings.redis).count
+    rules = Rules(settings.metadata_staleness, settings.metadata_grace, frozenset(settings.superusers))
+    return Parts(
+        changes,
+        keyring,
+        Tokens(keyring, settings.server_hostname, clock),
+        Credentials(database, rules, changes, Failures(trio.current_time, shared), clock),
+        Rights(
+            database,
+            RightsRules(
+                settings.metadata_staleness,
+                settings.metadata_grace,
+                settings.library_namespace,
+                settings.superusers_full_access,
+            ),
+            changes,
+        ),
+    )

@@ -84,6 +84,8 @@ class Identity:
     everything: bool = False
     """The registry is open (FEATURE_OPEN_REGISTRY), and whoever asks may do anything."""
     grants: Mapping[str, Grant] | None = None
+    catalog: bool = False
+    """Whether such a token may list the repositories that its holder may pull."""
     epoch: int = 0
     """How far the access log was when `grants` were decided."""
 
@@ -126,7 +128,7 @@ def owns(identity: Identity, namespace: str, standing: Standing, *, full_access:
 def actions_of(identity: Identity, repository: str, standing: Standing, *, library: str, full_access: bool) -> Grant:
     """Return what somebody may do to a repository by their own rights. `library`: LIBRARY_NAMESPACE.
 
-    Where the repository does not exist, those who may make it may push to it; robots never make one, as in Quay.
+    Where the repository does not exist, those who may make it may push to it.
     """
     if not is_name(repository):
         return Grant()

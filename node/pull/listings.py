@@ -4,6 +4,7 @@ import json
 from urllib.parse import quote
 
 from node.answers import Answer, Headers, Request
+from node.auth.model import Identity
 from node.errors import NAME_UNKNOWN, PAGINATION_INVALID, RegistryError
 from node.names import check_digest
 from node.records.listings import Referrer, list_referrers, list_repositories, list_tags
@@ -27,10 +28,11 @@ async def answer_tags(registry: Registry, request: Request, repository: str) -> 
     )
 
 
-async def answer_catalog(registry: Registry, request: Request) -> Answer:
-    """Answer the names of the repositories that hold something (`_catalog`), in pages like tags."""
+async def answer_catalog(registry: Registry, request: Request, identity: Identity) -> Answer:
+    """Answer the names of the repositories that hold something and that somebody may pull (`_catalog`), in pages like tags."""
     most, after = _page_size(request, registry.settings.page_size), request.one("last") or ""
-    page = await list_repositories(registry.database, after, most)
+    reader = registry.access.reader(identity)
+    page = await list_repositories(registry.database, after, most, reader)
     link = _link("/v2/_catalog", most, page.names) if page.more and most else ()
     return Answer(200, (*_JSON, *link), json.dumps({"repositories": list(page.names)}).encode(), outcome="database")
 

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from attrs import frozen
 
-from node.records.accounts import COLUMNS, Account, account_of
 from node.records.postgres import Database
 
 
@@ -75,25 +74,3 @@ async def drop_ended_tokens(database: Database) -> int:
         "DELETE FROM application_token WHERE expires_at < now() - interval '1 day' RETURNING id"
     )
     return len(rows)
-
-
-@frozen
-class TokenHolder:
-    """Whose token it is, and when it ends (POSIX seconds, None: never)."""
-
-    account: Account
-    id: UUID
-    expires_at: float | None
-
-
-async def find_holder(database: Database, secret: str) -> TokenHolder | None:
-    """Return whose token has this hash, if it has not ended."""
-    row = await database.fetch_row(
-        f"""
-        SELECT {COLUMNS}, t.id AS token, extract(epoch FROM t.expires_at)::float8 AS expires_at
-        FROM application_token t JOIN account a ON a.id = t.account_id
-        WHERE t.secret = $1 AND (t.expires_at IS NULL OR t.expires_at > now())
-        """,  # noqa: S608
-        secret,
-    )
-    return None if row is None else TokenHolder(account_of(row), row["token"], row["expires_at"])

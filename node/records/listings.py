@@ -32,13 +32,30 @@ async def list_tags(database: Database, repository: str, after: str, most: int) 
     return None if row is None else _page(row["names"], most)
 
 
-async def list_repositories(database: Database, after: str, most: int) -> Page:
-    """Return up to `most` names of repositories that hold a manifest, behind `after`."""
+async def list_repositories(database: Database, after: str, most: int, reader: str | None = None) -> Page:
+    """Return up to `most` names of repositories that hold a manifest, behind `after`.
+
+    With the name of an account (empty: nobody's) only those that it may pull by its own rights; None for all.
+    """
     rows = await database.fetch(
-        "SELECT name FROM repository r WHERE name > $1 "
-        "AND EXISTS (SELECT FROM repository_manifest rm WHERE rm.repository_id = r.id) ORDER BY name LIMIT $2",
+        """
+        WITH me AS (SELECT id, name, kind FROM account WHERE name = $3),
+        teams AS (
+            SELECT t.id, t.organization_id, t.role FROM me
+            JOIN team_member m ON m.account_id = me.id JOIN team t ON t.id = m.team_id)
+        SELECT r.name FROM repository r JOIN namespace n ON n.id = r.namespace_id
+        WHERE r.name > $1 AND EXISTS (SELECT FROM repository_manifest rm WHERE rm.repository_id = r.id)
+        AND ($3::text IS NULL OR r.public
+            OR EXISTS (SELECT FROM me WHERE me.name = n.name AND me.kind = 'user')
+            OR EXISTS (SELECT FROM teams t JOIN account o ON o.id = t.organization_id WHERE o.name = n.name AND t.role = 3)
+            OR EXISTS (
+                SELECT FROM permission p WHERE p.repository_id = r.id
+                AND (p.account_id = (SELECT id FROM me) OR p.team_id IN (SELECT id FROM teams))))
+        ORDER BY r.name LIMIT $2
+        """,
         after,
         most + 1,
+        reader,
     )
     return _page([row["name"] for row in rows], most)
 

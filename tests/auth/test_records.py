@@ -16,8 +16,9 @@ from node.records.accounts import (
     update_account,
     upgrade_secret,
 )
-from node.records.application_tokens import create_token, delete_token, drop_ended_tokens, find_holder, list_tokens
+from node.records.application_tokens import create_token, delete_token, drop_ended_tokens, list_tokens
 from node.records.default_permissions import add_default, list_defaults, remove_default
+from node.records.logins import find_by_token, find_renewal
 from node.records.permissions import (
     Grantee,
     Granting,
@@ -234,15 +235,21 @@ async def test_application_tokens(database: Database) -> None:
     assert token is not None
     assert await create_token(database, "bob", "ended", "sha256:b", -100_000)
     assert await create_token(database, "nobody", "laptop", "sha256:c", None) is None
-    holder = await find_holder(database, "sha256:a")
+    holder = await find_by_token(database, "sha256:a")
     assert holder is not None
-    assert (holder.account.name, holder.id, holder.expires_at) == ("bob", token.id, None)
-    assert await find_holder(database, "sha256:b") is None
+    assert (holder.account.name, holder.token, holder.ends) == ("bob", token.id, None)
+    assert await find_by_token(database, "sha256:b") is None
+    generation = holder.account.generation
+    assert await find_renewal(database, "bob", generation, None)
+    assert await find_renewal(database, "bob", generation, token.id)
+    assert await find_renewal(database, "bob", generation + 1, None) is None
+    assert await find_renewal(database, "alice", generation, token.id) is None
     assert [one.title for one in await list_tokens(database, "bob")] == ["laptop"]
     assert await drop_ended_tokens(database) == 1
     assert not await delete_token(database, "alice", token.id)
     assert await delete_token(database, "bob", token.id)
-    assert await find_holder(database, "sha256:a") is None
+    assert await find_by_token(database, "sha256:a") is None
+    assert await find_renewal(database, "bob", generation, token.id) is None
 
 
 async def test_what_takes_rights_away_is_noted(database: Database) -> None:

@@ -17,6 +17,7 @@ from tests.services import fresh_database, required
 MakeWorld = Callable[[], Awaitable[World]]
 
 SETTINGS = Settings(
+    open_registry=True,
     server_hostname="registry.test",
     database_uri="",
     locations={},

@@ -26,6 +26,7 @@ from replication.model import LocationHealth, Verdict
 from tests.edge.wire import PATIENCE, Client, connect
 
 SETTINGS = Settings(
+    open_registry=True,
     server_hostname="registry.test",
     database_uri="postgresql://nobody@127.0.0.1:1/nothing",
     locations={},

@@ -65,6 +65,8 @@ async def _run(settings: Settings, *, task_status: trio.TaskStatus[Region]) -> N
         node = assemble(settings, own, hints, engines, rows, member)
         freshness = Freshness(settings.metadata_staleness, settings.metadata_grace)
         services = await stack.enter_async_context(trio.open_nursery())
+        await node.access.open()
+        await services.start(node.access.run)
         await services.start(partial(_listen, node, freshness))
         await services.start(node.watcher.run)
         await services.start(node.upload_spool.run)
@@ -100,6 +102,7 @@ async def world(
                 preference=(),
                 default_locations=tuple(names),
                 replicate=True,
+                open_registry=True,
             )
             return [
                 await regions.start(_run, evolve(shared, **{"preference": tuple(preference.split()), **given}))

@@ -1,0 +1,34 @@
+"""What a 401 says: where a client gets a token, for what, and what was wrong with the one it had. Pure.
+
+Source: RFC 6750, 3; the Docker Registry v2 token authentication specification. Clients need the quotes.
+"""
+
+from collections.abc import Sequence
+
+from node.answers import Headers
+from node.auth.scopes import Need
+from node.errors import UNAUTHORIZED, RegistryError
+
+INVALID = "invalid_token"
+INSUFFICIENT = "insufficient_scope"
+TOKEN_PATH = "/v2/auth"  # noqa: S105  # a path
+
+
+def bearer(scheme: str, hostname: str, needs: Sequence[Need] = (), error: str = "") -> Headers:
+    """Return the header that sends a client for a token. `error` says what is wrong with the one that it showed."""
+    fields = [f'realm="{scheme}://{hostname}{TOKEN_PATH}"', f'service="{hostname}"']
+    if needs:
+        fields.append(f'scope="{" ".join(need.scope for need in needs)}"')
+    if error:
+        fields.append(f'error="{error}"')
+    return (("www-authenticate", f"Bearer {','.join(fields)}"),)
+
+
+def basic(hostname: str) -> Headers:
+    """Return the header that asks for a name and a password."""
+    return (("www-authenticate", f'Basic realm="{hostname}"'),)
+
+
+def unauthorized(headers: Headers, reason: str) -> RegistryError:
+    """Return the 401."""
+    return RegistryError(UNAUTHORIZED, {"reason": reason}, headers=headers)

@@ -1,0 +1,159 @@
+"""Names and secrets: proven against the database, remembered for a while, also while the database is away.
+
+What was proven is kept under a hash that this process alone can make, with the account as it was. Within METADATA_STALENESS it
+counts at once, later the account is read again, which costs no slow hash while its secret is the same; while the database is away
+it counts for METADATA_GRACE.
+"""
+
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import trio
+from attrs import define, field, frozen
+
+from node.auth.changes import ChangeLog
+from node.auth.limits import Failures
+from node.auth.model import Identity, Kind
+from node.auth.passwords import Passwords
+from node.auth.secrets import APPLICATION, hash_secret
+from node.auth.tokens import Renewal
+from node.cache import Cache
+from node.records.accounts import upgrade_secret
+from node.records.logins import Login, find_by_name, find_by_token, find_renewal
+from node.records.postgres import Database, DatabaseUnavailable
+
+APPLICATION_NAME = "$app"
+"""Whoever shows an application token need not say whose it is (Quay's name for that)."""
+_MOST = 20_000
+_FAILURE_SECONDS = 0.5
+"""How long a failed login takes at least, whatever was wrong: an unknown name, an old hash, a password."""
+
+
+class NotProven(Exception):
+    """Nobody of that name and secret may log in; why is not for the client."""
+
+
+@frozen
+class Rules:
+    """What `Credentials` is told. Seconds; `superusers` is SUPER_USERS."""
+
+    staleness: float
+    grace: float
+    superusers: frozenset[str] = frozenset()
+
+
+@frozen
+class Proven:
+    """Somebody who has proven who they are. `epoch`: how far the access log was then; `ends`: when what they showed ends."""
+
+    identity: Identity
+    account: int
+    generation: int
+    epoch: int
+    token: UUID | None = None
+    ends: float | None = None
+    secret: str | None = field(default=None, repr=False)
+    """The hash that was right."""
+
+
+@define(eq=False)
+class Credentials:
+    """The logins of a node. `clock` in POSIX seconds."""
+
+    _database: Database = field(alias="database")
+    _rules: Rules = field(alias="rules")
+    _changes: ChangeLog = field(alias="changes")
+    _failures: Failures = field(alias="failures")
+    _clock: Callable[[], float] = field(alias="clock")
+    _passwords: Passwords = field(alias="passwords", factory=Passwords)
+    _pepper: bytes = field(factory=lambda: secrets.token_bytes(32), init=False)
+    _known: Cache[bytes, Proven] = field(factory=lambda: Cache(_MOST), init=False)
+
+    def now(self) -> float:
+        """Return the time in POSIX seconds."""
+        return self._clock()
+
+    async def check(self, name: str, secret: str, address: str) -> Proven:
+        """Return who has this name and secret. Raises NotProven, RegistryError (429), DatabaseUnavailable."""
+        key = self._key(name, secret)
+        asked_at = trio.current_time()
+        known = self._remembered(key, asked_at - self._rules.staleness)
+        if known is not None:
+            return known
+        seen = self._remembered(key, asked_at - self._rules.grace)
+        if seen is None:
+            self._failures.check(name, address)
+        began = trio.current_time()
+        proven = await self._away(seen, lambda: self._prove(name, secret, seen))
+        if proven is None:
+            await self._failures.note(name, address)
+            await trio.sleep_until(began + _FAILURE_SECONDS)
+            raise NotProven
+        self._known.keep(key, proven, asked_at)
+        return proven
+
+    async def renew(self, renewal: Renewal, refresh_token: str) -> Proven:
+        """Return whose refresh token this is, if it is still good. Raises NotProven, DatabaseUnavailable."""
+        key = self._key("", refresh_token)
+        asked_at = trio.current_time()
+        known = self._remembered(key, asked_at - self._rules.staleness)
+        if known is not None:
+            return known
+
+        async def ask() -> Proven | None:
+            login = await find_renewal(self._database, renewal.account, renewal.generation, renewal.token)
+            return None if login is None else self._proven(login)
+
+        proven = await self._away(self._remembered(key, asked_at - self._rules.grace), ask)
+        if proven is None:
+            raise NotProven
+        self._known.keep(key, proven, asked_at)
+        return proven
+
+    async def _away(self, seen: Proven | None, ask: Callable[[], Awaitable[Proven | None]]) -> Proven | None:
+        """Ask; where the database is away return what was seen."""
+        try:
+            return await ask()
+        except DatabaseUnavailable:
+            if seen is None:
+                raise
+            return seen
+
+    async def _prove(self, name: str, secret: str, seen: Proven | None) -> Proven | None:
+        if secret.startswith(APPLICATION):
+            login = await find_by_token(self._database, hash_secret(secret))
+            good = login is not None and name in (APPLICATION_NAME, login.account.name)
+            return self._proven(login) if login is not None and good else None
+        # A name that no account can have need not be looked for; everything else about it is the same.
+        login = await find_by_name(self._database, name) if 0 < len(name) <= 255 else None
+        stored = None if login is None else login.account.secret
+        if login is not None and seen is not None and stored is not None and seen.secret == stored:
+            return self._proven(login)
+        if "+" in name:
+            right = stored is not None and hmac.compare_digest(stored, hash_secret(secret))
+            return self._proven(login) if login is not None and right else None
+        verdict = await self._passwords.verify(secret, stored)
+        if not verdict.right or login is None or stored is None:
+            return None
+        if verdict.better is not None:
+            await upgrade_secret(self._database, login.account.id, stored, verdict.better)
+        return self._proven(login)
+
+    def _proven(self, login: Login) -> Proven | None:
+        account = login.account
+        if not account.enabled or account.kind is Kind.ORGANIZATION:
+            return None
+        superuser = account.kind is Kind.USER and (account.superuser or account.name in self._rules.superusers)
+        identity = Identity(account.name, account.kind, superuser)
+        return Proven(identity, account.id, account.generation, login.epoch, login.token, login.ends, account.secret)
+
+    def _remembered(self, key: bytes, oldest: float) -> Proven | None:
+        proven = self._known.get(key, oldest)
+        if proven is None or not self._changes.is_current(proven.epoch, proven.identity.name, ()):
+            return None
+        return None if proven.ends is not None and self._clock() >= proven.ends else proven
+
+    def _key(self, name: str, secret: str) -> bytes:
+        return hmac.digest(self._pepper, f"{name}\0{secret}".encode(), "sha256")
