@@ -68,4 +68,4 @@ def test_commented_out_values_of_the_example_can_be_used(key: Key) -> None:
     found = re.search(rf"^(?:# )?{key.name}: (\S+)", example, re.M)
     assert found is not None
     text = found[1]
-    key.read({"true": True, "false": False}.get(text, int(text) if text.isdigit() else text))
+    key.read({"true": True, "false": False, "[]": []}.get(text, int(text) if text.isdigit() else text))
