@@ -191,7 +191,7 @@ def _check_open(values: Mapping[str, Any], document: Mapping[str, object], findi
     """Say aloud that a registry is open to everybody; where it is not, it needs a key for its secrets."""
     if values.get("open_registry"):
         findings.warn("FEATURE_OPEN_REGISTRY: anyone who reaches this node can push, pull and delete everything")
-    elif document.get("DATABASE_SECRET_KEY") is None:
+    elif document.get("FEATURE_OPEN_REGISTRY") in (None, False) and document.get("DATABASE_SECRET_KEY") is None:
         findings.wrong(
             "DATABASE_SECRET_KEY",
             "nothing",
