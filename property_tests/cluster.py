@@ -257,6 +257,10 @@ class Node:
             try:
                 if (await engine.put(key, data)).size == len(data):
                     break
+            except trio.Cancelled:
+                # The client went away. The upload's row knows the key, and buries it when its time is over.
+                truth.bury(location, key, after=60.0)
+                raise
             except Exception as error:  # noqa: BLE001 - whatever the store does, the next one is tried
                 self.watcher.report(location, ok=False, reason=str(error))
             truth.bury(location, key, after=60.0)
