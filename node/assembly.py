@@ -78,6 +78,7 @@ class Node:
     bandwidth: Mapping[str, Bandwidth]
     cap: FailoverCap
     ledger: PostgresLedger
+    reconciler: Reconciler
     collector: Collector
     journal: JournalWriter
     courier: Courier
@@ -145,18 +146,6 @@ class Node:
         self.draining = self.scheduler.draining = self.ledger.draining = True
         self.waiting.close()
         self.durable.close()
-
-    def reconciler(self) -> Reconciler:
-        """Return this node's part in the rounds of reconciliation."""
-        settings = self.settings
-        return Reconciler(
-            PostgresRounds(self.database),
-            self.hints,
-            ReconcilerSettings(
-                keep=settings.presign_lifetime + settings.metadata_staleness, replicate=settings.replicate
-            ),
-            lambda: frozenset(name for name, line in self.watcher.board.items() if line.verdict is Verdict.DOWN),
-        )
 
     def registry(self, freshness: Freshness) -> Registry:
         """Return what registry requests are answered from."""
@@ -336,6 +325,14 @@ def assemble(
         cap=cap,
         ledger=ledger,
         courier=courier,
+        reconciler=Reconciler(
+            PostgresRounds(database),
+            hints,
+            ReconcilerSettings(
+                keep=settings.presign_lifetime + settings.metadata_staleness, replicate=settings.replicate
+            ),
+            lambda: frozenset(name for name, line in watcher.board.items() if line.verdict is Verdict.DOWN),
+        ),
         collector=Collector(database, hints.publish, collect_rules(settings)),
         journal=JournalWriter(
             database,

@@ -12,9 +12,11 @@ from prometheus_client.registry import Collector
 from node.assembly import Node
 from node.health import ServiceState
 from node.metrics import Described
+from node.records.collect import KINDS
 from node.records.journal import JournalLag, journal_lag
 from node.records.lineage import Change
 from node.records.postgres import Database
+from node.records.reconcile import look_at_round
 from node.records.totals import LocationTotals, look_at_totals
 from node.registry import Memory
 from replication.model import LocationState, Verdict
@@ -74,6 +76,20 @@ STATE: Mapping[str, Described] = {
     "antipode_suspects_dropped_total": _described("counter", "Bad copies that could not be remembered until then."),
     "antipode_hedged_reads_total": _described("counter", "Streams that asked a second store beside a slow one."),
     "antipode_hedged_reads_won_total": _described("counter", "Of these, those that the second store won."),
+    "antipode_reconciled_blobs_total": _described(
+        "counter", "Blobs that this node looked at in rounds of reconciliation."
+    ),
+    "antipode_reconciled_changes_total": _described("counter", "What it found and put right there, by kind.", "change"),
+    "antipode_reconciler_failures_total": _described(
+        "counter", "Pages of a round that were put off because the database was away."
+    ),
+    "antipode_reconciliation_age_seconds": _described(
+        "gauge", "Time since the last whole round ended (whole registry)."
+    ),
+    "antipode_collected_total": _described("counter", "Links, manifests and blobs that this node collected.", "kind"),
+    "antipode_collected_bytes_total": _described("counter", "Bytes of the blobs among them."),
+    "antipode_collection_rounds_total": _described("counter", "Complete collections by this node."),
+    "antipode_collection_paused": _described("gauge", "Whether collection is paused, as after a restore."),
     "antipode_database_up": _described("gauge", "Whether the latest statement was answered."),
     "antipode_database_trips_total": _described("counter", "Statements sent to the database."),
     "antipode_database_unavailable_total": _described("counter", "Statements that the database did not answer."),
@@ -114,6 +130,8 @@ class Totals:
     _database: Database = field(alias="database")
     locations: tuple[LocationTotals, ...] = ()
     journals: Sequence[JournalLag] = ()
+    round_age: float | None = None
+    """Seconds since a whole round of reconciliation ended, None if none ever did."""
     taken_at: float | None = None
     """Trio's clock, None before the first answer."""
 
@@ -127,6 +145,7 @@ class Totals:
             try:
                 self.locations = await look_at_totals(self._database)
                 self.journals = await journal_lag(self._database)
+                self.round_age = (await look_at_round(self._database)).completed_seconds
                 self.taken_at = asked
             except LedgerUnavailable as error:
                 _log.debug("metrics of the whole registry are getting old", reason=str(error))
@@ -158,6 +177,7 @@ class State(Collector):
         yield from self._locations()
         yield from self._registry()
         yield from self._replication()
+        yield from self._upkeep()
         yield from self._shared()
         yield from self._own()
 
@@ -188,6 +208,8 @@ class State(Collector):
             yield "antipode_dead_objects", where, at.dead_objects
             yield "antipode_dead_objects_failing", where, at.dead_failing
             yield "antipode_uploads_open", where, at.uploads
+        if self._totals.round_age is not None:
+            yield "antipode_reconciliation_age_seconds", (), self._totals.round_age + age
         for journal in self._totals.journals:
             where = (journal.location,)
             yield "antipode_journal_entries", where, journal.entries
@@ -206,6 +228,20 @@ class State(Collector):
         yield "antipode_deletes_failed_total", (), done.deletes_failed
         yield "antipode_suspects_marked_total", (), suspects.marked
         yield "antipode_suspects_dropped_total", (), suspects.dropped
+
+    def _upkeep(self) -> Iterator[Sample]:
+        reconciler, collector = self._node.reconciler, self._node.collector.statistics()
+        found = reconciler.totals
+        yield "antipode_reconciled_blobs_total", (), found.blobs
+        for change in ("owed", "moving", "struck", "trimmed", "tags", "busy"):
+            yield "antipode_reconciled_changes_total", (change,), getattr(found, change)
+        yield "antipode_reconciler_failures_total", (), reconciler.failures
+        collected = dict(collector.collected.removed)
+        for kind in KINDS:
+            yield "antipode_collected_total", (kind.replace(" ", "_"),), collected.get(kind, 0)
+        yield "antipode_collected_bytes_total", (), collector.collected.bytes
+        yield "antipode_collection_rounds_total", (), collector.rounds
+        yield "antipode_collection_paused", (), float(bool(collector.paused))
 
     def _shared(self) -> Iterator[Sample]:
         database, hints = self._node.database.statistics(), self._node.hints.statistics()

@@ -188,7 +188,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             await start("scheduler", node.scheduler.run)
             await start("tees", node.tees.run)
             await start("upload spool", node.upload_spool.run)
-            await start("reconciler", node.reconciler().run)
+            await start("reconciler", node.reconciler.run)
             await start("waiting", node.waiting.run)
             await start("durability", node.durable.run)
             if node.certificates is not None:

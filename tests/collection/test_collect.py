@@ -2,11 +2,14 @@
 
 import json
 
+import trio
 from attrs import evolve
 
 from node.health import warning
+from node.metrics_state import State, Totals
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
 from node.records.collect import CollectRules, collect_batch, read_pause, resume, survey
+from node.records.reconcile import ask_for_round, look_at_round
 from tests.collection.clock import HOUR, Later, collect_all
 from tests.registry.world import Region, digest_of, image, index
 
@@ -225,6 +228,43 @@ async def test_collection_pauses_on_another_timeline(us: Region, rules: CollectR
     assert await resume(database)
     assert (await collector.collect(gentle=False)).removed == (("blob link", 1),)
     assert collector.statistics().paused == ""
+
+
+async def test_what_a_node_keeps_in_order_shows(us: Region, later: Later) -> None:
+    """A scrape says what the node collected, what it found and put right, how old the last whole round is, and a pause."""
+    database, node = us.registry.database, us.node
+    await us.push_blob("a/b", b"layer")
+    await us.push_image("a/b", "v1", b"another")
+    await database.fetch("DELETE FROM task")
+    await resume(database)
+    await later(100)
+    await database.fetch("INSERT INTO location (name) VALUES ('far')")
+    await database.fetch("INSERT INTO default_location SELECT id FROM location ON CONFLICT DO NOTHING")
+    await node.collector.collect(gentle=False)
+    await later(3)
+    await node.collector.collect(gentle=False)
+    await ask_for_round(database)
+    while (await look_at_round(database)).completed_seconds is None:
+        await node.reconciler.step()
+    await database.fetch(
+        "UPDATE bookmark SET value = jsonb_build_object('identity', '7/8/9') WHERE name = 'collection'"
+    )
+    await node.collector.collect(gentle=False)
+    totals = Totals(database)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(totals.keep)
+        with trio.fail_after(30):
+            while totals.taken_at is None:  # noqa: ASYNC110 - there is no event
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    families = State(node, us.registry.memory, totals, "test").collect()
+    shown = {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+    assert shown["antipode_collected_total", "blob_link"] == shown["antipode_collected_total", "blob"] == 1
+    assert shown["antipode_collected_bytes_total",] == 5
+    assert shown["antipode_collection_paused",] == 1
+    assert shown["antipode_reconciled_blobs_total",] == 2
+    assert shown["antipode_reconciled_changes_total", "owed"] == 2
+    assert 0 <= shown["antipode_reconciliation_age_seconds",] < 60
 
 
 async def test_a_child_that_was_deleted_by_hand_goes_before_its_index(
