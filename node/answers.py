@@ -51,6 +51,8 @@ class Request:
     """The peer's address, after trusted proxies."""
     id: str = ""
     """The request id that goes through logs, error bodies and store calls."""
+    who: str = ""
+    """The account that sent it, once that is proven; empty for nobody in particular."""
 
     def one(self, name: str) -> str | None:
         """Return the first value of a query parameter, None if it is absent."""

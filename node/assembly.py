@@ -10,6 +10,7 @@ from attrs import define, field
 
 from engines.contract import Engine
 from node.acknowledged import Acknowledged
+from node.auditlog import AuditLog
 from node.auth.access import Access
 from node.cache import Freshness
 from node.collector import Collector, collect_rules
@@ -87,6 +88,7 @@ class Node:
     patience: Patience
     upload_spool: UploadSpool
     gates: Gates
+    auditlog: AuditLog
     forgetting: Forgetting
     elsewhere: Elsewhere
     acknowledged: Acknowledged
@@ -165,6 +167,7 @@ class Node:
             patience=self.patience,
             upload_spool=self.upload_spool,
             gates=self.gates,
+            auditlog=self.auditlog,
             waiting=self.waiting,
             durable=self.durable,
             states=self.states,
@@ -358,6 +361,7 @@ def assemble(
             str(member.id),
             lambda: living_others(scheduler.cluster, scheduler.cluster_at, trio.current_time()),
         ),
+        auditlog=AuditLog(database, lambda: node.settings, name),
         gates=Gates(settings.maximum_pulls, settings.maximum_streams, settings.maximum_pushes, settings.queue_patience),
         name=name,
     )

@@ -83,6 +83,7 @@ class _Lazy(click.Group):
 
 
 _TOPICS = {
+    "audit": "audit",
     "collect": "collect",
     "location": "location",
     "namespace": "namespace",

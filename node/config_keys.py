@@ -63,6 +63,8 @@ KEYS = (
     Key("REGISTRY_STATE", "registry_state", read_choice("normal", "readonly")),
     Key("DISABLE_PUSHES", "disable_pushes", read_flag),
     Key("DEFAULT_SYSTEM_REJECT_QUOTA_BYTES", "default_quota", read_size()),
+    Key("AUDIT_PULLS", "audit_pulls", read_flag),
+    Key("ACTION_LOG_ROTATION_THRESHOLD", "audit_retention", read_duration(60)),
     Key("WEBHOOK_ALLOWED_NETWORKS", "webhook_networks", read_networks),
     Key("FEATURE_SPARSE_INDEX", "sparse_index", read_flag),
     Key("ALLOW_LOCAL_REPLICATION", "allow_local_replication", read_flag),

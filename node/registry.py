@@ -7,10 +7,14 @@ from attrs import define, field
 
 from engines.contract import Engine
 from node.acknowledged import Acknowledged
+from node.answers import Request
+from node.auditlog import AuditLog
 from node.auth.access import Access
 from node.cache import Cache, Freshness
 from node.forgetting import Forgetting
 from node.gates import Gates
+from node.names import namespace_of
+from node.records.auditlog import Line
 from node.records.manifests import FoundManifest
 from node.records.postgres import Database
 from node.records.pulls import FoundBlob
@@ -82,6 +86,7 @@ class Registry:
     patience: Patience
     upload_spool: UploadSpool
     gates: Gates
+    auditlog: AuditLog
     waiting: Waiting
     """Who waits for an image to arrive."""
     durable: Waiting
@@ -94,6 +99,11 @@ class Registry:
     """POSIX seconds, for presigned URLs."""
     memory: Memory
     acknowledged: Acknowledged
+
+    def line(self, request: Request, action: str, repository: str, **detail: object) -> Line:
+        """Return the audit log's line about a request."""
+        namespace = namespace_of(repository, self.settings.library_namespace)
+        return Line(action, request.who, namespace, repository, detail, request.client, self.instance, request.id)
 
     async def forget_everywhere(self, repository: str, digest: str | None) -> None:
         """Make all nodes forget what has just been deleted before the client hears of it; bounded."""

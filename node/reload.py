@@ -26,6 +26,8 @@ RELOADED = (
     "disable_pushes",
     "default_quota",
     "webhook_networks",
+    "audit_pulls",
+    "audit_retention",
 )
 """The fields of `Settings` that a running node takes over."""
 

@@ -29,6 +29,7 @@ _UPLOAD = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<last>[^/]*)")
 _BLOB = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<last>[^/]+)")
 _MANIFEST = re.compile(r"/v2/(?P<name>.+)/manifests/(?P<last>[^/]+)")
 _TAGS = re.compile(r"/v2/(?P<name>.+)/tags/(?P<last>list)")
+_OK = 200
 _REFERRERS = re.compile(r"/v2/(?P<name>.+)/referrers/(?P<last>[^/]+)")
 
 
@@ -83,6 +84,8 @@ class Routes:
         name, last, gates = check_name(match["name"]), match["last"], self._registry.gates
         need = Need(name, _PUSH if pattern is _UPLOAD else _NEEDS.get(request.method, _PUSH))
         identity = await self._admitted(request, need)
+        if identity.name:
+            request = evolve(request, who=identity.name)
         if request.method not in ("GET", "HEAD"):
             deletes = request.method == "DELETE"
             check_change(self._registry.current(), Change.ADMINISTER if deletes else Change.PUSH)
@@ -151,7 +154,12 @@ class Routes:
         return await answer_blob(self._registry, request, name, last)
 
     async def _pull_manifest(self, request: Request, name: str, last: str) -> Answer:
-        return await answer_manifest(self._registry, request, name, last)
+        registry = self._registry
+        answer = await answer_manifest(registry, request, name, last)
+        if request.method == "GET" and answer.status == _OK:
+            digest = dict(answer.headers).get("docker-content-digest")
+            registry.auditlog.pulled(registry.line(request, "pull", name, reference=last, digest=digest))
+        return answer
 
     async def _tags(self, request: Request, name: str, _last: str) -> Answer:
         return await answer_tags(self._registry, request, name)
@@ -162,11 +170,11 @@ class Routes:
     async def _put_manifest(self, request: Request, name: str, last: str) -> Answer:
         return await put_manifest(self._registry, request, name, last)
 
-    async def _delete(self, _request: Request, name: str, last: str) -> Answer:
-        return await delete_reference(self._registry, name, last)
+    async def _delete(self, request: Request, name: str, last: str) -> Answer:
+        return await delete_reference(self._registry, request, name, last)
 
-    async def _delete_blob(self, _request: Request, name: str, last: str) -> Answer:
-        return await delete_blob(self._registry, name, last)
+    async def _delete_blob(self, request: Request, name: str, last: str) -> Answer:
+        return await delete_blob(self._registry, request, name, last)
 
     async def _post(self, request: Request, name: str, last: str) -> Answer:
         if last:

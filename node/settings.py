@@ -113,6 +113,10 @@ class Settings:
     """DISABLE_PUSHES: no pushes and mounts; deletes and administration go on."""
     default_quota: int = 0
     """DEFAULT_SYSTEM_REJECT_QUOTA_BYTES: what a namespace without a quota of its own may hold; 0 for any amount."""
+    audit_pulls: bool = True
+    """AUDIT_PULLS: whether the audit log has pulls of manifests, too."""
+    audit_retention: float = 30 * 86400.0
+    """ACTION_LOG_ROTATION_THRESHOLD: how long lines of the audit log are kept."""
     webhook_networks: tuple[str, ...] | None = None
     """WEBHOOK_ALLOWED_NETWORKS: networks that are not public and that webhooks may be in all the same."""
     sparse_index: bool = False

@@ -205,6 +205,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             if node.settings.collect:
                 await start("collector", partial(node.collector.run, node.settings.collect_every, node.read_only))
             await start("journal", node.journal.run)
+            await start("audit log", node.auditlog.run)
             await start("webhooks", node.courier.run)
             await start("disk", partial(_look_at_disk, node))
             await start("totals", totals.keep)

@@ -46,6 +46,8 @@ def test_every_setting_has_its_key() -> None:
         "DISABLE_PUSHES",
         "DEFAULT_SYSTEM_REJECT_QUOTA_BYTES",
         "WEBHOOK_ALLOWED_NETWORKS",
+        "AUDIT_PULLS",
+        "ACTION_LOG_ROTATION_THRESHOLD",
     }
 
 

@@ -86,7 +86,7 @@ def add(name: str, default: bool, wait: bool, config: str | None) -> None:
             await _until(desk, name, f"copying to {name}", lambda line: line.owed_blobs)
             click.echo(f"{name} holds {(await _line(desk, name)).blobs} blobs; nothing is owed to it")
 
-    work(config, verb)
+    work(config, verb, changes="location add")
 
 
 @command.command()
@@ -105,7 +105,7 @@ def drain(name: str, wait: bool, config: str | None, output: str) -> None:
             document = {**document, "state": (await _line(desk, name)).state.value, "only_copies": 0}
         _tell(document, output)
 
-    work(config, verb)
+    work(config, verb, changes="location drain")
 
 
 def _simple(verb_name: str, state: LocationState, text: str) -> None:
@@ -117,7 +117,7 @@ def _simple(verb_name: str, state: LocationState, text: str) -> None:
         async def verb(desk: Desk) -> None:
             _tell(await change_location(desk.database, desk.hints.publish, name, state.value), output)
 
-        work(config, verb)
+        work(config, verb, changes=f"location {verb_name}")
 
 
 _simple(

@@ -107,7 +107,7 @@ def set_one(
     async def verb(desk: Desk) -> None:
         await _change(desk, Request(namespace, document, dry_run, expect_version), output)
 
-    work(config, verb)
+    work(config, verb, changes="policy set")
 
 
 @command.command("remove")
@@ -121,7 +121,7 @@ def remove(namespace: str, dry_run: bool, config: str | None, output: str) -> No
     async def verb(desk: Desk) -> None:
         await _change(desk, Request(namespace, None, dry_run), output)
 
-    work(config, verb)
+    work(config, verb, changes="policy remove")
 
 
 @command.command("apply")
@@ -144,7 +144,7 @@ def apply(namespace: str | None, config: str | None) -> None:
         counted = ", ".join(await default_locations(desk.database))
         click.echo(f"default locations: {counted}{' (changed)' if changed else ''}; the nodes reconcile now")
 
-    work(config, verb)
+    work(config, verb, changes="policy apply")
 
 
 async def _change(desk: Desk, request: Request, output: str) -> None:

@@ -46,4 +46,4 @@ def restore(repository: str, tag: str, digest: str, config: str | None, output: 
         document = await restore_tag(means, repository, tag, {"digest": digest})
         show(document, output, ("restored", [document]))
 
-    work(config, verb)
+    work(config, verb, changes="tag restore")

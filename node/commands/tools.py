@@ -1,5 +1,7 @@
 """What the operators' verbs share: the configuration, the database and hints behind it, exit codes, tables and JSON."""
 
+import getpass
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -24,6 +26,7 @@ from node.commands.tables import size as size
 from node.hint_hub import Hub
 from node.hints import open_hints
 from node.journal.replay import Replayed
+from node.records.auditlog import Line, write_lines
 from node.records.migrate import migrate, migrations
 from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, open_database
 from node.settings import Settings
@@ -84,17 +87,28 @@ async def _check_schema(database: Database) -> None:
         )
 
 
-def work(config: str | None, verb: Callable[[Desk], Awaitable[int | None]], *, migrating: bool = False) -> None:
+def work(
+    config: str | None,
+    verb: Callable[[Desk], Awaitable[int | None]],
+    *,
+    migrating: bool = False,
+    changes: str | None = None,
+) -> None:
     """Run a verb over the database that a configuration names, and exit with its code (None is 0); failures are one line.
 
-    `migrating` makes the schema first, as a node that starts does.
+    `migrating` makes the schema first, as a node that starts does. `changes` is what the audit log calls a verb that changes
+    something; its line has the words that were given.
     """
     settings = load(config)
     logs.set_up("error")
 
     async def main() -> int | None:
         async with _open_desk(settings, migrating=migrating) as desk:
-            return await verb(desk)
+            code = await verb(desk)
+            if changes is not None and not code:
+                words: dict[str, object] = {"arguments": _arguments(sys.argv[1:])}
+                await write_lines(desk.database, [Line(changes, f"cli:{_user()}", detail=words)])
+            return code
 
     try:
         code = trio.run(main, strict_exception_groups=True)
@@ -107,6 +121,23 @@ def work(config: str | None, verb: Callable[[Desk], Awaitable[int | None]], *, m
             click.echo(_line(leaf), err=True)
         code = max(leaf.code if isinstance(leaf, Refused) else EXIT_FAILED for leaf in known)
     sys.exit(code or 0)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _arguments(words: list[str]) -> list[str]:
+    """Return the command line without the configuration, which says nothing. No verb takes a secret as an argument."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word != "--config" and not word.startswith("--config="):
+            kept.append(word)
+        skip = word == "--config"
+    return kept
 
 
 _DATABASE = (DatabaseUnavailable, DatabaseMisconfigured)

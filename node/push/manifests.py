@@ -23,6 +23,7 @@ from node.names import check_digest, is_tag, namespace_of
 from node.push.durability import Demand, check_possible, make_durable, read_demand
 from node.push.quota import quota_warning
 from node.push.reading import read_manifest
+from node.records.auditlog import Line
 from node.records.blobs import Unlinking, unlink_blob
 from node.records.closures import move_tags
 from node.records.manifests import (
@@ -69,7 +70,8 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         body = await _read_body(request, registry.settings.maximum_manifest_size)
         digest = _digest_of(body, named)
         facts = read_manifest(body, request.headers.get("content-type"), digest)
-        policy, demand, warning = await _commit(registry, repository, facts, tuple(tags), demand)
+        note = registry.line(request, "push", repository, digest=digest, tags=list(tags), media_type=facts.media_type)
+        policy, demand, warning = await _commit(registry, repository, facts, tuple(tags), demand, note)
     waits = demand.durability.waits
     registry.acknowledged.note(repository, digest, () if waits else tags, trio.current_time())
     registry.tell(Forget(repository, digest), Wake())
@@ -99,7 +101,7 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
 
 
 async def _commit(
-    registry: Registry, repository: str, facts: ManifestFacts, tags: tuple[str, ...], demand: Demand
+    registry: Registry, repository: str, facts: ManifestFacts, tags: tuple[str, ...], demand: Demand, note: Line
 ) -> tuple[Policy, Demand, Usage | None]:
     """Commit under the namespace's policy; return it, what it makes of the demand, and a quota that is nearly used up.
 
@@ -120,6 +122,7 @@ async def _commit(
             CompiledTags((), version) if now.durability.waits else _compiled(registry, tags, version, policy),
             sparse=registry.settings.sparse_index,
             default_quota=registry.current().default_quota,
+            note=note,
         )
 
     policy, committed = await _under_policy(registry, repository, commit)
@@ -163,24 +166,27 @@ async def _under_policy(
     raise RegistryError(UNAVAILABLE, {"reason": "the namespace's policy keeps changing"}, retry_after=1)
 
 
-async def delete_reference(registry: Registry, repository: str, reference: str) -> Answer:
+async def delete_reference(registry: Registry, request: Request, repository: str, reference: str) -> Answer:
     """Delete a tag, or a manifest with all its tags (spec: end-9). Raises RegistryError."""
     if ":" in reference:
         digest = str(check_digest(reference))
-        if not await delete_manifest(registry.database, repository, digest):
+        note = registry.line(request, "deleteManifest", repository, digest=digest)
+        if not await delete_manifest(registry.database, repository, digest, note):
             raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference})
         await registry.forget_everywhere(repository, digest)
-    elif not is_tag(reference) or await delete_tag(registry.database, repository, reference) is None:
-        raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference[:160]})
     else:
+        note = registry.line(request, "deleteTag", repository, tag=reference)
+        if not is_tag(reference) or await delete_tag(registry.database, repository, reference, note) is None:
+            raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference[:160]})
         registry.acknowledged.forget_tag(repository, reference)
     return Answer(202, _LEGACY, outcome="database")
 
 
-async def delete_blob(registry: Registry, repository: str, digest_text: str) -> Answer:
+async def delete_blob(registry: Registry, request: Request, repository: str, digest_text: str) -> Answer:
     """Take a blob out of the repository (spec: end-10); 405 while a manifest there uses it. Raises RegistryError."""
     digest = str(check_digest(digest_text))
-    outcome = await unlink_blob(registry.database, repository, digest)
+    note = registry.line(request, "deleteBlob", repository, digest=digest)
+    outcome = await unlink_blob(registry.database, repository, digest, note)
     if outcome is Unlinking.UNKNOWN:
         raise RegistryError(BLOB_UNKNOWN, {"name": repository, "digest": digest})
     if outcome is Unlinking.IN_USE:

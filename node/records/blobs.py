@@ -7,6 +7,7 @@ from uuid import UUID
 from attrs import frozen
 
 from node.names import namespace_of
+from node.records.auditlog import Line, noted
 from node.records.postgres import Database
 from node.records.uploads import REPOSITORY
 
@@ -147,8 +148,14 @@ class Unlinking(Enum):
     """A manifest of the repository still names it."""
 
 
-async def unlink_blob(database: Database, repository: str, digest: str) -> Unlinking:
+async def unlink_blob(database: Database, repository: str, digest: str, note: Line | None = None) -> Unlinking:
     """Take a blob out of a repository, unless a manifest of that repository uses it."""
-    row = await database.fetch_row("SELECT unlink_blob($1, $2) AS outcome WHERE in_time($0)", repository, digest)
+    row = await database.fetch_row(
+        "WITH done AS MATERIALIZED (SELECT unlink_blob($1, $2) AS outcome WHERE in_time($0)), "  # noqa: S608
+        f"gone AS (SELECT FROM done WHERE outcome = 'done'), {noted('gone', '$3')} SELECT outcome FROM done",
+        repository,
+        digest,
+        None if note is None else note.text(),
+    )
     assert row is not None
     return Unlinking(row["outcome"])

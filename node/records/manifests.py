@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from attrs import field, frozen
 
 from node.names import namespace_of
+from node.records.auditlog import Line, noted
 from node.records.postgres import Database
 from node.records.quotas import OverQuota, Usage
 from node.records.uploads import REPOSITORY_UNLESS_MISSING
@@ -62,13 +63,15 @@ async def commit_manifest(
     *,
     sparse: bool,
     default_quota: int = 0,
+    note: Line | None = None,
 ) -> ManifestCommit:
     """Store a manifest, link it and move the tags to it, in one transaction; or nothing, if it names what is not there.
 
     With `sparse`, missing children of an index are accepted (FEATURE_SPARSE_INDEX). Its blobs' debt was committed when they were
     linked; what tag patterns add is committed here. Raises OverQuota where the namespace holds more than it may (`default_quota`
     bytes without a limit of its own, 0: any) and the repository does not have the manifest yet. All blobs of a manifest were
-    counted before it comes, so that of any number of pushes at once those that are taken fit together.
+    counted before it comes, so that of any number of pushes at once those that are taken fit together. `note` is the line of the
+    audit log.
     """
     row = await database.fetch_row(
         f"""
@@ -122,7 +125,8 @@ async def commit_manifest(
             AND (tl.name, tl.location_id) NOT IN (SELECT name, location_id FROM wanted_place)),
         placed AS (
             INSERT INTO tag_location (repository_id, name, location_id) SELECT repository_id, name, location_id FROM wanted_place
-            ON CONFLICT DO NOTHING)
+            ON CONFLICT DO NOTHING),
+        {noted("m", "$17")}
         SELECT (SELECT array_agg(DISTINCT digest) FROM missing) AS missing, (SELECT version FROM stale) AS version,
             (SELECT policy FROM stale) AS policy, (SELECT count(*) FROM m) AS stored,
             (SELECT used FROM full_up) AS over, (SELECT reject FROM policy) AS reject,
@@ -144,6 +148,7 @@ async def commit_manifest(
         [tag for tag, _ in tags.locations],
         [location for _, location in tags.locations],
         default_quota,
+        None if note is None else note.text(),
     )
     assert row is not None
     if row["version"] is not None:
@@ -158,24 +163,30 @@ async def commit_manifest(
     return ManifestCommit(warning=Usage(namespace, 0, row["warned"], row["reject"], row["warn"]))
 
 
-async def delete_tag(database: Database, repository: str, tag: str) -> str | None:
+async def delete_tag(database: Database, repository: str, tag: str, note: Line | None = None) -> str | None:
     """Delete a tag; return the digest that it pointed to, None if there was none. Its history remembers it."""
     row = await database.fetch_row(
-        "DELETE FROM tag t USING repository r, manifest m "
-        "WHERE r.name = $1 AND t.repository_id = r.id AND t.name = $2 AND m.id = t.manifest_id AND in_time($0) RETURNING m.digest",
+        "WITH gone AS (DELETE FROM tag t USING repository r, manifest m "  # noqa: S608
+        "WHERE r.name = $1 AND t.repository_id = r.id AND t.name = $2 AND m.id = t.manifest_id AND in_time($0) "
+        "RETURNING m.digest), "
+        f"{noted('gone', '$3')} SELECT digest FROM gone",
         repository,
         tag,
+        None if note is None else note.text(),
     )
     return None if row is None else str(row["digest"])
 
 
-async def delete_manifest(database: Database, repository: str, digest: str) -> bool:
+async def delete_manifest(database: Database, repository: str, digest: str, note: Line | None = None) -> bool:
     """Take a manifest out of a repository together with every tag that points to it. False: it was not there."""
     rows = await database.fetch(
-        "DELETE FROM repository_manifest rm USING repository r, manifest m "
-        "WHERE r.name = $1 AND rm.repository_id = r.id AND m.id = rm.manifest_id AND m.digest = $2 AND in_time($0) RETURNING m.id",
+        "WITH gone AS (DELETE FROM repository_manifest rm USING repository r, manifest m "  # noqa: S608
+        "WHERE r.name = $1 AND rm.repository_id = r.id AND m.id = rm.manifest_id AND m.digest = $2 AND in_time($0) "
+        "RETURNING m.id), "
+        f"{noted('gone', '$3')} SELECT id FROM gone",
         repository,
         digest,
+        None if note is None else note.text(),
     )
     return bool(rows)
 

@@ -17,7 +17,8 @@ from node.api.table import OPERATIONS
 from node.auth.model import Action, Identity
 from node.config_values import show
 from node.modes import Change, check_change
-from node.names import check_name
+from node.names import check_name, namespace_of
+from node.records.auditlog import Line
 from node.registry import Registry
 from node.web.access import client_address, exchange_of
 from node.web.asgi import Scope
@@ -28,6 +29,8 @@ __all__ = ["PREFIX", "create_api", "failed"]
 
 _NO_STORE = "no-store"
 _MOST_WRONG = 20
+_MOST_KEPT = 4096
+"""Bytes of a body that the audit log keeps."""
 _ACTIONS: Mapping[Right, Action] = {
     Right.PULL: Action.PULL,
     Right.PUSH: Action.PUSH,
@@ -72,9 +75,33 @@ def _view(registry: Registry, operation: Operation) -> Callable[..., Any]:
             None if fits is None else await _body(fits),
             client_address(cast("Scope", quart.request.scope)),
         )
-        return _json(await operation.handle(call), operation.status)
+        answered = await operation.handle(call)
+        if operation.method != "GET":
+            await registry.auditlog.record(_line(registry, operation, call))
+        return _json(answered, operation.status)
 
     return view
+
+
+def _line(registry: Registry, operation: Operation, call: Call) -> Line:
+    """Return the audit log's line about a change: everything of it but secrets."""
+    repository = call.path.get("name")
+    namespace = call.path.get("namespace")
+    if repository is not None:
+        namespace = namespace_of(repository, registry.settings.library_namespace)
+    named = {name: value for name, value in call.path.items() if name not in ("name", "namespace")}
+    detail = {**named, **_open(operation, call.body)}
+    request = exchange_of(cast("Scope", quart.request.scope)).id
+    return Line(operation.id, call.who.name, namespace, repository, detail, call.client, registry.instance, request)
+
+
+def _open(operation: Operation, body: object) -> Mapping[str, object]:
+    """Return what of a body may be kept: short, and not what its schema calls `writeOnly`."""
+    if not isinstance(body, dict):
+        return {}
+    known = cast("Mapping[str, Json]", (operation.body or {}).get("properties", {}))
+    kept = {name: value for name, value in body.items() if not known.get(name, {}).get("writeOnly")}
+    return kept if len(json.dumps(kept)) <= _MOST_KEPT else {"body": "too long to be kept"}
 
 
 async def _admit(registry: Registry, operation: Operation, path: Mapping[str, str]) -> Identity:

@@ -1,12 +1,13 @@
 """The table of the API's operations, one room per topic. `operations.py` says what a line is."""
 
 from node.api.operations import Operation
-from node.api.table import namespaces, placement, repositories, webhooks
+from node.api.table import audit, namespaces, placement, repositories, webhooks
 
 OPERATIONS: tuple[Operation, ...] = (
     *repositories.OPERATIONS,
     *namespaces.OPERATIONS,
     *placement.OPERATIONS,
     *webhooks.OPERATIONS,
+    *audit.OPERATIONS,
 )
 """All operations, in the order of the document."""

@@ -34,7 +34,9 @@ _NEW = body(
     url=text("Where events are sent to.", maxLength=2000, format="uri"),
     events=listing(one_of(*KINDS), "What is sent.", minItems=1),
     optional={
-        "secret": text("whsec_ and 24 to 64 bytes in Base64; one is made where none is given.", pattern="^whsec_"),
+        "secret": text(
+            "whsec_ and 24 to 64 bytes in Base64; one is made where none is given.", pattern="^whsec_", writeOnly=True
+        ),
         "active": FLAG,
     },
 )
