@@ -23,8 +23,6 @@ from tests.services import Store, fetch_rows, fresh_database, required
 
 _SECONDS = 120.0
 
-pytestmark = pytest.mark.timeout(600)
-
 
 @define
 class Client:
