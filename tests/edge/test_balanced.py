@@ -35,14 +35,14 @@ async def asked(url: str, verify: ssl.SSLContext | bool = True) -> list[str]:
     transport = httpx.AsyncHTTPTransport(verify=verify, local_address=ELSEWHERE)
     async with httpx.AsyncClient(transport=transport, timeout=PATIENCE) as client:
         with trio.fail_after(PATIENCE):
-            while (await client.get(url)).status_code != 200:  # noqa: ASYNC110 - another process does it
+            while (await client.get(url)).status_code != 200:  # noqa: ASYNC110 - haproxy tells nobody what it has found
                 await trio.sleep(0.1)
         lie = {"X-Forwarded-For": "6.6.6.6"}
         return [(await client.request(method, url, headers=lie)).text for method in ("GET", "DELETE")]
 
 
 async def test_a_balancer_that_ends_tls(nursery: trio.Nursery, tmp_path: Path) -> None:
-    """Haproxy adds its client to X-Forwarded-For; the node, which trusts haproxy only, takes that, not the client's word."""
+    """Haproxy adds its client to X-Forwarded-For, and the node, which trusts haproxy only, takes that and not the client's own word."""
     node = await Node(nursery, with_lane=True).start(who, edge=EdgeSettings(None, BALANCER))
     (port,) = free_ports(1)
     servers = dict.fromkeys(("us", "eu"), node.address.port)
