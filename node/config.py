@@ -12,8 +12,10 @@ from typing import Any
 
 import attrs
 import yaml
+from attrs import evolve
 
-from node.config_database import describe_database, read_database
+from node.config_authorities import read_authorities, trust_redis, trust_stores
+from node.config_database import describe_database, read_database, trust_database
 from node.config_edge import read_edge
 from node.config_hops import open_hops
 from node.config_keys import KEYS, SUPPORTED, nearest
@@ -234,11 +236,16 @@ def _read(
     upload_spool = read_spool(
         known, "UPLOAD_SPOOL", _DEFAULTS["upload_spool"] if without else SpoolSettings(), findings
     )
+    authorities = read_authorities(known, folder, findings)
     if values.get("replicate") and database is not None and storage is not None:
         for hop in open_hops(storage.locations, database.uri, redis):
             findings.warn(f"regions without TLS: {hop}")
     if findings.problems or database is None or storage is None:
         raise ConfigurationErrors(tuple(findings.problems), tuple(findings.warnings))
+    if authorities is not None:
+        storage = evolve(storage, locations=trust_stores(storage.locations, authorities))
+        database = trust_database(database, authorities)
+        redis = redis and trust_redis(redis, authorities)
     if database.pool is not None:
         values["database_pool"] = database.pool
     return Settings(

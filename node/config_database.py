@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from node.config_values import Findings, Unfit, parse_host, read_choice, read_number, read_text, show
 
@@ -132,6 +132,15 @@ def _take_arguments(
     if left_out:
         findings.warn(f"DB_CONNECTION_ARGS: not supported and ignored: {', '.join(left_out)}")
     return pool
+
+
+def trust_database(database: Database, authorities: Path) -> Database:
+    """Return the database with this file for a connection that checks the certificate and names none."""
+    parts = urlsplit(database.uri)
+    options = dict(parse_qsl(parts.query))
+    if options.get("sslmode") not in ("verify-ca", "verify-full") or "sslrootcert" in options:
+        return database
+    return evolve(database, uri=f"{database.uri}&{urlencode({'sslrootcert': str(authorities)})}")
 
 
 def _show_uri(uri: object) -> str:

@@ -139,6 +139,7 @@ STRUCTURED = (
     "EXTERNAL_TLS_TERMINATION",
     "TRUSTED_PROXY_CIDR",
     "FEATURE_PROXY_PROTOCOL",
+    "EXTRA_CA_CERTS",
 )
 """Keys that `config_database`, `config_storage`, `config_redis`, `config_spool` and `config_edge` read."""
 

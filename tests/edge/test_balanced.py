@@ -42,7 +42,7 @@ async def asked(url: str, verify: ssl.SSLContext | bool = True) -> list[str]:
 
 
 async def test_a_balancer_that_ends_tls(nursery: trio.Nursery, tmp_path: Path) -> None:
-    """Haproxy adds its client to X-Forwarded-For, and the node, which trusts haproxy only, takes that and not the client's own word."""
+    """The node takes the client that the balancer adds to X-Forwarded-For, not what that client wrote there itself."""
     node = await Node(nursery, with_lane=True).start(who, edge=EdgeSettings(None, BALANCER))
     (port,) = free_ports(1)
     servers = dict.fromkeys(("us", "eu"), node.address.port)

@@ -3,17 +3,21 @@
 Redis and stores with an authority of their own are tested beside their clients (test_hints.py, engines/test_s3.py).
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from engines.contract import EngineUnavailable
 from engines.crossing import open_bridge
 from node.hints import open_hints
 from node.records.postgres import DatabaseMisconfigured, DatabaseUnavailable, open_database
+from node.settings import Settings
 from tests.certificates import Authority
 from tests.configurations import settings
 from tests.security.conftest import Guarded
+from tests.services import Store
 
 
 def uri(server: Guarded, **arguments: Any) -> str:
@@ -72,3 +76,50 @@ async def test_a_server_that_demands_tls_is_not_reached_without(guarded_postgres
     async with open_bridge(), open_database(uri(guarded_postgres, sslmode="disable")) as database:
         with pytest.raises(DatabaseMisconfigured, match="no encryption"):
             await database.fetch("SELECT 1")
+
+
+async def test_one_authority_for_everything(
+    guarded_postgres: Guarded,
+    guarded_redis: Guarded,
+    authority: Authority,
+    s3_stores: dict[str, Store],
+    storage_path: str,
+    tmp_path: Path,
+) -> None:
+    """With EXTRA_CA_CERTS nothing else names a file: PostgreSQL, Redis and a store are checked and reached; without it none is."""
+    store = s3_stores["us-tls"]
+    for name, file in (("ours.crt", authority.own.certificate), ("store.crt", Path(store.ca or ""))):
+        (tmp_path / name).write_bytes(file.read_bytes())
+    entry = store.configuration(storage_path)
+    del entry[1]["ca_bundle"]
+
+    def made(**more: Any) -> Settings:
+        return settings(
+            DB_URI=f"postgresql://antipode@127.0.0.1:{guarded_postgres.port}/registry",
+            DB_CONNECTION_ARGS={"password": guarded_postgres.password, "sslmode": "verify-full"},
+            USER_EVENTS_REDIS={
+                "host": "127.0.0.1",
+                "port": guarded_redis.port,
+                "password": guarded_redis.password,
+                "ssl": True,
+            },
+            DISTRIBUTED_STORAGE_CONFIG={"us": entry},
+            DISTRIBUTED_STORAGE_PREFERENCE=["us"],
+            DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS=["us"],
+            **more,
+        )
+
+    with_it, without = made(EXTRA_CA_CERTS=str(tmp_path)), made()
+    async with open_bridge():
+        async with open_database(with_it.database_uri) as database, open_hints(with_it.redis, None, "us") as hints:
+            await database.fetch("SELECT 1")
+            with trio.fail_after(10):
+                await hints.wait_connected()
+            async with with_it.locations["us"].engine.open() as engine:
+                await engine.list_keys(engine.prefix, None)
+        async with open_hints(without.redis, None, "us") as hints, without.locations["us"].engine.open() as engine:
+            with trio.fail_after(10):
+                await hints.wait_lost()
+            assert "certificate" in str(hints.statistics().last_error).lower()
+            with pytest.raises(EngineUnavailable, match=r"(?i)certificate"):
+                await engine.list_keys(engine.prefix, None)
