@@ -15,3 +15,6 @@ BEGIN
     RETURN (SELECT s.system_identifier || '/' || d.oid || '/' || timeline
         FROM pg_control_system() s, pg_database d WHERE d.datname = current_database());
 END $$;
+
+-- However many manifests share one base layer, and whatever a sample says: look a blob's manifests up by key.
+ALTER TABLE manifest_blob ALTER COLUMN blob_id SET (n_distinct = -0.2);
