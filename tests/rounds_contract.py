@@ -280,6 +280,17 @@ class RoundsContract:
         assert node.totals.blobs == 4
         assert await world.round_done()
 
+    async def test_a_pause_moves_nothing(self, world: Bench) -> None:
+        """While a location is paused nothing is copied elsewhere instead, and what it is owed stays owed."""
+        await world.policy("team", required=["ap"])
+        await world.blob("there", ["team/a"], ["ap"])
+        await world.blob("owed", ["team/a"], ["us"])
+        await world.owe("owed", "ap")
+        assert (await world.change("ap", LocationState.PAUSED)).outcome is Change.DONE
+        assert await fill(world) == Findings(blobs=2)
+        assert await world.tasks("there") == set()
+        assert await world.tasks("owed") == {"ap"}
+
     async def test_a_wish_counts_until_its_time_is_over(self, world: Bench) -> None:
         """A copy that was asked for once is required until then, and trimmed like any other afterwards; a *never* outweighs it."""
         await world.policy("strict", required=["us"], never=["ap"])

@@ -144,6 +144,20 @@ async def test_a_mount_owes_its_namespaces_copies(world: MakeWorld) -> None:
     assert await us.rows("SELECT l.name FROM task t JOIN location l ON l.id = t.location_id") == [{"name": "eu"}]
 
 
+async def test_a_mount_out_of_a_namespace_that_forbids_a_location(world: MakeWorld) -> None:
+    """A blob of a namespace with a *never* is uploaded, not mounted: a link elsewhere would let it out to where it must not be."""
+    us, _ = await world("us eu", "eu us")
+    digest = await us.push_blob("strict/repo", b"data")
+    await us.rows(
+        "INSERT INTO namespace_never (namespace_id, location_id) SELECT n.id, l.id FROM namespace n, location l "
+        "WHERE n.name = 'strict' AND l.name = 'eu'"
+    )
+    mount = f"blobs/uploads/?mount={digest}&from=strict/repo"
+    assert (await us.ask("POST", f"/v2/open/repo/{mount}")).status == 202
+    assert (await us.ask("HEAD", f"/v2/open/repo/blobs/{digest}")).status == 404
+    assert (await us.ask("HEAD", f"/v2/strict/repo/blobs/{digest}")).status == 200
+
+
 async def test_a_blob_in_use_stays(us: Region, repository: str) -> None:
     """A blob that a manifest of the repository uses cannot be deleted (405); afterwards it can, in this repository only."""
     layer = secrets.token_bytes(50)

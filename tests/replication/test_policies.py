@@ -114,6 +114,29 @@ async def test_tags_that_exist_are_compiled_anew(world: World) -> None:
     assert await world.tasks("layer") == await world.tasks("sbom") == set()
 
 
+@pytest.mark.parametrize("suffix", ["sig", "att", "sbom"])
+async def test_what_is_attached_to_a_tag_goes_with_it(world: World, suffix: str) -> None:
+    """A pattern of tags takes the closure, its referrers and its sha256-<hex>.sig|att|sbom tags along, at once, in any order."""
+    await world.policy("team", required=["us"], tags=[{"pattern": "v*", "locations": ["ap"]}])
+    for name in ("layer", "child", "referrer", "attached", "other"):
+        await world.blob(name, ["team/a"], ["us"])
+    await world.manifest("child", "team/a", blobs=["child"])
+    await world.manifest("image", "team/a", blobs=["layer"], children=["child"], tag="v1")
+    await world.manifest("other", "team/a", blobs=["other"], tag="latest")
+    await backfill(PostgresRounds(world.database), NoHints().publish, ReconcilerSettings())
+    assert await world.tasks("layer") == await world.tasks("child") == {"ap"}
+    await world.manifest("statement", "team/a", blobs=["referrer"], subject="image")
+    assert await world.tasks("referrer") == {"ap"}
+    name = f"sha256-{digest_of('manifest image').removeprefix('sha256:')}.{suffix}"
+    await world.manifest("attached", "team/a", blobs=["attached"])
+    assert await world.tasks("attached") == set()
+    await world.tag("attached", "team/a", name)
+    assert await world.tasks("attached") == {"ap"}
+    assert await world.tasks("other") == set()
+    found = await backfill(PostgresRounds(world.database), NoHints().publish, ReconcilerSettings())
+    assert (found.owed, found.struck) == (0, 0)
+
+
 async def test_nothing_is_copied_to_where_it_is_forbidden(world: World) -> None:
     """A task for a forbidden location, whoever scheduled it, is struck off instead of being claimed."""
     await world.policy("team", never=["ap"])
