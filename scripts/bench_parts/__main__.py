@@ -1,29 +1,57 @@
 """`python -m scripts.bench_parts`: the command line of scripts/bench."""
 
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
 import click
 import structlog
-import trio
 
-from tests.services import fresh_database, required
+from .peers import say
+from .pull import compare_pulls
+from .report import Outcome, circumstances, write
+from .sizes import FULL, QUICK, TINY, Sizes
 
-from .copy import CopyBench, compare
+Question = Callable[..., Iterable[Outcome]]
+
+QUESTIONS: Mapping[str, tuple[Question, str]] = {
+    "pull": (compare_pulls, "Whole-image pulls, single requests, and one image at a time with 5 ms to the store."),
+}
+
+
+def _answer(names: Iterable[str], sizes: Sizes, *, peers: bool, results: Path) -> None:
+    for name in names:
+        say(f"== {name}")
+        for outcome in QUESTIONS[name][0](sizes, peers=peers):
+            write(outcome, results)
+            click.echo(f"{outcome.markdown()}\n{circumstances()}\n")
+    say(f"tables and plots: {results}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Measure Antipode on real stores. Results go to standard output, progress to standard error."""
+    """Measure Antipode beside its peers on real stores. Tables go to standard output, progress to standard error."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
 
 
-@main.command()
-@click.option("--rounds", default=3, show_default=True, help="Every way goes so often, in turns.")
-@click.option("--blobs", default=64, show_default=True, help="How many blobs of 16 MiB.")
-@click.option("--large", default=2048, show_default=True, help="MiB of the one large blob.")
-def copy(rounds: int, blobs: int, large: int) -> None:
-    """Copy blobs between the two stores: our copier, one serial stream with 5 MiB parts (as Quay does), rclone if it is there."""
-    bench = CopyBench(rounds, {f"{blobs} blobs of 16 MiB": (blobs, 16), f"1 blob of {large} MiB": (1, large)})
-    with fresh_database(required("ANTIPODE_TEST_POSTGRES")) as uri:
-        click.echo(trio.run(compare, bench, uri))
+def _command(name: str, names: Iterable[str], text: str) -> None:
+    @main.command(name, help=text, short_help=text)
+    @click.option("--quick", "sizes", flag_value="quick", help="A few minutes in all: fewer rounds and smaller blobs.")
+    @click.option("--tiny", "sizes", flag_value="tiny", help="Seconds: only to see that the benchmark works.")
+    @click.option(
+        "--peers/--no-peers", default=True, show_default=True, help="Measure distribution, zot, rclone, s5cmd, too."
+    )
+    @click.option(
+        "--results",
+        default="results/bench",
+        show_default=True,
+        type=click.Path(path_type=Path),
+        help="Where tables and plots go.",
+    )
+    def command(sizes: str | None, results: Path, *, peers: bool) -> None:
+        _answer(names, {"quick": QUICK, "tiny": TINY}.get(sizes or "", FULL), peers=peers, results=results)
 
 
+for _name, (_, _text) in QUESTIONS.items():
+    _command(_name, [_name], _text)
+_command("all", list(QUESTIONS), "Everything, one after the other: about 25 minutes.")
 main(prog_name="scripts/bench")

@@ -1,0 +1,41 @@
+"""How much is measured: everything takes about 25 minutes, `--quick` a few, `--tiny` seconds (to see that the benchmark works)."""
+
+from attrs import frozen
+
+MIB = 1 << 20
+
+
+@frozen
+class Sizes:
+    """Rounds, seconds, counts and bytes of every question."""
+
+    rounds: int = 3
+    seconds: float = 4.0
+    clients: tuple[int, ...] = (1, 4, 16, 64)
+    images: int = 8
+    layer: int = 4 * MIB
+    """The largest layer of an image that is pulled or pushed."""
+    pushes: int = 4
+    """Images per round and client that are pushed."""
+    pushers: tuple[int, ...] = (1, 4)
+    far_pulls: int = 12
+    """Whole pulls per round with a network between registry and store; a quarter as many pushes."""
+    blob: int = 256 * MIB
+    copies: int = 32
+    """Blobs of 16 MiB to copy from store to store."""
+    large: int = 1024
+    """MiB of the one large blob to copy."""
+    scales: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    looks: int = 200
+    """Requests of each kind at each scale, and from across the ocean a tenth of them."""
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    rounds=2, seconds=2.0, clients=(1, 16), images=4, pushes=2, pushers=(1, 4), far_pulls=5, blob=96 * MIB, copies=16,
+    large=384, scales=(10_000, 100_000), looks=50,
+)  # fmt: skip
+TINY = Sizes(
+    rounds=1, seconds=0.3, clients=(2,), images=1, layer=100_000, pushes=1, pushers=(1,), far_pulls=1, blob=6 * MIB,
+    copies=1, large=16, scales=(1_000,), looks=3,
+)  # fmt: skip
