@@ -140,8 +140,12 @@ class Engine(Protocol):
         """Return exactly these bytes in one go (one crossing). Raises ObjectMissing; EngineUnavailable if it got fewer."""
         ...
 
-    async def put(self, key: str, data: bytes) -> ObjectFacts:
-        """Write a whole small object (at most one part's size) and return when the store has acknowledged it."""
+    async def put(self, key: str, data: bytes, sha256: str | None = None) -> ObjectFacts:
+        """Write a whole small object and return when the store has acknowledged it.
+
+        `sha256` is the data's own, in hex, where the caller knows it already: hashing a body once more to sign it takes as long
+        as sending it. A store that compares refuses a body with another one.
+        """
         ...
 
     async def begin_parts(self, key: str) -> str:

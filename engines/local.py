@@ -105,7 +105,7 @@ class LocalEngine:
             raise EngineUnavailable(f"{key}: {len(data)} bytes from {start} on, not {length}")
         return data
 
-    async def put(self, key: str, data: bytes) -> ObjectFacts:
+    async def put(self, key: str, data: bytes, sha256: str | None = None) -> ObjectFacts:  # noqa: ARG002 - nothing is signed
         """Write a whole object."""
         return await self._run(self._write_limit, self._files.put, key, data)
 

@@ -84,9 +84,9 @@ class S3Engine:
             raise EngineUnavailable(f"GET {key}: {len(data)} bytes from {start} on, not {length}")
         return data
 
-    async def put(self, key: str, data: bytes) -> ObjectFacts:
+    async def put(self, key: str, data: bytes, sha256: str | None = None) -> ObjectFacts:
         """Write a whole small object."""
-        return await self._client.put(key, data)
+        return await self._client.put(key, data, sha256)
 
     async def begin_parts(self, key: str) -> str:
         """Begin a multi-part write and return its id."""

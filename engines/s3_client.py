@@ -1,15 +1,17 @@
 """The only module that says aioboto3: trio-native calls on one bucket, one crossing each, with errors in our own words.
 
-Everything below "asyncio side" runs in the loop; nothing outside this module awaits an asyncio-flavoured function of it.
+Objects' bytes take another way, `s3_bytes.py`, and come by here only where a store names another endpoint or region. Everything
+below "asyncio side" runs in the loop; nothing outside this module awaits an asyncio-flavoured function of it.
 """
 
 import asyncio
 import io
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache, partial
 from typing import Any, TypeVar, TypeVarTuple
+from urllib.parse import quote
 
 import aioboto3
 import aiohttp
@@ -31,6 +33,7 @@ from .contract import MIB, EngineUnavailable, KeyPage, ObjectFacts, OpenParts, P
 from .crossing import cross
 from .presign import Credentials
 from .s3_arguments import RoleKeys, S3Arguments, StaticKeys
+from .s3_bytes import ByteLane, Elsewhere, Incoming, open_lane
 from .s3_errors import error_code, error_status, is_missing, translate
 from .trace import current_trace, waiting
 
@@ -127,6 +130,7 @@ class S3Client:
     _arguments: S3Arguments
     _client: Any
     _keys: KeySource
+    _lane: ByteLane
     _extra: dict[str, str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -142,21 +146,61 @@ class S3Client:
 
     async def read(self, key: str, start: int, length: int) -> bytes:
         """Return up to `length` bytes from `start`, fewer only where the object ends. Raises ObjectMissing."""
-        return await self._call("GET", key, self._limits_read + length / SLOWEST, self._read, key, start, length)
+        deadline = self._limits_read + length / SLOWEST
+        if length == 0:
+            await self.head(key)
+            return b""
+        keys = await self._fresh_keys()
+        with self._translated("GET", key):
+            try:
+                return await self._lane.read(keys, key, start, length, deadline)
+            except Elsewhere:
+                pass
+        return await self._call("GET", key, deadline, self._read, key, start, length)
 
     async def open(self, key: str, start: int, length: int | None) -> "S3Body":
         """Open bytes of an object; the caller closes the body. Raises ObjectMissing."""
+        if length == 0:
+            await self.head(key)
+            return S3Body(0, _nothing, _close_nothing)
+        keys = await self._fresh_keys()
+        with self._translated("GET", key):
+            try:
+                incoming = await self._lane.get(keys, key, start, length, self._limits_read)
+            except Elsewhere:
+                pass
+            else:
+                return S3Body(incoming.size, partial(self._receive_more, key, incoming), incoming.close)
         stream, size = await self._call("GET", key, self._limits_read, self._open, key, start, length)
 
         async def receive(wanted: int) -> bytes:
             deadline = self._arguments.limits.read + wanted / SLOWEST
             return await self._call("GET", key, deadline, self._receive, stream, wanted)
 
-        return S3Body(size, receive, stream)
+        return S3Body(size, receive, _close_nothing if stream is None else stream.close)
 
-    async def put(self, key: str, data: bytes) -> ObjectFacts:
+    async def _receive_more(self, key: str, incoming: Incoming, wanted: int) -> bytes:
+        with self._translated("GET", key):
+            return await incoming.receive(wanted, self._arguments.limits.read + wanted / SLOWEST)
+
+    async def put(self, key: str, data: bytes, sha256: str | None = None) -> ObjectFacts:
         """Write a whole object."""
+        headers = {"x-amz-server-side-encryption": "AES256"} if self._arguments.encrypt else {}
+        answer = await self._send("PUT", key, "", headers, data, sha256)
+        if answer is not None:
+            return ObjectFacts(len(data), _bare(answer.get("etag")))
         return await self._call("PUT", key, self._limits_write, self._put, key, data)
+
+    async def _send(
+        self, verb: str, key: str, query: str, headers: Mapping[str, str], data: bytes, sha256: str | None = None
+    ) -> Mapping[str, str] | None:
+        """Send a body by the byte lane; return the headers of the answer, None where the library has to."""
+        keys = await self._fresh_keys()
+        with self._translated(verb, key):
+            try:
+                return await self._lane.put(keys, key, query, headers, data, sha256, self._limits_write)
+            except Elsewhere:
+                return None
 
     async def begin(self, key: str) -> str:
         """Begin a multi-part write and return its id."""
@@ -164,6 +208,10 @@ class S3Client:
 
     async def put_part(self, key: str, upload: str, number: int, data: bytes) -> Part:
         """Write one part. Raises PartsMissing."""
+        query = f"partNumber={number}&uploadId={quote(upload, safe='~')}"
+        answer = await self._send("PUT part", key, query, {}, data)
+        if answer is not None:
+            return Part(number, len(data), _bare(answer.get("etag")) or "")
         return await self._call("PUT part", key, self._limits_write, self._put_part, key, upload, number, data)
 
     async def copy(self, bucket: str, source: str, key: str, size: int) -> ObjectFacts:
@@ -223,12 +271,29 @@ class S3Client:
         *args: *Arguments,
     ) -> Result:
         """Cross once and translate what comes back."""
+        with self._translated(verb, key):
+            result = await cross(fn, *args, deadline=deadline, unavailable=EngineUnavailable)
+        return result  # noqa: RET504 - here, because a context manager may swallow errors as far as mypy knows
+
+    async def _fresh_keys(self) -> Credentials:
+        """Return what to sign a request with, fetched or renewed where that is needed."""
+        if isinstance(self._arguments.keys, StaticKeys) and (current := self._keys.current) is not None:
+            return current
+        await self._call("credentials", "", self._limits_read, self._keys.get_frozen_credentials)
+        current = self._keys.current
+        if current is None:
+            raise EngineUnavailable(f"{self._arguments.bucket}: the credentials have expired")
+        return current
+
+    @contextmanager
+    def _translated(self, verb: str, key: str) -> Iterator[None]:
+        """Say in the contract's words what goes wrong, and where."""
         where = f"{verb} {self._arguments.bucket}/{key}"
         try:
             with waiting("store"):
-                return await cross(
-                    fn, *args, deadline=deadline, unavailable=lambda reason: EngineUnavailable(f"{where}: {reason}")
-                )
+                yield
+        except EngineUnavailable as error:
+            raise EngineUnavailable(f"{where}: {error}") from error
         except (BotoCoreError, ClientError, aiohttp.ClientError, OSError) as error:
             raise translate(where, error, of_parts=verb in _ON_PARTS) from error
 
@@ -413,7 +478,8 @@ class S3Body:
 
     size: int
     _receive: Callable[[int], Awaitable[bytes]]
-    _stream: Any
+    close: Callable[[], None]
+    """Give the connection back to the pool after the last byte; before that, close it. Never waits."""
 
     async def receive(self, most: int) -> bytes:
         """Return exactly `most` bytes, fewer at the end; one crossing, however short the library's own reads are."""
@@ -424,10 +490,13 @@ class S3Body:
         self.size -= wanted
         return data
 
-    def close(self) -> None:
-        """Give the connection back to the pool after the last byte; before that, close it. Never waits."""
-        if self._stream is not None:
-            self._stream.close()
+
+async def _nothing(_: int) -> bytes:
+    return b""
+
+
+def _close_nothing() -> None:
+    """Do nothing: there is no stream."""
 
 
 def _name_request(request: Any, **_: Any) -> None:
@@ -487,7 +556,8 @@ async def open_client(arguments: S3Arguments) -> AsyncIterator[S3Client]:
     client = await cross(context.__aenter__, deadline=60.0, unavailable=closing)
     client.meta.events.register("before-send.s3", _name_request)
     try:
-        yield S3Client(arguments, client, keys)
+        with open_lane(arguments) as lane:
+            yield S3Client(arguments, client, keys, lane)
     finally:
         await _close(context, closing)
 

@@ -178,6 +178,10 @@ class Node:
         )
 
 
+_WHOLE = 16 * 1024 * 1024
+"""Bytes of a blob that is copied in one piece: two thirds of the layers in production registries are smaller than 1 MiB, and four
+fifths than 10 (Anwar et al., FAST'18)."""
+
 _ALIVE_SECONDS = 10.0
 """A node that has been silent for longer is not waited for."""
 
@@ -270,7 +274,11 @@ def assemble(
         ledger,
         pool,
         choose,
-        CopierSettings(part_size=settings.part_size, parts_per_blob=settings.copy_parts_per_blob),
+        CopierSettings(
+            part_size=settings.part_size,
+            parts_per_blob=settings.copy_parts_per_blob,
+            whole=min(_WHOLE, settings.part_memory // 3),
+        ),
         bandwidth,
         shared=lambda digest: tees.running(digest),
     )

@@ -184,7 +184,8 @@ class MemoryEngine:
             raise EngineUnavailable(f"read: {len(data)} of {length} bytes")
         return self.damaged(data)
 
-    async def put(self, key: str, data: bytes) -> ObjectFacts:
+    async def put(self, key: str, data: bytes, sha256: str | None = None) -> ObjectFacts:
+        assert sha256 in (None, hashlib.sha256(data).hexdigest())
         try:
             await self.step("put", key, len(data))
         except trio.Cancelled:

@@ -53,6 +53,9 @@ class CopierSettings:
 
     part_size: int = 5 * MIB
     parts_per_blob: int = 4
+    whole: int = 0
+    """Blobs up to this size are copied with one read and one write, like those of one part: for 16 MiB that saves eight of ten
+    calls, a third of the store's time and two thirds of ours (`scripts/bench copy`)."""
     write_deadline: float = 60.0
     """Longest time for one call to the destination, whatever its engine does."""
     within: WithinLimits = field(factory=WithinLimits)
@@ -164,7 +167,7 @@ class Copier:
                 return await self._end(job, whole, size)
             # Whatever stands there now, and in whichever parts, it is nobody's verified work.
             job = evolve(job, task=evolve(job.task, upload=None))
-        if job.layout.count == 1:
+        if job.layout.count == 1 or (size <= self.settings.whole and job.task.upload is None):
             pieces = await self._copy_small(job)
             fetched = size
         elif pieces is None:
@@ -192,7 +195,7 @@ class Copier:
                 await trio.sleep(backoff(tries, 0.5, base=0.2, cap=5.0))
 
     async def _copy_small(self, job: _Job) -> bytes:
-        """Copy a blob of one part with one plain write; return its pieces."""
+        """Copy a blob with one plain write; return its pieces."""
         blob = job.task.blob
         await self._wait_for_bandwidth(job, blob.size)
         async with self._pool.hold(blob.size):

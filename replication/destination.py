@@ -87,9 +87,12 @@ class Destination:
 
     async def put(self, task: CopyTask, data: bytes) -> None:
         """Write the whole object."""
+        # Signed with the blob's digest, it is the store that compares the whole.
+        algorithm, _, encoded = task.blob.digest.partition(":")
+        known = encoded if algorithm == "sha256" else None
         try:
             with self.limit("write the object"):
-                facts = await self._engines[task.destination].put(task.key, data)
+                facts = await self._engines[task.destination].put(task.key, data, known)
         except EngineError as error:
             raise WriteFailed(f"{type(error).__name__}: {error}") from error
         self._check(task, facts)

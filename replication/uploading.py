@@ -178,8 +178,10 @@ class UploadWriter:
         if self._upload is None:
             data = await self._take(self._buffered)
             self._check(expected)
+            algorithm, _, encoded = expected.partition(":")
+            known = encoded if self._hasher is not None and self._hasher.algorithm == algorithm == "sha256" else None
             with self._waiting():
-                await self._engine.put(key, data)
+                await self._engine.put(key, data, known)
             self._share.shrink(len(data))
             return self._stored(key)
         if self._buffered:
