@@ -17,7 +17,7 @@ from botocore.credentials import ReadOnlyCredentials
 
 from engines.contract import Engine
 from engines.crossing import Bridge
-from engines.presign import Addressing, Credentials, Target, presign
+from engines.presign import EMPTY, Addressing, Credentials, Target, presign, sign
 from tests.engines.stores import spec_of
 from tests.services import Store
 
@@ -151,3 +151,17 @@ async def test_public_endpoint(gateway: Store, storage_path: str, bridge: Bridge
         url = engine.presign(key, now=time.time(), expires=60)
     assert url.startswith(public + "/")
     assert await get(url, gateway) == (200, b"public")
+
+
+def test_a_signed_request_is_amazons_example() -> None:
+    """A signed request is, to the letter, the first example of "Signature Calculations for the Authorization Header"."""
+    target = Target("https://s3.amazonaws.com", "examplebucket", "us-east-1", "virtual")
+    keys = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    now = datetime(2013, 5, 24, tzinfo=UTC).timestamp()
+    address, headers = sign(target, keys, "GET", "test.txt", headers={"range": "bytes=0-9"}, payload=EMPTY, now=now)
+    assert address == "https://examplebucket.s3.amazonaws.com/test.txt"
+    assert headers["authorization"] == (
+        "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, "
+        "SignedHeaders=host;range;x-amz-content-sha256;x-amz-date, "
+        "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
+    )
