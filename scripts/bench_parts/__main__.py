@@ -6,15 +6,25 @@ from pathlib import Path
 import click
 import structlog
 
+from .blob import compare_blobs
+from .copy import compare_copies
+from .ocean import compare_oceans
 from .peers import say
 from .pull import compare_pulls
+from .push import compare_pushes
 from .report import Outcome, circumstances, write
+from .scale import compare_scales
 from .sizes import FULL, QUICK, TINY, Sizes
 
 Question = Callable[..., Iterable[Outcome]]
 
 QUESTIONS: Mapping[str, tuple[Question, str]] = {
     "pull": (compare_pulls, "Whole-image pulls, single requests, and one image at a time with 5 ms to the store."),
+    "push": (compare_pushes, "Whole-image pushes, and what a push costs the store."),
+    "blob": (compare_blobs, "One large blob through the server and by redirect."),
+    "copy": (compare_copies, "Blobs from store to store: our copier, rclone, s5cmd, one serial stream."),
+    "ocean": (compare_oceans, "Pulls and pushes with the database and Redis 100 ms away."),
+    "scale": (compare_scales, "Requests and pages with ten thousand to a million blobs and tags."),
 }
 
 

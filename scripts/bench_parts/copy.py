@@ -1,14 +1,16 @@
-"""Copy throughput between two stores: the product's scheduler and copier, one serial stream, and rclone, in alternating rounds."""
+"""Question `copy`: throughput between two stores by our scheduler and copier, rclone, s5cmd, and one serial stream."""
 
 import hashlib
 import os
-import platform
 import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from random import Random
 from statistics import median
 from uuid import uuid4
@@ -27,19 +29,16 @@ from node.records.postgres import open_database
 from node.settings import LocationSettings, Settings
 from replication.digests import pieces_of
 from replication.ports import Wake
-from tests.services import Store, all_stores
+from tests.services import Store, all_stores, fresh_database, required
 
-MIB = 1 << 20
+from .machine import cpu_seconds, reset_peak, resident_bytes, store_pids
+from .peers import say
+from .report import Chart, Outcome, number, times
+from .sizes import MIB, Sizes
+
+OURS, SERIAL = "Antipode's copier (verified)", "one serial stream, 5 MiB parts"
 _PART = 5 * MIB
 _PATIENCE = 1800.0
-
-
-@frozen
-class CopyBench:
-    """What to copy: by a label, how many blobs of how many MiB."""
-
-    rounds: int
-    sets: Mapping[str, tuple[int, int]]
 
 
 @frozen
@@ -72,11 +71,6 @@ class Ground:
         return self.node.engines["eu"]
 
 
-def say(text: str) -> None:
-    """Tell the terminal how far it is."""
-    print(text, file=sys.stderr, flush=True)
-
-
 @asynccontextmanager
 async def open_ground(uri: str) -> AsyncIterator[Ground]:
     """Open an empty database and a folder of our own in both stores, emptied afterwards."""
@@ -93,6 +87,7 @@ async def open_ground(uri: str) -> AsyncIterator[Ground]:
             preference=("eu", "us"),
             default_locations=("us", "eu"),
             replicate=True,
+            open_registry=True,
         )
         rows = await enrol_locations(database, ["us", "eu"], ("us", "eu"))
         engines = {name: await stack.enter_async_context(spec.open()) for name, spec in specs.items()}
@@ -109,10 +104,10 @@ async def open_ground(uri: str) -> AsyncIterator[Ground]:
 async def fill(ground: Ground, label: str, count: int, mebibytes: int) -> None:
     """Put the objects of one set into the source store and into the records."""
     ground.sources[label] = []
-    for number in range(count):
-        random = Random(f"{label} {number}")  # noqa: S311 - filler, the same in every round
+    for at in range(count):
+        random = Random(f"{label} {at}")  # noqa: S311 - filler, the same in every round
         whole, pieces, parts = hashlib.sha256(), b"", list[Part]()
-        key = f"{ground.us.prefix}{label.replace(' ', '-')}/{number}"
+        key = f"{ground.us.prefix}{label.replace(' ', '-')}/{at}"
         upload = await ground.us.begin_parts(key)
         for part in range((mebibytes + 15) // 16):
             data = random.randbytes(min(16, mebibytes - 16 * part) * MIB)
@@ -150,8 +145,8 @@ async def by_us(ground: Ground, label: str) -> None:
 
 async def by_serial_stream(ground: Ground, label: str) -> None:
     """One blob after the other through one stream, in parts of 5 MiB, each written before the next is read; nothing is verified."""
-    for number, source in enumerate(ground.sources[label]):
-        key, parts = f"{ground.eu.prefix}serial/{number}", list[Part]()
+    for at, source in enumerate(ground.sources[label]):
+        key, parts = f"{ground.eu.prefix}serial/{at}", list[Part]()
         upload = await ground.eu.begin_parts(key)
         async with ground.us.open(source.key) as reader:
             while data := await _exactly(reader.receive, _PART):
@@ -187,6 +182,37 @@ async def by_rclone(ground: Ground, label: str) -> None:
     await trio.run_process(words, env=environment, stdin=subprocess.DEVNULL)
 
 
+async def by_s5cmd(ground: Ground, label: str) -> None:
+    """`s5cmd cp`, four at once as rclone; it knows one endpoint at a time, so down to this machine's memory and up from there."""
+    program, folder = _s5cmd(), f"{ground.prefix}/{label.replace(' ', '-')}"
+    assert program is not None
+    with tempfile.TemporaryDirectory(prefix="antipode-bench-", dir="/dev/shm") as scratch:
+        for name, source, destination in (
+            ("us", f"s3://{ground.stores['us'].bucket}/{folder}/*", f"{scratch}/"),
+            ("eu", f"{scratch}/", f"s3://{ground.stores['eu'].bucket}/{ground.prefix}/s5cmd/"),
+        ):
+            store = ground.stores[name]
+            keys = {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
+            words = [
+                program,
+                "--log",
+                "error",
+                "--endpoint-url",
+                store.endpoint,
+                "--numworkers",
+                "4",
+                "cp",
+                source,
+                destination,
+            ]
+            await trio.run_process(words, env={**os.environ, **keys}, stdin=subprocess.DEVNULL)
+
+
+def _s5cmd() -> str | None:
+    beside = Path(sys.executable).with_name("s5cmd")
+    return str(beside) if beside.exists() else shutil.which("s5cmd")
+
+
 async def clean(ground: Ground) -> None:
     """Take away what a round has copied, so that the next one begins in the same place."""
     await ground.node.database.fetch(
@@ -195,44 +221,95 @@ async def clean(ground: Ground) -> None:
     await trio.to_thread.run_sync(ground.stores["eu"].empty, f"/{ground.prefix}")
 
 
-def ways() -> Mapping[str, Callable[[Ground, str], Awaitable[None]]]:
-    """Return what can be measured here, by name."""
-    found = {"Antipode's copier (verified)": by_us, "one serial stream, 5 MiB parts": by_serial_stream}
-    return {**found, "rclone copy": by_rclone} if shutil.which("rclone") else found
+def ways(*, peers: bool) -> Mapping[str, Callable[[Ground, str], Awaitable[None]]]:
+    """Return what can be measured here, by name; what cannot is said aloud."""
+    found = {OURS: by_us, SERIAL: by_serial_stream}
+    for name, way, program in (("rclone copy", by_rclone, shutil.which("rclone")), ("s5cmd cp", by_s5cmd, _s5cmd())):
+        if peers and program is None:
+            say(f"SKIPPED {name}: there is no {name.split()[0]} on this machine")
+        elif peers:
+            found[name] = way
+    return found
 
 
-async def compare(bench: CopyBench, uri: str) -> str:
-    """Run all rounds and return the table."""
-    rates: dict[str, dict[str, list[float]]] = {label: {name: [] for name in ways()} for label in bench.sets}
-    began = os.getloadavg()
+@frozen
+class _Copied:
+    """One way's run: MiB per second, and seconds of the processor per GiB of the copier and of the stores."""
+
+    rate: float
+    cpu: float
+    store: float
+    peak: int
+
+
+def compare_copies(sizes: Sizes, *, peers: bool) -> list[Outcome]:
+    """Measure all ways in turns."""
+    sets = {f"{sizes.copies} blobs of 16 MiB": (sizes.copies, 16), f"1 blob of {sizes.large} MiB": (1, sizes.large)}
+    with fresh_database(required("ANTIPODE_TEST_POSTGRES")) as uri:
+        found = trio.run(_compare, sizes.rounds, sets, ways(peers=peers), uri)
+    return [_outcome(found)]
+
+
+async def _compare(
+    rounds: int,
+    sets: Mapping[str, tuple[int, int]],
+    chosen: Mapping[str, Callable[[Ground, str], Awaitable[None]]],
+    uri: str,
+) -> dict[str, dict[str, list[_Copied]]]:
+    found: dict[str, dict[str, list[_Copied]]] = {label: {name: [] for name in chosen} for label in sets}
     async with open_ground(uri) as ground:
-        for label, (count, mebibytes) in bench.sets.items():
+        stores = tuple({pid for name in ("us", "eu") for pid in store_pids(ground.stores[name].port)})
+        for label, (count, mebibytes) in sets.items():
             say(f"filling: {label}")
             await fill(ground, label, count, mebibytes)
-            for number in range(bench.rounds):
-                for name, way in ways().items():
-                    start = trio.current_time()
-                    with trio.fail_after(_PATIENCE):
-                        await way(ground, label)
-                    rate = count * mebibytes / (trio.current_time() - start)
-                    rates[label][name].append(rate)
-                    say(f"round {number + 1}: {label}: {name}: {rate:.0f} MiB/s (load {os.getloadavg()[0]:.1f})")
+            for round_ in range(rounds):
+                for name, way in chosen.items():
+                    run = await _one(ground, label, way, stores, count * mebibytes)
+                    found[label][name].append(run)
+                    say(f"round {round_ + 1}: {label}: {name}: {run.rate:.0f} MiB/s, {run.cpu:.2f} CPU s/GiB")
                     await clean(ground)
-    return table(rates, began, os.getloadavg())
+    return found
 
 
-def table(rates: Mapping[str, Mapping[str, Sequence[float]]], before: Sequence[float], after: Sequence[float]) -> str:
-    """Return medians, all rounds and the ratio to the serial stream."""
-    lines = [
-        f"{os.cpu_count()} cores, Python {platform.python_version()}; load {before[0]:.1f} before, {after[0]:.1f} after; in turns.",
-        "",
-        "| what | how | median MiB/s | rounds | times the serial stream |",
-        "|---|---|---:|---|---:|",
+async def _one(
+    ground: Ground, label: str, way: Callable[[Ground, str], Awaitable[None]], stores: Sequence[int], mebibytes: int
+) -> _Copied:
+    reset_peak(os.getpid())
+    before, began, store = os.times(), time.monotonic(), cpu_seconds(stores)
+    with trio.fail_after(_PATIENCE):
+        await way(ground, label)
+    seconds, after = time.monotonic() - began, os.times()
+    # A program of its own counts when it has ended, ours counts at once.
+    spent = sum(after[:4]) - sum(before[:4])
+    return _Copied(
+        mebibytes / seconds,
+        spent * 1024 / mebibytes,
+        (cpu_seconds(stores) - store) * 1024 / mebibytes,
+        resident_bytes(os.getpid(), peak=True) if way in (by_us, by_serial_stream) else 0,
+    )
+
+
+def _outcome(found: Mapping[str, Mapping[str, Sequence[_Copied]]]) -> Outcome:
+    rows, groups = [], dict[str, dict[str, float]]()
+    for label, by_way in found.items():
+        ours = median(run.rate for run in by_way[OURS])
+        for name, runs in by_way.items():
+            rate = median(run.rate for run in runs)
+            groups.setdefault(label, {})[name] = rate
+            peak = max(run.peak for run in runs)
+            rows.append(
+                (
+                    label, name, number(rate), ", ".join(f"{run.rate:.0f}" for run in runs), times(ours, rate),
+                    number(median(run.cpu for run in runs)), number(median(run.store for run in runs)),
+                    str(peak >> 20) if peak else "-",
+                )
+            )  # fmt: skip
+    header = ("what", "how", "MiB/s", "rounds", "Antipode is", "copier CPU s/GiB", "store CPU s/GiB", "peak MiB")
+    notes = [
+        "Antipode: claims in PostgreSQL, every MiB verified, placements recorded. rclone and s5cmd: four files at once.",
+        "s5cmd knows one endpoint at a time: down to this machine's memory, then up.",
+        "Peak: of the process that measures, in which the copier runs.",
     ]
-    for label, found in rates.items():
-        serial = median(next(values for name, values in found.items() if "serial" in name))
-        lines += [
-            f"| {label} | {name} | {median(values):.0f} | {', '.join(f'{v:.0f}' for v in values)} | {median(values) / serial:.2f} |"
-            for name, values in found.items()
-        ]
-    return "\n".join(lines)
+    return Outcome(
+        "copy", "Copies between two stores", header, rows, Chart("Copies between two stores", "MiB/s", groups), notes
+    )

@@ -66,7 +66,6 @@ class Program:
 
 DISTRIBUTION = Program("distribution", "github.com/distribution/distribution/v3/cmd/registry", "v3.1.1", "registry")
 ZOT = Program("zot", "zotregistry.dev/zot/v2/cmd/zot", "v2.1.20", "zot", {"GOEXPERIMENT": "jsonv2"})
-S5CMD = Program("s5cmd", "github.com/peak/s5cmd/v2", "v2.2.2", "s5cmd")
 
 
 def distribution_words(program: Path, folder: Path, port: int, store: Store, path: str, *, redirect: bool) -> list[str]:

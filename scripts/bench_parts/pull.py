@@ -73,7 +73,7 @@ def _whole(ground: Ground, servers: Sequence[Server], images: Sequence[Image], s
         groups.setdefault(f"{crowd} clients, {how}", {})[name] = middle(found, lambda run: run.rate)
         rows.append(
             (
-                how, count, name,
+                how, crowd, name,
                 number(middle(found, lambda run: run.rate)),
                 times(middle(ours, lambda run: run.rate), middle(found, lambda run: run.rate)),
                 number(1000 * pooled(found, 0.5)), number(1000 * pooled(found, 0.99)),

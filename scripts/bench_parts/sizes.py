@@ -14,7 +14,9 @@ class Sizes:
     clients: tuple[int, ...] = (1, 4, 16, 64)
     images: int = 8
     layer: int = 4 * MIB
-    """The largest layer of an image that is pulled or pushed."""
+    """The largest layer of an image that is pulled."""
+    push_layer: int = 2 * MIB
+    """Likewise of those that are pushed."""
     pushes: int = 4
     """Images per round and client that are pushed."""
     pushers: tuple[int, ...] = (1, 4)
@@ -36,6 +38,6 @@ QUICK = Sizes(
     large=384, scales=(10_000, 100_000), looks=50,
 )  # fmt: skip
 TINY = Sizes(
-    rounds=1, seconds=0.3, clients=(2,), images=1, layer=100_000, pushes=1, pushers=(1,), far_pulls=1, blob=6 * MIB,
-    copies=1, large=16, scales=(1_000,), looks=3,
+    rounds=1, seconds=0.3, clients=(2,), images=1, layer=100_000, push_layer=50_000, pushes=1, pushers=(1,), far_pulls=1,
+    blob=6 * MIB, copies=1, large=16, scales=(1_000,), looks=3,
 )  # fmt: skip
