@@ -7,12 +7,21 @@ import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
-from typing import Any
+from typing import Any, cast
 
 import h11
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.answers import Request
 from node.api.replication import parse_wait
+from node.auth.challenge import bearer
+from node.auth.endpoint import _form
+from node.auth.header import Basic, Bearer, Malformed, read_authorization
+from node.auth.keyring import Keyring
+from node.auth.scopes import MOST, Need, read_scopes
+from node.auth.sealing import Sealer
+from node.auth.tokens import BadToken, Tokens
 from node.config_values import Unfit
 from node.errors import RegistryError
 from node.hint_wire import BadMessage, decode
@@ -23,6 +32,7 @@ from node.pull.ranges import RangeNotSatisfiable, parse_range
 from node.push.durability import read_seconds
 from node.push.reading import KNOWN, read_manifest
 from node.push.uploads import _content_range, _upload_id
+from node.records.postgres import Database, DatabaseUnavailable
 from node.web.access import SANE_ID, request_id
 from node.web.incoming import headers_of, origin_form, path_of, query_of
 from node.web.lane import HEAD_MOST, _Head, _NotHere, _request
@@ -183,6 +193,77 @@ def fuzz_head(data: bytes) -> None:
     assert isinstance(other.next_event(), h11.EndOfMessage), "there is no body"
 
 
+def fuzz_authorization(data: bytes) -> None:
+    with suppress(Malformed):
+        match read_authorization(text(data)):
+            case Basic(name, password):
+                assert name.isprintable()
+                assert password.isprintable()
+                assert ":" not in name
+            case Bearer(token):
+                assert token
+                assert token.isascii()
+
+
+def fuzz_scopes(data: bytes) -> None:
+    asked = read_scopes(data.decode("utf-8", "replace").split("\n"))
+    assert len(asked.repositories) <= MOST
+    for name, actions in asked.repositories.items():
+        assert is_name(name)
+        # What a challenge repeats must not end the header's value, nor the header.
+        ((_, value),) = bearer("https", "registry.example.com", [Need(name, tuple(actions))])
+        assert value.count('"') == 6
+        assert value.isprintable()
+
+
+class _Nowhere:
+    """A database that is away."""
+
+    async def fetch(self, *_arguments: object, **_more: object) -> Any:
+        raise DatabaseUnavailable("away")
+
+
+def _tokens() -> tuple[Tokens, Ed25519PrivateKey]:
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    keyring = Keyring(cast("Database", _Nowhere()), cast("Sealer", None), 60.0, lambda: 1000.0)
+    keyring._public = {"known": (key.public_key(), 1e12)}
+    return Tokens(keyring, "registry.example.com", lambda: 1000.0), key
+
+
+TOKENS, KEY = _tokens()
+PULL = {"type": "repository", "name": "a", "actions": ["pull"]}
+
+
+def signed(claims: dict[str, object]) -> bytes:
+    """Return a token of ours with these claims."""
+    standard: dict[str, object] = {"iss": "registry.example.com", "sub": "a", "iat": 990, "exp": 1100}
+    return jwt.encode({**standard, **claims}, KEY, algorithm="EdDSA", headers={"kid": "known"}).encode()
+
+
+def fuzz_token(data: bytes) -> None:
+    given = text(data)
+    for verify in (TOKENS.verify, TOKENS.verify_refresh):
+        with suppress(BadToken):
+            finish(verify(given))
+
+
+def fuzz_form(data: bytes) -> None:
+    with suppress(RegistryError):
+        form = finish(_form(Request("POST", "/v2/auth", body=_Body(data))))
+        read_scopes(form.get("scope", ()))
+
+
+class _Body:
+    """A body that has come already."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    async def receive(self) -> bytes:
+        data, self.data = self.data, b""
+        return data
+
+
 def fuzz_hints(data: bytes) -> None:
     with suppress(BadMessage):
         decode(data)
@@ -201,8 +282,10 @@ def fuzz_policy(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "accept": fuzz_accept,
+    "authorization": fuzz_authorization,
     "content-range": fuzz_content_range,
     "digest": fuzz_digest,
+    "form": fuzz_form,
     "forwarded": fuzz_forwarded,
     "head": fuzz_head,
     "hints": fuzz_hints,
@@ -211,7 +294,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "policy": fuzz_policy,
     "proxy-protocol": fuzz_proxy_protocol,
     "range": fuzz_range,
+    "scopes": fuzz_scopes,
     "target": fuzz_target,
+    "token": fuzz_token,
     "words": fuzz_words,
 }
 
@@ -224,8 +309,10 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b"*/*;q=0.0, application/*\n{}",
         _OCI + b'manifest.v1+json\n{"manifests":[{"platform":{"os":"linux","architecture":"amd64"},"mediaType":"x","digest":"y"}]}',
     ),
+    "authorization": (b"Basic YTpi", b"Bearer a.b.c", b"basic  YTpiOmM= ", b"Basic AAA6"),
     "content-range": (b"0-99", b"5-4", b"0-" + b"9" * 5000),
     "digest": (DIGEST.encode(), b"sha512:" + b"f" * 128, b"0b0f4ad4-1f8b-4bb6-8f3e-0d2a3a4b5c6d", b"sha256:A"),
+    "form": (b"grant_type=password&username=a&password=b&scope=repository:a/b:pull", b"a=%00&a=%ff&=&", b"x&" * 200),
     "forwarded": (
         b"x-forwarded-for: 1.2.3.4, 10.0.0.1\nX-Forwarded-Proto: https\nhost: a",
         b"x-forwarded-for: [fe80::1%eth0]:1\nx-forwarded-host: b:1",
@@ -255,7 +342,21 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         _SIGNATURE + b"\x20\x00\x00\x00",
     ),
     "range": (b"\x01\x00bytes=0-99", b"\x01\x00bytes=-5", b"\x00\x00bytes=5-", b"\x01\x00bytes = 1 - 2"),
+    "scopes": (
+        b"repository:a/b:pull,push repository(plugin):c:*",
+        b'registry:catalog:*\nrepository:a"b:pull',
+        b"repository:a:",
+    ),
     "target": (b"/v2/a%2Fb?n=10&last=%C3%A4&n=", b"http://h/v2/?%", b"/%00", b"/%ff?n=" + b"1" * 20),
+    "token": (
+        signed({"aud": "registry.example.com", "kind": None, "epoch": 1, "access": [PULL, {**PULL, "actions": [[]]}]}),
+        signed({"aud": "registry.example.com", "kind": "nobody", "epoch": 1, "access": [1]}),
+        signed({"aud": "registry.example.com", "kind": None, "epoch": 1, "access": [], "exp": 1e400}),
+        signed({"aud": "registry.example.com/v2/auth", "generation": 1, "token": None}),
+        signed({"aud": "registry.example.com/v2/auth", "generation": 1, "token": "x"}),
+        b"eyJhbGciOiJub25lIiwia2lkIjoia25vd24ifQ.e30.",
+        b"eyJhbGciOiJIUzI1NiIsImtpZCI6MX0.e30.AA",
+    ),
     "words": (b"quorum:2", b"quorum:" + b"9" * 5000, b"60s", b"1.5", b"\xb2", b"9" * 5000, b"9" * 400 + b"d"),
 }  # fmt: skip
 """What a fuzzer begins with: something right, and something that is almost so."""

@@ -127,7 +127,9 @@ class Credentials:
             good = login is not None and name in (APPLICATION_NAME, login.account.name)
             return self._proven(login) if login is not None and good else None
         # A name that no account can have need not be looked for; everything else about it is the same.
-        login = await find_by_name(self._database, name) if 0 < len(name) <= 255 else None
+        # PostgreSQL takes no NUL.
+        possible = 0 < len(name) <= 255 and name.isprintable()
+        login = await find_by_name(self._database, name) if possible else None
         stored = None if login is None else login.account.secret
         if login is not None and seen is not None and stored is not None and seen.secret == stored:
             return self._proven(login)

@@ -6,6 +6,7 @@ specification for the `access` claim.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from uuid import UUID, uuid4
 
@@ -91,7 +92,8 @@ class Tokens:
             case {"sub": str(account), "generation": int(generation), "token": None}:
                 return Renewal(account, generation, None)
             case {"sub": str(account), "generation": int(generation), "token": str(given)}:
-                return Renewal(account, generation, UUID(given))
+                with suppress(ValueError):
+                    return Renewal(account, generation, UUID(given))
         raise BadToken("not a refresh token of this registry")
 
     def _sign(self, subject: str, audience: str, lifetime: float, claims: Mapping[str, object]) -> str:
@@ -141,6 +143,8 @@ def _seconds(claim: object) -> float:
 def _identity(claims: Mapping[str, object]) -> Identity:
     match claims:
         case {"sub": str(name), "kind": str() | None as kind, "epoch": int(epoch), "access": list(access)}:
-            grants, catalog = read_access(access)
-            return Identity(name, None if kind is None else Kind(kind), grants=grants, catalog=catalog, epoch=epoch)
+            # A token of a later release may say what this one does not know.
+            with suppress(ValueError, TypeError):
+                grants, catalog = read_access(access)
+                return Identity(name, None if kind is None else Kind(kind), grants=grants, catalog=catalog, epoch=epoch)
     raise BadToken("not a token of this registry")

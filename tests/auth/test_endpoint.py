@@ -225,3 +225,11 @@ async def test_an_open_registry(world: MakeWorld) -> None:
         assert (await us.ask("POST", "/v2/any/thing/blobs/uploads/", headers=headers)).status == 202
     assert (await us.ask("GET", "/v2/auth")).status == 405
     assert scope_of("") is None
+
+
+async def test_names_that_nobody_can_have(world: MakeWorld) -> None:
+    """A name with a NUL, or one without end, is a wrong name like any other."""
+    (us,) = await settled(world)
+    for name in ("a\0b", "\0", "n" * 10_000):
+        reply = await post(us, grant_type="password", username=name, password="x")
+        assert reply.failure == (401, "UNAUTHORIZED")
