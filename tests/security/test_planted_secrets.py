@@ -1,6 +1,7 @@
 """Secrets are planted in every place of a configuration, everything that can fail is made to, and nobody sees one of them."""
 
 import subprocess
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ async def logged(node: Node, *words: str) -> None:
             await trio.sleep(0.05)
 
 
+def basic(name: str, password: str) -> str:
+    """Return an Authorization header's value."""
+    return f"Basic {b64encode(f'{name}:{password}'.encode()).decode()}"
+
+
 def everywhere() -> dict[str, Any]:
     """Return a configuration with a secret in every place that takes one."""
     return {
@@ -54,6 +60,7 @@ def everywhere() -> dict[str, Any]:
         "USER_EVENTS_REDIS": {"host": "127.0.0.1", "port": 1, "password": planted("redis")},
         "DISTRIBUTED_STORAGE_CONFIG": stores(access_key=planted("access"), secret_key=planted("secret")),
         "ENABLE_HEALTH_DEBUG_SECRET": planted("debug"),
+        "DATABASE_SECRET_KEY": planted("sealing"),
     }
 
 
@@ -77,6 +84,8 @@ SPOILED: dict[str, Mapping[str, Any]] = {
     "a number as key": {"DISTRIBUTED_STORAGE_CONFIG": stores(access_key=planted("access"), secret_key=1)},
     "an endpoint with a user": {"DISTRIBUTED_STORAGE_CONFIG": stores(public_endpoint=f"https://u:{MARK}@h")},
     "a mapping as debug secret": {"ENABLE_HEALTH_DEBUG_SECRET": {"a": planted("debug"), "b": 1}},
+    "a short sealing key": {"DATABASE_SECRET_KEY": MARK},
+    "a list as sealing key": {"DATABASE_SECRET_KEY": [planted("sealing")]},
     "a misspelt key": {"ENABLE_HEALTH_DEBUG_SECRETS": planted("debug")},
     "a key of nobody": {"MY_OWN": planted("own"), "SECRET_KEY": planted("quay")},
     "a secret that is not there": {"DB_URI": {"env": "NOT_SET"}, "MY": {"file": "/nowhere"}},
@@ -177,6 +186,31 @@ async def test_what_redis_and_a_store_refuse_is_not_told(
     await node.stop()
     assert seen(node.log + told) == []
     assert s3_stores["us"].secret_key not in node.log + told
+
+
+async def test_what_people_type_is_not_told(start_cluster: StartCluster, repository: str) -> None:
+    """Passwords and tokens that prove nothing, in every form in which they come, are neither logged nor repeated."""
+    nodes = await start_cluster(
+        "us eu", launch=False, FEATURE_OPEN_REGISTRY=None, DATABASE_SECRET_KEY=planted("sealing-key")
+    )
+    node, secret = nodes["us"], planted("typed")
+    node.options = ["--log-level", "debug"]
+    await node.start()
+    shown = [
+        {"Authorization": said} for said in (f"Bearer {secret}", f"Basic {secret}", secret, basic("somebody", secret))
+    ]
+    paths = ("/v2/auth", "/v2/auth?scope=repository:a/b:pull", "/v2/", f"/v2/{repository}/tags/list", "/api/v1/users")
+    forms: list[dict[str, str]] = [
+        {"grant_type": "password", "username": "somebody", "password": secret},
+        {"grant_type": "refresh_token", "refresh_token": secret},
+        {"grant_type": secret},
+    ]
+    async with httpx.AsyncClient(base_url=node.url, timeout=PATIENCE) as client:
+        told = [await client.get(path, headers=headers) for path in paths for headers in shown]
+        told += [await client.post("/v2/auth", data=form) for form in forms]
+    assert {answer.status_code for answer in told} <= {400, 401, 404}
+    await node.stop()
+    assert seen(node.log + "\n".join(f"{answer.headers!r} {answer.text}" for answer in told)) == []
 
 
 def spoil(nodes: Cluster) -> None:
