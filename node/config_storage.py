@@ -1,7 +1,6 @@
 """Reads the stores: their engines, this node's order of preference, and the locations that every blob owes a copy to."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from attrs import frozen
 
@@ -50,9 +49,6 @@ def _read_location(name: object, entry: object, findings: Findings) -> LocationS
         for message in errors.errors:
             findings.wrong(where, "", message)
         return None
-    bundle = getattr(spec.arguments, "ca_bundle", None)
-    if bundle is not None and not Path(bundle).is_file():
-        findings.wrong(f"{where}.ca_bundle", show(bundle), "there is no such file on this machine")
     for line in spec.warnings:
         findings.warn(f"{where}: {line}")
     return LocationSettings(name, spec, redirect=spec.redirect)
