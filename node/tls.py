@@ -5,11 +5,14 @@ TLS 1.3 are OpenSSL's own. HTTP/1.1 only: over HTTP/2 one stalled upload would s
 """
 
 import ssl
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
+from cryptography.x509 import load_pem_x509_certificates
 
 from node.settings import TlsSettings
 
@@ -19,6 +22,10 @@ LOOK_EVERY = 5.0
 """Seconds between two looks at the files."""
 _LOOK_SECONDS = 10.0
 """For one look: a file may be on a network."""
+
+OVERDUE = 0.25
+"""Share of a certificate's life: with less left its renewal is overdue. Most renew with a third left."""
+_REMIND_EVERY = 86400.0
 
 _VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -65,6 +72,33 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
     return context
 
 
+@frozen
+class Life:
+    """From when to when a certificate is good, in POSIX seconds."""
+
+    begins: float
+    ends: float
+
+    def remark(self, now: float) -> str | None:
+        """Return what the operator must hear about it, None while all is well. Pure."""
+        if now >= self.ends:
+            return "the certificate has expired: clients refuse this node"
+        if now < self.begins:
+            return "the certificate is not good yet: clients refuse this node"
+        if self.ends - now < OVERDUE * (self.ends - self.begins):
+            return f"the certificate ends in {(self.ends - now) / 86400:.1f} days and has not been renewed"
+        return None
+
+
+def life_of(path: Path) -> Life:
+    """Return the life of the first certificate in a PEM file. Raises BadCertificate."""
+    try:
+        first = load_pem_x509_certificates(_read(path))[0]
+    except ValueError:
+        raise BadCertificate(str(path), "there is no certificate in it, in PEM") from None
+    return Life(first.not_valid_before_utc.timestamp(), first.not_valid_after_utc.timestamp())
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -78,11 +112,15 @@ class Certificates:
 
     settings: TlsSettings
     context: ssl.SSLContext = field(init=False)
+    life: Life = field(init=False)
+    _clock: Callable[[], float] = field(default=time.time, alias="clock")
+    """POSIX seconds."""
     _stamp: Stamp | None = field(default=None, init=False)
+    _reminded: float = field(default=float("-inf"), init=False)
 
     def __attrs_post_init__(self) -> None:
         self._stamp = self._look()
-        self.context = make_context(self.settings)
+        self._load()
 
     def current(self) -> ssl.SSLContext:
         """Return what the next connection shakes hands with."""
@@ -98,7 +136,7 @@ class Certificates:
             return False
         self._stamp = stamp
         try:
-            self.context = make_context(self.settings)
+            self._load()
         except BadCertificate as error:
             _log.error("the new certificate cannot be used: the old one stays", path=error.path, reason=error.reason)
             return False
@@ -116,8 +154,23 @@ class Certificates:
         """Look at the files every few seconds, for ever."""
         task_status.started()
         while True:
+            self._remind()
             await trio.sleep(LOOK_EVERY)
             await self.look()
+
+    def _load(self) -> None:
+        """Take what the files have, or nothing of it. Raises BadCertificate."""
+        context, life = make_context(self.settings), life_of(self.settings.certificate)
+        self.context, self.life = context, life
+        self._reminded = float("-inf")
+
+    def _remind(self) -> None:
+        """Say once a day that renewal is overdue."""
+        now = self._clock()
+        remark = self.life.remark(now)
+        if remark is not None and now - self._reminded >= _REMIND_EVERY:
+            self._reminded = now
+            _log.warning(remark, path=str(self.settings.certificate))
 
     def _look(self) -> Stamp | None:
         """Return what changes when a file does, None where one is not there."""

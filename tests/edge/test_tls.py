@@ -3,6 +3,7 @@
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import trio
 from attrs import evolve
 
 from node.settings import TlsSettings
-from node.tls import BadCertificate, Certificates, make_context
+from node.tls import BadCertificate, Certificates, Life, make_context
 from node.web.arrival import LEAST, SHARE, Arrivals, NotAdmitted
 from tests.certificates import Authority
 from tests.edge.conftest import Logged, Node, hello
@@ -210,3 +211,32 @@ async def test_silent_connections_make_way_for_new_ones(
     finally:
         for stream in silent:
             await stream.aclose()
+
+
+def test_an_overdue_renewal_is_remarked() -> None:
+    """With less than a quarter of its life left, before it begins and after it has ended a certificate is spoken of."""
+    life = Life(0.0, 90 * 86400.0)
+    assert life.remark(0.0) is None
+    assert life.remark(60 * 86400.0) is None
+    assert life.remark(68 * 86400.0) == "the certificate ends in 22.0 days and has not been renewed"
+    assert "has expired" in (life.remark(90 * 86400.0) or "")
+    assert "not good yet" in (life.remark(-1.0) or "")
+
+
+async def test_an_overdue_renewal_is_said_once_a_day(
+    settings: TlsSettings, logged: Logged, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The log says it at the start and every day after, until the certificate is renewed."""
+    began = time.time()
+    certificates = Certificates(settings, clock=lambda: began + 1.6 * 86400 + trio.current_time())
+    with trio.move_on_after(0.9 * 86400):
+        while True:
+            await trio.sleep(3600)
+            certificates._remind()
+    said = [entry for entry in logged.entries if entry["log_level"] == "warning"]
+    assert ["ends in 0.4 days" in entry["event"] for entry in said] == [True]
+    with trio.move_on_after(0.2 * 86400):
+        while True:
+            await trio.sleep(3600)
+            certificates._remind()
+    assert "has expired" in logged.entries[-1]["event"]
