@@ -85,6 +85,7 @@ class _Lazy(click.Group):
 _TOPICS = {
     "audit": "audit",
     "collect": "collect",
+    "immutability": "immutability",
     "location": "location",
     "namespace": "namespace",
     "orphans": "orphans",

@@ -17,6 +17,7 @@ from tests.services import Store, all_stores, fresh_database, fresh_storage_path
 _REGIONS = ("us", "eu")
 
 _MINUTES = (
+    "tests/api/test_schemathesis.py",
     "tests/crash/",
     "tests/outage/",
     "tests/nemesis/test_real_clients.py",

@@ -5,28 +5,10 @@ from collections.abc import Iterable
 
 from node.api.frame import PROBLEM_TYPE, Json
 from node.api.operations import Operation
+from node.api.paths import PATH_PARAMETERS
 from node.api.schemas import PROBLEM
 
 PREFIX = "/api/v1"
-
-_PATH: dict[str, tuple[Json, str]] = {
-    "name": (
-        {
-            "type": "string",
-            "maxLength": 255,
-            "pattern": r"^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$",
-        },
-        "A repository's name. Its slashes may be written as they are.",
-    ),
-    "tag": ({"type": "string", "pattern": "^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$"}, "A tag."),
-    "reference": ({"type": "string", "minLength": 1, "maxLength": 160}, "A tag or a digest."),
-    "namespace": (
-        {"type": "string", "maxLength": 255, "pattern": r"^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$"},
-        "A namespace.",
-    ),
-    "location": ({"type": "string", "minLength": 1}, "A location's name."),
-    "place": ({"type": "string", "minLength": 1}, "The name of a location or of a namespace."),
-}
 
 
 def document(operations: Iterable[Operation], version: str) -> Json:
@@ -97,6 +79,11 @@ def _operation(operation: Operation) -> Json:
 
 
 def _path_parameter(name: str) -> Json:
-    schema, summary = _PATH.get(name, ({"type": "string", "minLength": 1}, ""))
-    described = {"description": summary} if summary else {}
-    return {"name": name, "in": "path", "required": True, "schema": schema, **described}
+    parameter = PATH_PARAMETERS[name]
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "schema": parameter.schema,
+        "description": parameter.summary,
+    }

@@ -1,10 +1,11 @@
-"""`antipode tag`: what a tag pointed to, and back to it."""
+"""`antipode tag`: listed, deleted, what a tag pointed to, and back to it."""
 
 from collections.abc import Mapping
 from typing import cast
 
 import click
 
+from node.api.repositories import get_tags, remove_tag
 from node.api.tags import Means, history_of, restore_tag
 from node.commands.options import config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, show, work
@@ -12,7 +13,38 @@ from node.commands.tools import EXIT_CODES, Desk, show, work
 
 @click.group("tag", epilog=EXIT_CODES)
 def command() -> None:
-    """Look at what tags pointed to before, and restore them within their window (DEFAULT_TAG_EXPIRATION)."""
+    """Look at tags and at what they pointed to before, and restore them within their window (DEFAULT_TAG_EXPIRATION)."""
+
+
+@command.command("list")
+@click.argument("repository")
+@click.option("--after", default="", metavar="TAG", help="Begin behind this tag.")
+@click.option("--most", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many to list.")
+@config_option
+@output_option
+def list_all(repository: str, after: str, most: int, config: str | None, output: str) -> None:
+    """List the tags of REPOSITORY by name."""
+
+    async def verb(desk: Desk) -> None:
+        document = await get_tags(Means(desk.database, desk.settings, desk.hints.publish), repository, after, most)
+        show(document, output, (repository, cast("list[Mapping[str, object]]", document["tags"])))
+
+    work(config, verb)
+
+
+@command.command()
+@click.argument("repository")
+@click.argument("tag")
+@config_option
+@output_option
+def delete(repository: str, tag: str, config: str | None, output: str) -> None:
+    """Delete TAG of REPOSITORY; it can be restored within its window."""
+
+    async def verb(desk: Desk) -> None:
+        document = await remove_tag(Means(desk.database, desk.settings, desk.hints.publish), repository, tag)
+        show(document, output, ("deleted", [document]))
+
+    work(config, verb, changes="tag delete")
 
 
 @command.command()

@@ -28,7 +28,8 @@ from node.hints import open_hints
 from node.journal.replay import Replayed
 from node.records.auditlog import Line, write_lines
 from node.records.migrate import migrate, migrations
-from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, open_database
+from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, TagImmutable, open_database
+from node.records.quotas import OverQuota
 from node.settings import Settings
 
 _FLUSH_SECONDS = 2.0
@@ -114,7 +115,11 @@ def work(
         code = trio.run(main, strict_exception_groups=True)
     except (Exception, BaseExceptionGroup) as error:
         leaves = list(_leaves(error))
-        known = [leaf for leaf in leaves if isinstance(leaf, (Refused, Problem, EngineError, *_DATABASE))]
+        known = [
+            leaf
+            for leaf in leaves
+            if isinstance(leaf, (Refused, Problem, EngineError, TagImmutable, OverQuota, *_DATABASE))
+        ]
         if len(known) < len(leaves):
             raise
         for leaf in known:
@@ -148,6 +153,8 @@ def _line(error: BaseException) -> str:
         return f"{error.title}: {error.detail}" if error.detail else error.title
     if isinstance(error, _DATABASE):
         return f"DB_URI: the database cannot be used: {error}"
+    if isinstance(error, TagImmutable):
+        return f"the tag {error} can be neither moved nor deleted"
     return str(error)
 
 

@@ -40,6 +40,9 @@ _GIVE_BACK_SECONDS = 1.0
 _TOO_LATE = "AT001"
 """What the schema's `in_time` raises."""
 
+_IMMUTABLE = "AN002"
+"""What the schema's `tag_immutable` raises."""
+
 _LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -64,6 +67,10 @@ class DatabaseUnavailable(LedgerUnavailable):
 
 class DatabaseMisconfigured(Exception):
     """The database answered and will refuse again: no such database, wrong password, missing rights."""
+
+
+class TagImmutable(Exception):
+    """A tag that would be moved or deleted is one that never is. `str(error)` is the tag."""
 
 
 @frozen
@@ -187,6 +194,9 @@ class Database:
         except _LOST as error:
             raise self._lost(error) from error
         except asyncpg.PostgresError as error:
+            if error.sqlstate == _IMMUTABLE:
+                self._note(True)
+                raise TagImmutable(str(error).partition("\n")[0]) from error
             if error.sqlstate != _TOO_LATE:
                 raise
             raise self._lost(error) from error

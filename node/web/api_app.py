@@ -1,6 +1,7 @@
 """The API over HTTP: routes made of the table, JSON out, problems (RFC 9457) for everything that goes wrong."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any, cast
@@ -13,6 +14,7 @@ from node.answers import Headers
 from node.api.frame import PROBLEM_TYPE, Json, Problem, Wrong
 from node.api.openapi import PREFIX, document, parameters_of
 from node.api.operations import Call, Operation, Right
+from node.api.paths import PATH_PARAMETERS
 from node.api.table import OPERATIONS
 from node.auth.model import Action, Identity
 from node.config_values import show
@@ -39,6 +41,15 @@ _ACTIONS: Mapping[Right, Action] = {
 }
 
 
+_WHOLE = "/repository/{name}"
+_BELOW = [
+    (operation.method, re.compile(".+" + re.sub(r"\{\w+\}", "[^/]+", operation.path.removeprefix(_WHOLE))))
+    for operation in OPERATIONS
+    if operation.path.startswith(f"{_WHOLE}/")
+]
+"""What is below a repository: a name that ends so means that, and not a repository."""
+
+
 def create_api(registry: Registry) -> quart.Blueprint:
     """Return the routes below /api/v1 that are answered from a node's parts, and the document that describes them."""
     api = quart.Blueprint("api", __name__, url_prefix=PREFIX)
@@ -60,9 +71,12 @@ def _view(registry: Registry, operation: Operation) -> Callable[..., Any]:
     fits = None if operation.body is None else Draft202012Validator(operation.body)
 
     async def view(**path: str) -> quart.Response:
-        for value in path.values():
-            if not _sane(value):
-                raise Problem(404, "no such thing", "a path has printable characters only")
+        if operation.path == _WHOLE and (methods := _below(path["name"])):
+            # DELETE of .../team/app/tag must not be taken for that of a repository team/app/tag.
+            raise MethodNotAllowed(valid_methods=methods)
+        for name, value in path.items():
+            if not PATH_PARAMETERS[name].fits(value):
+                raise Problem(404, f"no such {name}", f"{show(value[:80])} is none")
         who = await _admit(registry, operation, path)
         if operation.method != "GET" and not operation.always:
             check_change(registry.current(), Change.ADMINISTER)
@@ -102,6 +116,11 @@ def _open(operation: Operation, body: object) -> Mapping[str, object]:
     known = cast("Mapping[str, Json]", (operation.body or {}).get("properties", {}))
     kept = {name: value for name, value in body.items() if not known.get(name, {}).get("writeOnly")}
     return kept if len(json.dumps(kept)) <= _MOST_KEPT else {"body": "too long to be kept"}
+
+
+def _below(name: str) -> list[str]:
+    """Return the methods of the operations below a repository that a name could be taken for."""
+    return [method for method, pattern in _BELOW if pattern.fullmatch(name)]
 
 
 async def _admit(registry: Registry, operation: Operation, path: Mapping[str, str]) -> Identity:

@@ -1,11 +1,13 @@
 """What a client is told when a request fails: the one place where exceptions become answers."""
 
 import structlog
+from attrs import evolve
 
 from engines.contract import EngineError
 from node.answers import Answer, BodyStalled
-from node.errors import UNAVAILABLE, Code, RegistryError
+from node.errors import TAG_IMMUTABLE, UNAVAILABLE, Code, RegistryError
 from node.push.quota import over_quota
+from node.records.postgres import TagImmutable
 from node.records.quotas import OverQuota
 from replication.ports import LedgerUnavailable
 
@@ -22,11 +24,14 @@ RETRY_AFTER_UNAVAILABLE = 2
 def answer_to(error: Exception, request_id: str) -> Answer:
     """Return the answer to a failed request, and log what is not the client's doing, with its traceback.
 
-    `RegistryError` has its own answer; a full namespace is 403; a stalled body is 408; an unreachable database or store is 503;
-    anything else is a bug: 500.
+    `RegistryError` has its own answer; a full namespace is 403; a tag that never moves is 409; a stalled body is 408; an
+    unreachable database or store is 503; anything else is a bug: 500.
     """
     if isinstance(error, RegistryError):
         return error.answer(request_id)
+    if isinstance(error, TagImmutable):
+        told = evolve(TAG_IMMUTABLE, message=f"the tag {error} can be neither moved nor deleted")
+        return RegistryError(told, {"tag": str(error)}).answer(request_id)
     if isinstance(error, OverQuota):
         return over_quota(error).answer(request_id)
     if isinstance(error, BodyStalled):

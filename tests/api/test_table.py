@@ -92,3 +92,13 @@ async def test_what_no_name_has(cluster: Cluster, path: str) -> None:
         answer = await http.get(PREFIX + path)
     assert answer.status_code in (400, 404)
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("below", ["tag", "audit", "tag/v1/history", "permission/team/devs/x/audit"])
+async def test_what_is_below_a_repository_is_none(cluster: Cluster, repository: str, below: str) -> None:
+    """A DELETE of something below a repository that cannot be deleted is refused, and never one of a repository of that name."""
+    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=20) as http:
+        await http.post(f"/v2/{repository}/{below}/blobs/uploads/")
+        answer = await http.delete(f"{PREFIX}/repository/{repository}/{below}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+        assert (await http.get(f"{PREFIX}/namespace/{repository.partition('/')[0]}/repository")).json()["repositories"]
