@@ -9,6 +9,7 @@ from node.api.tags import Means
 from node.config_values import show
 from node.hooks.addresses import networks, refuse_url
 from node.hooks.message import KINDS, REGISTRY_ONLY, read_secret, write_secret
+from node.hooks.secrets import keep_secret
 from node.names import is_name
 from node.records.webhooks import (
     Delivery,
@@ -60,7 +61,13 @@ async def set_webhook(means: Means, namespace: str | None, name: str, body: Mapp
     if wrong or secret is None:
         detail = "; ".join(f"{line.field}: found {line.found}; {line.right}" for line in wrong)
         raise Problem(400, "a webhook that cannot be used", detail, wrong=tuple(wrong))
-    done = await write_webhook(means.database, webhook, secret, change_secret=given is not None, most=MOST_WEBHOOKS)
+    done = await write_webhook(
+        means.database,
+        webhook,
+        keep_secret(secret, means.settings.secret_key),
+        change_secret=given is not None,
+        most=MOST_WEBHOOKS,
+    )
     if done == "too many":
         raise Problem(409, "too many webhooks", f"there are {MOST_WEBHOOKS} already: delete one")
     shown = await get_webhook(means, namespace, name)

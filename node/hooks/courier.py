@@ -14,7 +14,8 @@ from attrs import define, field, frozen
 
 from node.hooks.addresses import networks
 from node.hooks.message import Event, make_message
-from node.hooks.sender import send
+from node.hooks.secrets import Sealed, open_secret
+from node.hooks.sender import Outcome, send
 from node.records.deliveries import (
     Due,
     bound_deliveries,
@@ -135,21 +136,28 @@ class Courier:
             self._sending.remove(due.webhook)
             self._wake.set()
 
-    async def _send(self, due: Due) -> None:
+    async def _try(self, due: Due) -> Outcome:
         registry = self._current()
+        try:
+            secret = open_secret(due.secret, registry.secret_key)
+        except Sealed as error:
+            return Outcome(False, f"its secret cannot be read: {error}")
         message = make_message(
             Event(due.event, due.kind, due.subject, due.at, due.data),
             source=f"{registry.scheme}://{registry.server_hostname}",
-            secret=due.secret,
+            secret=secret,
             now=self.clock(),
         )
-        outcome = await send(
+        return await send(
             due.url,
             message,
             allowed=networks(registry.webhook_networks),
             deadline=self.settings.deadline,
             agent="antipode",
         )
+
+    async def _send(self, due: Due) -> None:
+        outcome = await self._try(due)
         if outcome.taken:
             await delivered(self._database, due)
             return

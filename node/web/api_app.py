@@ -31,6 +31,7 @@ __all__ = ["PREFIX", "create_api", "failed"]
 
 _NO_STORE = "no-store"
 _MOST_WRONG = 20
+_SECRET = frozenset({"password", "secret", "token"})
 _MOST_KEPT = 4096
 """Bytes of a body that the audit log keeps."""
 _ACTIONS: Mapping[Right, Action] = {
@@ -114,7 +115,9 @@ def _open(operation: Operation, body: object) -> Mapping[str, object]:
     if not isinstance(body, dict):
         return {}
     known = cast("Mapping[str, Json]", (operation.body or {}).get("properties", {}))
-    kept = {name: value for name, value in body.items() if not known.get(name, {}).get("writeOnly")}
+    kept = {
+        name: value for name, value in body.items() if name not in _SECRET and not known.get(name, {}).get("writeOnly")
+    }
     return kept if len(json.dumps(kept)) <= _MOST_KEPT else {"body": "too long to be kept"}
 
 

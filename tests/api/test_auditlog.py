@@ -14,11 +14,13 @@ from node.answers import Request
 from node.api.auditlog import get_audit, read_time
 from node.auditlog import AuditLog, AuditSettings
 from node.config_values import Unfit
+from node.push.reading import OCI_INDEX
 from node.records.auditlog import Filter, Line, drop_lines, read_lines, write_lines
 from node.records.postgres import Database, DatabaseUnavailable
+from tests.auth.people import ROLES, bearing, settled, token_for
 from tests.cluster import Cluster, program
 from tests.registry.conftest import us
-from tests.registry.world import Region, digest_of, until
+from tests.registry.world import MakeWorld, Region, digest_of, until
 
 __all__ = ["us"]
 
@@ -230,3 +232,19 @@ async def test_the_api_and_the_command_line(cluster: Cluster, repository: str) -
     )
     done = await trio.run_process(command, capture_stdout=True)
     assert json.loads(done.stdout)["lines"][0]["detail"]["arguments"] == ["quota", "set", namespace, "--reject", "1GiB"]
+
+
+async def test_who_it_was(world: MakeWorld) -> None:
+    """With accounts a line has the account, also where a token speaks for it, and a refused request has none."""
+    (us,) = await settled(world)
+    await us.node.access.open()
+    writer, reader = ROLES["writer"], ROLES["reader"]
+    assert writer is not None
+    assert reader is not None
+    body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+    target, kind = "/v2/private/app/manifests/v1", {"content-type": OCI_INDEX}
+    assert (await us.ask("PUT", target, body, {**kind, **reader.basic})).status in (401, 403)
+    assert (await us.ask("PUT", target, body, {**kind, **writer.basic})).status == 201
+    token = bearing(await token_for(us, writer, "repository:private/app:pull,push,delete"))
+    assert (await us.ask("DELETE", target, headers=token)).status == 202
+    assert [(line.action, line.actor) for line in await lines(us)] == [("push", "writer"), ("deleteTag", "writer")]

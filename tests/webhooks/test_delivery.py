@@ -13,6 +13,7 @@ from node.api.frame import Problem
 from node.api.webhooks import deliver_again, get_deliveries, get_webhook, get_webhooks, remove_webhook, set_webhook
 from node.collector import Collector
 from node.hooks.message import read_secret, sign
+from node.hooks.secrets import open_secret
 from node.records.collect import CollectRules
 from node.records.deliveries import bound_deliveries, claim_deliveries
 from node.records.removal import delete_repository
@@ -264,7 +265,7 @@ async def test_webhooks_are_kept(us: Region, subscribe: Subscribe, receiver: Rec
     document = await get_webhooks(means_of(us), None)
     assert shown not in json.dumps(document)
     (row,) = await us.rows("SELECT secret, events FROM webhook")
-    assert (row["secret"], row["events"]) == (read_secret(shown), ["deleted"])
+    assert (open_secret(row["secret"], None), row["events"]) == (read_secret(shown), ["deleted"])
     await remove_webhook(means_of(us), None, "hook")
     with pytest.raises(Problem) as caught:
         await get_webhook(means_of(us), None, "hook")

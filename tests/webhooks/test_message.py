@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from node.hooks.addresses import networks, refuse_address, refuse_url
 from node.hooks.courier import CourierSettings, wait_before
 from node.hooks.message import Event, make_message, read_secret, sign, write_secret
+from node.hooks.secrets import Sealed, keep_secret, open_secret
 
 EVENT = Event("7e9f", "pushed", "team/app:v1", 1_700_000_000.25, {"repository": "team/app"})
 
@@ -48,6 +49,18 @@ def test_the_signature_is_that_of_standard_webhooks() -> None:
 def test_a_secret_is_read_as_it_is_written(secret: bytes) -> None:
     """What a receiver is given is the secret that signs."""
     assert read_secret(write_secret(secret)) == secret
+
+
+@given(st.binary(min_size=24, max_size=64))
+def test_a_secret_is_kept_encrypted(secret: bytes) -> None:
+    """With DATABASE_SECRET_KEY a secret is not readable in the database, and with another key or none it is not opened."""
+    kept = keep_secret(secret, "a key of some length")
+    assert secret not in kept
+    assert open_secret(kept, "a key of some length") == secret
+    for other in ("another key of some length", None):
+        with pytest.raises(Sealed):
+            open_secret(kept, other)
+    assert open_secret(keep_secret(secret, None), None) == secret
 
 
 @pytest.mark.parametrize("text", ["", "whsec_", "whsec_c2hvcnQ=", "whsec_???", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])

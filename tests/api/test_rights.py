@@ -1,0 +1,79 @@
+"""The API asks who it is: every operation of the table, asked by everybody, over the application itself."""
+
+import re
+from collections.abc import Mapping
+
+import httpx
+import pytest
+from quart_trio import QuartTrio
+
+from node.api.openapi import PREFIX
+from node.api.operations import Operation, Right
+from node.api.table import OPERATIONS
+from node.web.access import AccessLog
+from node.web.api_app import create_api, failed
+from tests.auth.people import ROLES, settled
+from tests.registry.world import MakeWorld, Region
+
+MAY: Mapping[Right, frozenset[str]] = {
+    Right.PULL: frozenset({"reader", "writer", "admin", "organisation's admin"}),
+    Right.PUSH: frozenset({"writer", "admin", "organisation's admin"}),
+    Right.DELETE: frozenset({"writer", "admin", "organisation's admin"}),
+    Right.ADMIN: frozenset({"admin", "organisation's admin"}),
+    Right.NAMESPACE: frozenset({"organisation's admin", "superuser"}),
+    Right.SUPERUSER: frozenset({"superuser"}),
+}
+"""Who may ask what, on private/app and in private."""
+
+PEOPLE = ("nobody", "stranger", "reader", "writer", "admin", "organisation's admin", "superuser")
+_PATHS = {"name": "private/app", "namespace": "private", "default": "0", "token": "0" * 36}
+
+
+def app_of(region: Region) -> httpx.ASGITransport:
+    app = QuartTrio("test")
+    app.register_blueprint(create_api(region.registry))
+    app.register_error_handler(Exception, failed)
+    return httpx.ASGITransport(AccessLog(app, draining=lambda: False))  # type: ignore[arg-type]
+
+
+def harmless(operation: Operation) -> str:
+    """Return a path that is right for the gate, and names nothing behind it."""
+    return PREFIX + re.sub(r"\{(\w+)\}", lambda found: _PATHS.get(found[1], "zzz"), operation.path)
+
+
+async def test_every_operation_by_everybody(world: MakeWorld) -> None:
+    """Nobody is asked to say who they are (401), who may not is told so (403), and who may gets past both."""
+    (us,) = await settled(world)
+    await us.node.access.open()
+    wrong: list[tuple[str, str, int]] = []
+    async with httpx.AsyncClient(transport=app_of(us), base_url="http://registry.test") as http:
+        for operation in OPERATIONS:
+            if operation.right is Right.NOTHING:
+                continue
+            for who in PEOPLE:
+                person = ROLES[who]
+                # A body or a parameter that cannot be used stops whoever gets past the gate from changing anything.
+                query, body = {"nonsense": "1"}, "no JSON"
+                answer = await http.request(
+                    operation.method,
+                    harmless(operation),
+                    params=query,
+                    content=body,
+                    headers=person.basic if person else {},
+                )
+                may = who in MAY[operation.right]
+                refused = answer.status_code in ((401,) if person is None else (403,))
+                if refused == may or (may and answer.status_code not in (400, 404)):
+                    wrong.append((operation.id, who, answer.status_code))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("who", ["nobody", "reader"])
+async def test_me(world: MakeWorld, who: str) -> None:
+    """Anybody may ask who they are."""
+    (us,) = await settled(world)
+    await us.node.access.open()
+    person = ROLES[who]
+    async with httpx.AsyncClient(transport=app_of(us), base_url="http://registry.test") as http:
+        answer = await http.get(f"{PREFIX}/me", headers=person.basic if person else {})
+    assert answer.json()["name"] == ("" if person is None else "reader")
