@@ -20,7 +20,7 @@ def test_seeds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_bytes(name: str, data: st.DataObject) -> None:
     """Any bytes, and what is right with a part of it replaced, repeated or left out."""

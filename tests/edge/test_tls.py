@@ -14,9 +14,12 @@ from attrs import evolve
 
 from node.settings import TlsSettings
 from node.tls import BadCertificate, Certificates, Life, make_context
+from node.web.app import create_app
 from node.web.arrival import LEAST, SHARE, Arrivals, NotAdmitted
+from node.web.lane import Lane
+from node.web.listener import Address, serve_sockets
 from tests.certificates import Authority
-from tests.edge.conftest import Logged, Node, hello
+from tests.edge.conftest import SETTINGS, Logged, Node, hello
 from tests.edge.wire import PATIENCE, Closed, connect
 
 
@@ -240,3 +243,45 @@ async def test_an_overdue_renewal_is_said_once_a_day(
             await trio.sleep(3600)
             certificates._remind()
     assert "has expired" in logged.entries[-1]["event"]
+
+
+async def test_a_socket_that_outlives_the_node(
+    nursery: trio.Nursery, authority: Authority, settings: TlsSettings
+) -> None:
+    """Where the service manager holds the socket, a handshake that begins between two nodes is the next node's."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        address = Address(*held.getsockname())
+        async with held_by(nursery, held, Certificates(settings)), connect(address, tls=trust(authority)) as client:
+            assert (await client.ask("/v2/")).status == 200
+        async with connect(address, tls=trust(authority)) as early:
+            nursery.start_soon(early.send, b"GET /v2/early HTTP/1.1\r\nHost: node\r\n\r\n")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            async with held_by(nursery, held, Certificates(settings)):
+                assert (await early.reply()).body == b"GET /v2/early"
+
+
+@asynccontextmanager
+async def held_by(nursery: trio.Nursery, held: socket.socket, certificates: Certificates) -> AsyncIterator[None]:
+    """Serve on a socket that stays open when the node stops."""
+    shutdown, ended = trio.Event(), trio.Event()
+    inherited = held.dup()
+    inherited.setblocking(False)
+
+    async def run(task_status: trio.TaskStatus[Address]) -> None:
+        await serve_sockets(
+            create_app(hello, Node(nursery), SETTINGS),
+            SETTINGS,
+            sockets=[inherited],
+            shutdown=shutdown,
+            tls=certificates.current,
+            outlived=True,
+            lane=Lane(hello),
+            task_status=task_status,
+        )
+        ended.set()
+
+    await nursery.start(run)
+    yield
+    shutdown.set()
+    with trio.fail_after(PATIENCE):
+        await ended.wait()
