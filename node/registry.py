@@ -15,10 +15,11 @@ from node.forgetting import Forgetting
 from node.gates import Gates
 from node.names import namespace_of
 from node.records.auditlog import Line
-from node.records.manifests import FoundManifest
+from node.records.manifests import FoundManifest, Look, TagAsked, find_by_tags
 from node.records.postgres import Database
 from node.records.pulls import FoundBlob
 from node.settings import Settings
+from node.together import Together
 from node.waiting import Waiting
 from replication.model import LocationState
 from replication.parts import PartPool
@@ -99,6 +100,11 @@ class Registry:
     """POSIX seconds, for presigned URLs."""
     memory: Memory
     acknowledged: Acknowledged
+    tags: Together[TagAsked, Look] = field(init=False)
+    """Looks tags up, all that wait at the same moment in one statement."""
+
+    def __attrs_post_init__(self) -> None:
+        self.tags = Together(lambda asked: find_by_tags(self.database, asked))
 
     def line(self, request: Request, action: str, repository: str, **detail: object) -> Line:
         """Return the audit log's line about a request."""

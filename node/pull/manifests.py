@@ -7,7 +7,7 @@ from node.answers import Answer, Request
 from node.errors import MANIFEST_UNKNOWN, NAME_UNKNOWN, RegistryError
 from node.names import check_digest, is_tag
 from node.pull.accept import INDEX_TYPES, accepts, default_child
-from node.records.manifests import FoundManifest, Look, find_by_digest, find_by_tag
+from node.records.manifests import FoundManifest, Look, TagAsked, find_by_digest
 from node.records.postgres import DatabaseUnavailable
 from node.registry import Registry
 
@@ -37,7 +37,7 @@ async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifes
     have = last if last is not None and memory.manifest_bytes.get(last) is not None else None
     asked_at = trio.current_time()
     try:
-        look = await find_by_tag(registry.database, repository, tag, have)
+        look = await registry.tags.get(TagAsked(repository, tag, have))
     except DatabaseUnavailable:
         seen = memory.last_digest.get((repository, tag), asked_at - registry.settings.tag_staleness)
         if seen is None:

@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from engines.crossing import open_bridge
 from node.records.closures import read_closure
 from node.records.listings import list_tags
-from node.records.manifests import find_by_digest, find_by_tag
+from node.records.manifests import TagAsked, find_by_digest, find_by_tags
 from node.records.postgres import Database, open_database
 from node.records.pulls import find_blob
 from node.records.reconcile import PostgresRounds
@@ -161,7 +161,7 @@ async def _look(
 def _pages(database: Database, scale: int) -> dict[str, Callable[[_Sample], Awaitable[object]]]:
     random, rounds = Random(scale), PostgresRounds(database)  # noqa: S311 - which page
     return {
-        "look-up of a tag": lambda s: find_by_tag(database, _REPOSITORY, s.tag, None),
+        "look-up of a tag": lambda s: find_by_tags(database, [TagAsked(_REPOSITORY, s.tag)]),
         "look-up of a digest": lambda s: find_by_digest(database, _REPOSITORY, s.manifest, None),
         "look-up of a blob": lambda s: find_blob(database, _REPOSITORY, s.blob, pieces=False, grace=3600.0),
         "look-up of tags": lambda s: list_tags(database, _REPOSITORY, s.tag, 100),
