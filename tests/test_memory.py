@@ -1,0 +1,61 @@
+"""What a node holds in memory when nothing happens and everything that it may remember is remembered."""
+
+import os
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import trio
+
+from node.cache import Freshness
+from node.records.manifests import FoundManifest
+from node.records.pulls import FoundBlob
+from node.registry import _LINKS, _MANIFEST_BYTES, _SMALL_BLOB_BYTES, Memory
+from replication.model import Blob, Placement
+from tests.cluster import StartCluster
+
+MIB = 1 << 20
+
+
+def digest(number: int) -> str:
+    return "sha256:" + sha256(str(number).encode()).hexdigest()
+
+
+def fill(memory: Memory) -> None:
+    """Fill the caches with what production registries hold: manifests of 2 kB, configurations of 3, blobs in two places."""
+    for number in range(_MANIFEST_BYTES // 2000):
+        memory.manifest_bytes.keep(digest(number), os.urandom(2000), float(number))
+    for number in range(_SMALL_BLOB_BYTES // 3000):
+        memory.small_blobs.keep(digest(-number), os.urandom(3000), float(number))
+    for number in range(_LINKS + 1000):
+        repository, at = f"team-{number % 100}/application-{number}", float(number)
+        key = f"registry/sha256/ab/{digest(number)}.{number:032x}"
+        places = (Placement("us", f"{key}1"), Placement("eu", f"{key}2"))
+        memory.manifests.keep((repository, digest(number)), FoundManifest(digest(number), "a/b", None), at)
+        memory.blobs.keep((repository, digest(number)), FoundBlob(Blob(number, digest(number), 1), places), at)
+        memory.last_digest.keep((repository, f"v{number}"), digest(number), at)
+
+
+def resident() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+async def test_idle_with_full_caches(start_cluster: StartCluster) -> None:
+    """An idle node holds less than 150 MiB, also when its caches are full."""
+    nodes = await start_cluster("us eu")
+    idle = nodes["us"].resident_bytes
+    words = [sys.executable, "-m", "tests.test_memory"]
+    root = Path(__file__).parent.parent
+    with trio.fail_after(60):
+        done = await trio.run_process(words, capture_stdout=True, cwd=root)
+    caches = int(done.stdout)
+    print(f"idle {idle / MIB:.0f} MiB, caches {caches / MIB:.0f} MiB")
+    assert caches > 20 * MIB
+    assert idle + caches < 150 * MIB
+
+
+if __name__ == "__main__":
+    before, held = resident(), Memory(Freshness(5.0))
+    fill(held)
+    print(resident() - before)
