@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from engines.contract import Engine
 from node.acknowledged import Acknowledged
@@ -40,7 +40,7 @@ from replication.closure import Closure
 from replication.copier import Copier, CopierSettings, CopyEnd, CopyReport
 from replication.health import HealthRules
 from replication.hedging import HedgeRules, Hedging
-from replication.model import Blob, ClusterView, CopyTask, LocationHealth, LocationState, Placement, Verdict
+from replication.model import Blob, ClusterView, CopyTask, Drill, LocationHealth, LocationState, Placement, Verdict
 from replication.parts import PartPool
 from replication.patience import Patience
 from replication.ports import Seen
@@ -114,6 +114,10 @@ class Node:
             return self.scheduler.cluster.states
         return {name: row.state for name, row in self.rows.items()}
 
+    def drills(self) -> Mapping[str, Drill]:
+        """Return the drills that are not over, with the seconds that are left now. One ends even while the database is away."""
+        return running_drills(self.scheduler.cluster, self.scheduler.cluster_at, trio.current_time())
+
     def read_only(self) -> bool:
         """Return whether nothing may change what the registry holds, as of the last SIGHUP."""
         return self.settings.registry_state == READ_ONLY
@@ -125,6 +129,8 @@ class Node:
         return HealthFacts(
             preference=self.settings.preference,
             board=self.watcher.board,
+            measured=self.watcher.measured,
+            drills=self.drills(),
             probe_period=self.settings.probe_interval + self.settings.probe_deadline,
             database=Reachability(*self.database.reachability()),
             policy=self.settings.health_policy,
@@ -193,6 +199,14 @@ def living_others(cluster: ClusterView | None, seen_at: float, now: float) -> fr
     return frozenset(node.id for node in cluster.nodes if node.silent_for + now - seen_at < _ALIVE_SECONDS)
 
 
+def running_drills(cluster: ClusterView | None, seen_at: float, now: float) -> Mapping[str, Drill]:
+    """Return the drills that a heartbeat at `seen_at` told of and that are not over. Pure."""
+    if cluster is None:
+        return {}
+    left = {name: evolve(drill, left=drill.left - (now - seen_at)) for name, drill in cluster.drills.items()}
+    return {name: drill for name, drill in left.items() if drill.left > 0}
+
+
 def assemble(
     settings: Settings,
     database: Database,
@@ -233,7 +247,14 @@ def assemble(
     )
     patience = Patience()
     watcher = Watcher(
-        engines, keys, rules, lambda location: location in settings.preference, changed, patience.probed, lied
+        engines,
+        keys,
+        rules,
+        lambda location: location in settings.preference,
+        changed,
+        patience.probed,
+        lied,
+        lambda: {name: drill.left for name, drill in node.drills().items()},
     )
 
     def latency(location: str) -> float | None:

@@ -85,6 +85,7 @@ class _Lazy(click.Group):
 _TOPICS = {
     "audit": "audit",
     "collect": "collect",
+    "drill": "drill",
     "immutability": "immutability",
     "location": "location",
     "namespace": "namespace",

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from attrs import Factory, field, frozen
 
-from replication.model import Board, LocationHealth, Verdict
+from replication.model import Board, Drill, LocationHealth, Verdict
 
 DISK_THRESHOLD = 0.01
 """Free fraction below which an instance is unhealthy (DISKSPACE_HEALTH_THRESHOLD)."""
@@ -86,6 +86,10 @@ class HealthFacts:
     """HEALTH_ENDTOEND_POLICY: "preferred" or "any"."""
     elsewhere: Mapping[str, Mapping[str, str]] = Factory(dict)
     """What other nodes said last of a location that is not well for them: location -> node -> verdict. Only shown."""
+    measured: Board | None = None
+    """The board without drills; None: it is the same."""
+    drills: Mapping[str, Drill] = Factory(dict)
+    """Locations that are treated as down for a while; load balancers hear of it only where a drill wants that."""
     database_grace: float | None = None
     """HEALTH_DATABASE_GRACE, seconds; None: the database's loss never counts."""
     redis: Reachability | None = None
@@ -219,32 +223,41 @@ def _stale(facts: HealthFacts, health: LocationHealth, now: float) -> bool:
 
 
 def _storage(facts: HealthFacts, now: float) -> Check:
-    return _any_store(facts, now) if facts.policy == "any" else _preferred_store(facts, now)
+    board = _told_balancers(facts)
+    return _any_store(facts, board, now) if facts.policy == "any" else _preferred_store(facts, board, now)
 
 
-def _any_store(facts: HealthFacts, now: float) -> Check:
+def _told_balancers(facts: HealthFacts) -> Board:
+    """Return the board as load balancers may know it: most drills are kept from them."""
+    if facts.measured is None:
+        return facts.board
+    kept = {name for name, drill in facts.drills.items() if not drill.balancer}
+    return {name: facts.measured[name] if name in kept else health for name, health in facts.board.items()}
+
+
+def _any_store(facts: HealthFacts, board: Board, now: float) -> Check:
     ailing = [
         f"{name} is {health.verdict.value}: {health.reason}"
-        for name, health in sorted(facts.board.items())
+        for name, health in sorted(board.items())
         if health.verdict is not Verdict.HEALTHY or _stale(facts, health, now)
     ]
     serving = any(
         health.verdict in (Verdict.HEALTHY, Verdict.DEGRADED) and not _stale(facts, health, now)
-        for health in facts.board.values()
+        for health in board.values()
     )
     return Check("storage", ok=serving, message="; ".join(ailing))
 
 
-def _preferred_store(facts: HealthFacts, now: float) -> Check:
+def _preferred_store(facts: HealthFacts, board: Board, now: float) -> Check:
     preferred = facts.preference[0]
-    health = facts.board.get(preferred, LocationHealth(preferred))
+    health = board.get(preferred, LocationHealth(preferred))
     if health.verdict in (Verdict.DOWN, Verdict.UNKNOWN):
         return Check("storage", ok=False, message=f"{preferred} is {health.verdict.value}: {health.reason}")
     if _stale(facts, health, now):
         return Check("storage", ok=False, message=f"{preferred}: no good probe of late")
     others = [
         f"{name} is {other.verdict.value}: {other.reason}"
-        for name, other in sorted(facts.board.items())
+        for name, other in sorted(board.items())
         if name != preferred and other.verdict is not Verdict.HEALTHY
     ]
     return Check("storage", ok=True, message="; ".join(others))
@@ -272,6 +285,8 @@ def _location(facts: HealthFacts, name: str, now: float, *, expanded: bool) -> J
         "reason": health.reason if expanded else _harmless(health.reason),
         "elsewhere": dict(facts.elsewhere.get(name, {})),
     }
+    if (drill := facts.drills.get(name)) is not None:
+        line["drill"] = {"seconds_left": round(drill.left, 3), "balancer": drill.balancer}
     return line
 
 

@@ -40,6 +40,9 @@ STATE: Mapping[str, Described] = {
     ),
     "antipode_location_state": _described("gauge", "1 for what the operators want of a location.", "location", "state"),
     "antipode_location_probe_good": _described("gauge", "Whether the latest finished probe was good.", *_LOCATION),
+    "antipode_location_drill_seconds": _described(
+        "gauge", "How long a drill still has this node treat a location as down.", *_LOCATION
+    ),
     "antipode_location_latency_seconds": _described("gauge", "Smoothed time to first byte.", *_LOCATION),
     "antipode_debt_blobs": _described("gauge", "Copies that are owed to a location (whole registry).", *_LOCATION),
     "antipode_debt_bytes": _described("gauge", "Bytes that are owed to a location (whole registry).", *_LOCATION),
@@ -182,10 +185,13 @@ class State(Collector):
         yield from self._own()
 
     def _locations(self) -> Iterator[Sample]:
+        drills = self._node.drills()
         for name, health in self._node.watcher.board.items():
             for verdict in Verdict:
                 yield "antipode_location_verdict", (name, verdict.value), float(health.verdict is verdict)
             yield "antipode_location_probe_good", (name,), float(health.probe_good)
+            left = drills[name].left if name in drills else 0.0
+            yield "antipode_location_drill_seconds", (name,), left
             if health.latency is not None:
                 yield "antipode_location_latency_seconds", (name,), health.latency
         for name, wanted in self._node.states().items():

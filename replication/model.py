@@ -121,8 +121,17 @@ class NodeView:
 
 
 @frozen
+class Drill:
+    """A location that all nodes treat as down for `left` more seconds; `balancer`: load balancers are told so, too."""
+
+    left: float
+    balancer: bool = False
+
+
+@frozen
 class ClusterView:
-    """What a heartbeat brings back: the other nodes and the locations' states."""
+    """What a heartbeat brings back: the other nodes, the locations' states, and drills by location."""
 
     nodes: tuple[NodeView, ...]
     states: Mapping[str, LocationState]
+    drills: Mapping[str, Drill] = field(factory=dict)

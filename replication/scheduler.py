@@ -205,8 +205,12 @@ class Scheduler:
             await trio.sleep(self.settings.heartbeat)
 
     async def _beat_once(self) -> None:
+        drilled = set(self.cluster.drills) if self.cluster is not None else set()
         self.cluster = await self._ledger.heartbeat()
         self.cluster_at = trio.current_time()
+        # What a location owes waits while it is drilled, and no longer.
+        for location in drilled ^ set(self.cluster.drills):
+            self.nudge(location)
         before = self._duties
         self._duties = plan.duties(
             self._preference, self._prefixes, self.cluster, self.settings.silent_after, self.draining

@@ -6,6 +6,7 @@ import trio
 from attrs import define, field, frozen
 
 from engines.contract import Engine, EngineError
+from replication.drill import rehearsed
 from replication.health import HealthRules, Record, doubted, line, new_record, probed, witnessed
 from replication.model import Board, LocationHealth, Verdict
 
@@ -60,8 +61,9 @@ class Watcher:
         changed: Changed | None = None,
         heard: Heard | None = None,
         lied: Callable[[str], None] | None = None,
+        drilled: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
-        """`lied` is told of a location that traffic got wrong bytes from."""
+        """`lied` is told of a location that traffic got wrong bytes from; `drilled` says for how long which are to look down."""
         self._engines = dict(engines)
         self._keys = keys
         self._rules = rules
@@ -69,13 +71,19 @@ class Watcher:
         self._changed = changed
         self._heard = heard
         self._lied = lied
+        self._drilled = drilled
         self._asked: dict[str, trio.Event] = {name: trio.Event() for name in engines}
         self._records: dict[str, Record] = {name: new_record(name, 0.0) for name in engines}
         self._looked: dict[str, trio.Event] = {name: trio.Event() for name in engines}
 
     @property
     def board(self) -> Board:
-        """Return every location's line as of this moment. Costs no I/O."""
+        """Return every location's line as of this moment, down where a drill says so. Costs no I/O."""
+        return rehearsed(self.measured, self._drilled())
+
+    @property
+    def measured(self) -> Board:
+        """Return every location's line as it is, drill or not."""
         now = trio.current_time()
         return {name: line(record, self._rules, now) for name, record in self._records.items()}
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from attrs import frozen
 
 from node.records.postgres import Database
-from replication.model import ClusterView, LocationState, NodeView
+from replication.model import ClusterView, Drill, LocationState, NodeView
 
 
 @frozen
@@ -88,6 +88,8 @@ async def heartbeat(
             NULL AS state
         FROM node WHERE id <> $1
         UNION ALL SELECT 'location', name, NULL, NULL, NULL, state FROM location
+        UNION ALL SELECT 'drill', l.name, NULL, extract(epoch FROM d.until - now())::float8, d.balancer, NULL
+        FROM drill d JOIN location l ON l.id = d.location_id WHERE d.until > now()
         """,
         member.id,
         list(member.preference),
@@ -104,6 +106,7 @@ async def heartbeat(
             if row["kind"] == "node"
         ),
         {row["name"]: LocationState(row["state"]) for row in rows if row["kind"] == "location"},
+        {row["name"]: Drill(row["silent"], row["draining"]) for row in rows if row["kind"] == "drill"},
     )
 
 

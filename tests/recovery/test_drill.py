@@ -1,0 +1,165 @@
+"""A drill: nodes behave as if a location were down, nothing is harmed, and everything is as before when it is over."""
+
+import json
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import trio
+
+from node.drill import Seen, Tally, tally
+from replication.drill import rehearsed
+from replication.model import LocationHealth, Verdict
+from tests.cluster import Cluster, StartCluster, program
+from tests.recovery.test_restore import Client
+from tests.services import execute, fetch_rows
+
+
+async def _until(look: Callable[[], Awaitable[bool]], seconds: float = 90.0) -> None:
+    with trio.fail_after(seconds):
+        while not await look():  # noqa: ASYNC110 - another process's doing has no event here
+            await trio.sleep(0.1)
+
+
+async def _lines(url: str) -> dict[str, Any]:
+    async with httpx.AsyncClient(timeout=30) as http:
+        answer = await http.get(f"{url}/api/v1/health/locations")
+    return {line["location"]: line for line in answer.json()["locations"]}
+
+
+async def _status(url: str) -> int:
+    async with httpx.AsyncClient(timeout=30) as http:
+        return (await http.get(f"{url}/health/endtoend")).status_code
+
+
+def _words(nodes: Cluster, *words: str) -> list[str]:
+    return [*program(), "drill", *words, "--config", str(nodes.configuration_file)]
+
+
+@asynccontextmanager
+async def _process(words: Sequence[str], **streams: Any) -> AsyncIterator[trio.Process]:
+    process = await trio.lowlevel.open_process(list(words), **streams)
+    try:
+        yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+async def _drill(nodes: Cluster, *words: str) -> "subprocess.CompletedProcess[bytes]":
+    done: subprocess.CompletedProcess[bytes] = await trio.run_process(
+        _words(nodes, *words), capture_stdout=True, capture_stderr=True, check=False
+    )
+    return done
+
+
+async def test_a_drill_of_a_running_registry(start_cluster: StartCluster, database_uri: str) -> None:
+    """Nodes take the location as down and clients see no error; afterwards it has what it missed, and the canary is gone."""
+    nodes = await start_cluster("us eu", "eu us")
+    url = nodes["us"].url
+    # Another process leads it, and this one looks at what the nodes say meanwhile.
+    async with _process(
+        _words(nodes, "us", "--registry", url, "--duration", "8s", "--output", "json", "--balancer"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as leader:
+
+        async def drilled() -> bool:
+            lines = [(await _lines(node.url))["us"] for node in nodes]
+            return all("drill" in line and line["verdict"] == "down" for line in lines)
+
+        await _until(drilled)
+        assert await _status(url) == 503
+        assert await _status(nodes["eu"].url) == 200
+        assert leader.stdout is not None
+        said = b"".join([chunk async for chunk in leader.stdout])
+        code = await leader.wait()
+    report = json.loads(said)
+    assert (code, report["errors"], report["aborted"]) == (0, [], None), report
+    assert report["before"] == ["us"]
+    assert report["pulls"]["tried"] > 3
+    assert report["pushes"]["tried"] > 1
+    assert 0 <= report["pulls"]["failed_over_after"] < report["seconds"]
+    assert report["debt_after"] > report["debt_before"]
+    assert report["converged_after"] is not None
+    lines = await _lines(url)
+    assert (lines["us"]["verdict"], "drill" in lines["us"]) == ("healthy", False)
+    assert await trio.to_thread.run_sync(fetch_rows, database_uri, "SELECT name FROM repository") == []
+    assert await trio.to_thread.run_sync(fetch_rows, database_uri, "SELECT id FROM drill") == []
+
+
+async def test_an_interrupted_drill_ends_at_once(start_cluster: StartCluster, database_uri: str) -> None:
+    """Ctrl-C ends a drill and says so; one whose leader is killed ends by itself; load balancers need not hear of either."""
+    nodes = await start_cluster("us eu")
+    url = nodes["us"].url
+
+    async def drilled() -> bool:
+        return "drill" in (await _lines(url))["us"]
+
+    async def over() -> bool:
+        return not await drilled()
+
+    words = _words(nodes, "us", "--registry", url, "--duration", "5m", "--anyway", "--output", "json")
+    async with _process(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as leader:
+        await _until(drilled)
+        assert await _status(url) == 200
+        second = await _drill(nodes, "eu", "--registry", url, "--duration", "1s", "--anyway")
+        assert (second.returncode, b"another drill runs" in second.stderr) == (1, True), second.stderr
+        leader.send_signal(signal.SIGINT)
+        assert leader.stdout is not None
+        report = json.loads(b"".join([chunk async for chunk in leader.stdout]))
+        assert (await leader.wait(), report["aborted"]) == (3, "interrupted")
+    await _until(over)
+    async with _process(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as leader:
+        await _until(drilled)
+        leader.kill()
+        await leader.wait()
+    rows = await trio.to_thread.run_sync(
+        fetch_rows, database_uri, "SELECT extract(epoch FROM until - now()) FROM drill"
+    )
+    assert 0 < rows[0][0] <= 30
+    await trio.to_thread.run_sync(execute, database_uri, "UPDATE drill SET until = now() - interval '1 second'")
+    await _until(over)
+
+
+async def test_a_drill_that_would_show_a_loss_is_refused(start_cluster: StartCluster, repository: str) -> None:
+    """Where blobs have their only copy a drill is refused with the tags that need them; so are unknown and lonely locations."""
+    nodes = await start_cluster("us eu", FEATURE_STORAGE_REPLICATION=False)
+    url = nodes["us"].url
+    refused = await _drill(nodes, "mars", "--registry", url, "--duration", "1s")
+    assert (refused.returncode, b"there is no such location" in refused.stderr) == (1, True), refused.stderr
+    await Client(url).push(repository, "v1", b"only there")
+    refused = await _drill(nodes, "us", "--registry", url, "--duration", "1s")
+    assert refused.returncode == 1
+    assert b"only copy there" in refused.stderr
+    assert f"{repository}:v1".encode() in refused.stderr
+    wrong = await _drill(nodes, "us", "--duration", "soon")
+    assert (wrong.returncode, b"'soon'" in wrong.stderr) == (2, True), wrong.stderr
+
+
+def test_a_drilled_location_looks_down_and_no_other() -> None:
+    """The board is overlaid while a drill lasts, and says so."""
+    board = {name: LocationHealth(name, Verdict.HEALTHY, probe_good=True) for name in ("us", "eu")}
+    seen = rehearsed(board, {"us": 12.0})
+    assert (seen["us"].verdict, seen["us"].probe_good, "drill" in seen["us"].reason) == (Verdict.DOWN, False, True)
+    assert seen["eu"] == board["eu"]
+    assert rehearsed(board, {"us": 0.0}) == board
+
+
+def test_what_clients_saw_is_counted_from_the_beginning_of_the_drill() -> None:
+    """What came before does not count; the last answer out of the location says when all had failed over."""
+    seen = [
+        Seen("pull", 1.0, 1.5, "us", "broken"),
+        Seen("pull", 10.0, 10.5, "us"),
+        Seen("pull", 11.0, 13.0, "us"),
+        Seen("pull", 13.0, 13.1, None, "refused"),
+        Seen("pull", 14.0, 14.1, "eu"),
+        Seen("push", 12.0, 12.2, "eu"),
+    ]
+    assert tally(seen, "pull", "us", 10.0) == Tally(4, 1, 2.0, 3.0)
+    assert tally(seen, "push", "us", 10.0).failed_over_after == 0.0
+    assert tally([], "pull", "us", 10.0) == Tally()
