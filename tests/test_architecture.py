@@ -13,7 +13,7 @@ from tests.services import repository_root
 LAYERS = ("node", "replication", "engines")
 PURE = (
     *(f"replication/{name}.py" for name in ("model", "sources", "targets", "policy", "health", "plan")),
-    *(f"replication/{name}.py" for name in ("closure", "arrival", "durable", "throughput", "hedging")),
+    *(f"replication/{name}.py" for name in ("closure", "arrival", "durable", "throughput", "reconcile", "hedging")),
     "engines/presign.py",
 )
 CROSSINGS = frozenset({"engines/crossing.py", "engines/s3_client.py", "node/hints.py"}) | {
