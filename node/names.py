@@ -7,6 +7,7 @@ from replication.digests import BadDigest, Digest
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_ACCOUNT = re.compile(_COMPONENT)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 NAME_MOST = 255
@@ -36,6 +37,11 @@ def is_name(name: str) -> bool:
 def is_tag(tag: str) -> bool:
     """Tell whether this is a tag."""
     return _TAG.fullmatch(tag) is not None
+
+
+def is_account(name: str) -> bool:
+    """Tell whether a user, an organisation, a team or the own part of a robot's name may be called so: one component of a name."""
+    return len(name) <= NAME_MOST and _ACCOUNT.fullmatch(name) is not None
 
 
 def check_digest(text: str) -> Digest:

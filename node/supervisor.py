@@ -26,6 +26,7 @@ from engines.crossing import open_bridge
 from node.access_writer import access_writer
 from node.allocator import return_large_buffers
 from node.assembly import Node, assemble
+from node.auth.first import offer_first_contact
 from node.cache import Freshness
 from node.health import DiskSpace
 from node.hints import open_hints
@@ -198,6 +199,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             if access is not None:
                 await start("access log", access.run)
             await node.access.open()
+            if not node.settings.open_registry:
+                await offer_first_contact(node.database)
             await start("access", node.access.run)
             await start("events", partial(_listen, node, freshness))
             await start("fail-overs", node.fail_overs.run)

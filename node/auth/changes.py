@@ -51,3 +51,7 @@ class ChangeLog:
         return latest.get((True, account), 0) <= epoch and all(
             latest.get((False, repository), 0) <= epoch for repository in repositories
         )
+
+    def known(self, epoch: int, account: str, repositories: Iterable[str]) -> int:
+        """Return how far in the log it is known that what was read at `epoch` still holds."""
+        return max(epoch, self.number) if self.is_current(epoch, account, repositories) else epoch

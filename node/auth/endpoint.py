@@ -92,7 +92,9 @@ async def _answer(
     asked = wanted.asked
     decided = await parts.rights.of(identity, tuple(asked.repositories))
     grants = {name: narrow(actions, decided.grants[name]) for name, actions in asked.repositories.items()}
-    epoch = decided.epoch if proven is None else min(decided.epoch, proven.epoch)
+    epoch = (
+        decided.epoch if proven is None else min(decided.epoch, parts.changes.known(proven.epoch, identity.name, ()))
+    )
     lifetime, now = int(settings.token_lifetime), parts.credentials.now()
     if proven is not None and proven.ends is not None:
         lifetime = max(1, min(lifetime, int(proven.ends - now)))

@@ -62,6 +62,11 @@ class Keyring:
         _, id_, key = max(usable, key=lambda line: (line[0], line[1]))
         return id_, key
 
+    def has(self, key_id: str) -> bool:
+        """Tell whether what this key signed still counts. From memory."""
+        known = self._public.get(key_id)
+        return known is not None and self._clock() < known[1]
+
     async def public(self, key_id: str) -> Ed25519PublicKey | None:
         """Return the public key of this id, from memory; one that nobody knows is looked for now and then. Never raises."""
         now = self._clock()

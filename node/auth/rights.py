@@ -59,7 +59,8 @@ class Rights:
         if missing:
             found |= await self._read(identity, missing, now)
         grants = {name: self._decide(identity, name, found[name]) for name in repositories}
-        return Decided(grants, min((standing.epoch for standing in found.values()), default=self._changes.number))
+        epochs = [self._changes.known(at.epoch, identity.name, (name,)) for name, at in found.items()]
+        return Decided(grants, min(epochs, default=self._changes.number))
 
     async def in_namespace(self, identity: Identity, namespace: str) -> Standing:
         """Return what somebody is to a namespace: the same to any repository in it, there or not. Raises DatabaseUnavailable."""

@@ -44,6 +44,8 @@ class Renewal:
 class _Verified:
     identity: Identity
     ends: float
+    key: str
+    """The id of the key that signed it: a token ends with that, too."""
     size: int
 
 
@@ -79,9 +81,11 @@ class Tokens:
         now = self._clock()
         if held is None:
             claims = await self._read(token, self._service)
-            identity = _identity(claims)
-            held = _Verified(identity, _seconds(claims["exp"]), 500 + len(token))
+            signed_by = str(jwt.get_unverified_header(token)["kid"])
+            held = _Verified(_identity(claims), _seconds(claims["exp"]), signed_by, 500 + len(token))
             self._verified.keep(key, held, 0.0)
+        elif not self._keyring.has(held.key):
+            raise BadToken("the token is not signed by this registry")
         if now >= held.ends + LEEWAY:
             raise BadToken("the token has expired")
         return held.identity

@@ -1,0 +1,99 @@
+"""`antipode robot`: accounts of programs."""
+
+import click
+
+from node.auth.model import Kind
+from node.auth.secrets import ROBOT, hash_secret, new_secret
+from node.commands.options import config_option, output_option
+from node.commands.people import YES, row_of, show_account, told
+from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
+from node.names import is_account
+from node.records.accounts import Deletion, create_robot, delete_account, find_account, list_accounts, set_secret
+
+_MOST = 10_000
+
+
+@click.group("robot", epilog=EXIT_CODES)
+def command() -> None:
+    """Make robots: accounts of programs, named OWNER+NAME, of a user or an organisation.
+
+    A robot may do what it, or a team that it is in, was given on repositories, and nothing by its owner.
+    """
+
+
+def _parts(name: str) -> tuple[str, str]:
+    owner, plus, own = name.partition("+")
+    if not (plus and is_account(owner) and is_account(own)):
+        raise click.BadParameter(f"found {name!r}; write owner+name", param_hint="NAME")
+    return owner, own
+
+
+@command.command()
+@click.argument("name")
+@click.option("--description", metavar="TEXT")
+@config_option
+@output_option
+def create(name: str, description: str | None, config: str | None, output: str) -> None:
+    """Make the robot NAME (OWNER+NAME) and show its token, once."""
+    owner, own = _parts(name)
+
+    async def verb(desk: Desk) -> None:
+        token = new_secret(ROBOT)
+        made = await create_robot(desk.database, owner, own, hash_secret(token), description=description)
+        if made is None:
+            raise Refused(f"there is a robot {name}, or no {owner} that can have it")
+        show_account(made, name, output, token=token)
+
+    work(config, verb)
+
+
+@command.command("list")
+@click.argument("owner", required=False)
+@config_option
+@output_option
+def list_all(owner: str | None, config: str | None, output: str) -> None:
+    """List the robots, all or those of OWNER."""
+
+    async def verb(desk: Desk) -> None:
+        found = await list_accounts(desk.database, Kind.ROBOT, owner=owner, most=_MOST)
+        rows = [row_of(account) for account in found]
+        show({"robots": rows}, output, ("robots", rows))
+
+    work(config, verb)
+
+
+@command.command()
+@click.argument("name")
+@config_option
+@output_option
+def renew(name: str, config: str | None, output: str) -> None:
+    """Give the robot NAME a new token and show it, once. The old one is void at once."""
+    _parts(name)
+
+    async def verb(desk: Desk) -> None:
+        token = new_secret(ROBOT)
+        if not await set_secret(desk.database, name, hash_secret(token)):
+            raise Refused(f"there is no robot {name}")
+        told(desk)
+        show_account(await find_account(desk.database, name), name, output, token=token)
+
+    work(config, verb)
+
+
+@command.command()
+@click.argument("name")
+@YES
+@config_option
+def delete(name: str, yes: bool, config: str | None) -> None:
+    """Delete the robot NAME; what it could do it cannot from then on."""
+    _parts(name)
+    if not yes:
+        click.confirm(f"Delete the robot {name}?", abort=True, err=True)
+
+    async def verb(desk: Desk) -> None:
+        if await delete_account(desk.database, name) is not Deletion.DONE:
+            raise Refused(f"there is no robot {name}")
+        told(desk)
+        click.echo(f"{name} is deleted")
+
+    work(config, verb)

@@ -1,0 +1,130 @@
+"""`antipode user`: who may log in."""
+
+import click
+
+from node.auth.model import Kind
+from node.commands.options import config_option, output_option
+from node.commands.people import ACCOUNT, PASSWORD, YES, ask_password, row_of, show_account, told
+from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
+from node.records.accounts import (
+    Deletion,
+    create_user,
+    delete_account,
+    find_account,
+    list_accounts,
+    set_secret,
+    update_account,
+)
+
+_MOST = 10_000
+
+
+@click.group("user", epilog=EXIT_CODES)
+def command() -> None:
+    """Make and change users. The first one is made with `antipode user create NAME --superuser`."""
+
+
+@command.command()
+@click.argument("name", type=ACCOUNT)
+@click.option("--superuser", is_flag=True, help="May administer the registry: accounts, locations, policies.")
+@click.option("--email", metavar="ADDRESS")
+@PASSWORD
+@config_option
+@output_option
+def create(
+    name: str, superuser: bool, email: str | None, password_stdin: bool, config: str | None, output: str
+) -> None:
+    """Make the user NAME, whose namespace of the same name is theirs from then on. Asks for a password."""
+    secret = ask_password(password_stdin)
+
+    async def verb(desk: Desk) -> None:
+        made = await create_user(desk.database, name, secret, email=email, superuser=superuser, adopt=True)
+        if made is None:
+            raise Refused(f"the name {name} is taken")
+        show_account(made, name, output)
+
+    work(config, verb)
+
+
+@command.command("list")
+@config_option
+@output_option
+def list_all(config: str | None, output: str) -> None:
+    """List the users."""
+
+    async def verb(desk: Desk) -> None:
+        rows = [row_of(account) for account in await list_accounts(desk.database, Kind.USER, most=_MOST)]
+        show({"users": rows}, output, ("users", rows))
+
+    work(config, verb)
+
+
+@command.command("show")
+@click.argument("name")
+@config_option
+@output_option
+def show_one(name: str, config: str | None, output: str) -> None:
+    """Show the account NAME: a user, an organisation or a robot."""
+
+    async def verb(desk: Desk) -> None:
+        show_account(await find_account(desk.database, name), name, output)
+
+    work(config, verb)
+
+
+@command.command()
+@click.argument("name")
+@PASSWORD
+@config_option
+def password(name: str, password_stdin: bool, config: str | None) -> None:
+    """Set the password of the user NAME. Tokens that were issued before are void."""
+    secret = ask_password(password_stdin)
+
+    async def verb(desk: Desk) -> None:
+        account = await find_account(desk.database, name)
+        if account is None or account.kind is not Kind.USER or not await set_secret(desk.database, name, secret):
+            raise Refused(f"there is no user {name}")
+        told(desk)
+        click.echo(f"{name} has a new password")
+
+    work(config, verb)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--superuser/--no-superuser", default=None, help="May administer the registry, or not.")
+@click.option("--enabled/--disabled", default=None, help="May log in, or not.")
+@click.option("--email", metavar="ADDRESS", help='"" for none.')
+@config_option
+@output_option
+def change(
+    name: str, superuser: bool | None, enabled: bool | None, email: str | None, config: str | None, output: str
+) -> None:
+    """Change the user NAME; what is taken away is gone at once."""
+
+    async def verb(desk: Desk) -> None:
+        changed = await update_account(desk.database, name, email=email, enabled=enabled, superuser=superuser)
+        told(desk)
+        show_account(changed, name, output)
+
+    work(config, verb)
+
+
+@command.command()
+@click.argument("name")
+@YES
+@config_option
+def delete(name: str, yes: bool, config: str | None) -> None:
+    """Delete the account NAME with its robots and tokens. Its namespace must have no repositories any more."""
+    if not yes:
+        click.confirm(f"Delete the account {name}?", abort=True, err=True)
+
+    async def verb(desk: Desk) -> None:
+        done = await delete_account(desk.database, name)
+        if done is not Deletion.DONE:
+            in_use = done is Deletion.IN_USE
+            raise Refused(f"the namespace {name} has repositories" if in_use else f"there is no account {name}")
+        told(desk)
+        click.echo(f"{name} is deleted")
+
+    work(config, verb)
