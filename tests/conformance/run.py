@@ -4,7 +4,9 @@ Three runs: one node with OCI_VERSION 1.1 and with dev, and dev once more with r
 """
 
 import argparse
+import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,10 @@ from pathlib import Path
 
 import trio
 import yaml
+from attrs import frozen
 
 from tests.cluster import Cluster, configuration
+from tests.cluster import program as cli
 from tests.conformance.gate import complaints, totals
 from tests.conformance.split_proxy import SplitProxy
 from tests.services import all_stores, fresh_database, fresh_storage_path, required
@@ -25,6 +29,8 @@ from tests.services import all_stores, fresh_database, fresh_storage_path, requi
 MODULE = "github.com/opencontainers/distribution-spec/conformance"
 # The suite of the spec's commit 967efdc, plus one change: its client no longer asks for compressed answers.
 VERSION = "v0.0.0-20260831232431-97274622c111"
+VERSIONS = ("1.1", "dev")
+"""Values of OCI_VERSION, and names of the runs."""
 _RUN_SECONDS = 300
 
 
@@ -51,7 +57,15 @@ def build() -> Path:
     return program
 
 
-def judge(program: Path, registry: str, version: str, folder: Path, label: str) -> bool:
+@frozen
+class Login:
+    """Whom the suite logs in as."""
+
+    name: str
+    password: str
+
+
+def judge(program: Path, registry: str, version: str, folder: Path, label: str, login: Login | None = None) -> bool:
     """Run the suite against `registry` (host:port, plain HTTP), print totals and complaints, say whether it passed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -64,6 +78,7 @@ def judge(program: Path, registry: str, version: str, folder: Path, label: str) 
         "OCI_REPO2": f"conformance-{label}/two",
         "OCI_LOG": "warn",
         "OCI_RESULTS_DIR": str(folder),
+        **({"OCI_USERNAME": login.name, "OCI_PASSWORD": login.password} if login is not None else {}),
     }
     began, clock = time.time(), time.monotonic()
     with (folder / "output.txt").open("w+") as output:
@@ -84,17 +99,44 @@ def judge(program: Path, registry: str, version: str, folder: Path, label: str) 
     return not wrong
 
 
+_KEY = "a secret key for the conformance suite"
+
+
+def enrol(cluster: Cluster, login: Login) -> None:
+    """Make the account that the suite logs in as, and organisations of it for the namespaces that it pushes to."""
+    accounts = [["user", "create", login.name, "--password-stdin"]]
+    labels = [f"{where}{version}" for where in ("", "across-") for version in VERSIONS]
+    accounts += [["org", "create", f"conformance-{label}", "--admin", login.name] for label in labels]
+    for words in accounts:
+        subprocess.run(
+            [*cli(), *words, "--config", str(cluster.configuration_file)],
+            input=f"{login.password}\n".encode(),
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
+        )
+
+
 @contextmanager
-def nodes(folder: Path) -> Iterator[Cluster]:
-    """Run a node for us and one for eu on the stores of the environment, and empty these afterwards."""
+def nodes(folder: Path, login: Login | None = None) -> Iterator[Cluster]:
+    """Run a node for us and one for eu on the stores of the environment, and empty these afterwards.
+
+    With `login` they have accounts, and clients get their tokens from the node for us.
+    """
     stores = {name: store for name, store in all_stores().items() if name in ("us", "eu")}
     path = fresh_storage_path()
     try:
         with fresh_database(required("ANTIPODE_TEST_POSTGRES")) as uri:
-            file = configuration(uri, os.environ.get("ANTIPODE_TEST_REDIS"), stores, path)
+            accounts = {} if login is None else {"FEATURE_OPEN_REGISTRY": None, "DATABASE_SECRET_KEY": _KEY}
+            file = configuration(uri, os.environ.get("ANTIPODE_TEST_REDIS"), stores, path, **accounts)
             cluster = Cluster(folder, file, ["us eu", "eu us"])
+            for node in cluster:
+                name = json.dumps({"SERVER_HOSTNAME": f"127.0.0.1:{cluster['us'].port}"})
+                node.environment["QUAY_OVERRIDE_CONFIG"] = name
             try:
                 cluster.start_now()
+                if login is not None:
+                    enrol(cluster, login)
                 yield cluster
             finally:
                 cluster.end(show_logs=False)
@@ -103,13 +145,13 @@ def nodes(folder: Path) -> Iterator[Cluster]:
             store.empty(path)
 
 
-async def across(program: Path, cluster: Cluster, version: str, folder: Path) -> bool:
+async def across(program: Path, cluster: Cluster, version: str, folder: Path, login: Login | None = None) -> bool:
     """Run the suite through the proxy that reads in eu and writes in us; a run that used only one of them failed."""
     proxy = SplitProxy(reads=cluster["eu"].port, writes=cluster["us"].port)
     async with trio.open_nursery() as nursery:
         port = await nursery.start(proxy.serve)
         passed = await trio.to_thread.run_sync(
-            judge, program, f"127.0.0.1:{port}", version, folder, f"across-{version}"
+            judge, program, f"127.0.0.1:{port}", version, folder, f"across-{version}", login
         )
         nursery.cancel_scope.cancel()
     print(f"  requests by node: us {proxy.counts[cluster['us'].port]}, eu {proxy.counts[cluster['eu'].port]}")
@@ -121,18 +163,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="conformance", description="OCI conformance, judged by results.yaml")
     parser.add_argument("--registry", metavar="HOST:PORT", help="judge this plain-HTTP registry, start nothing")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="keep reports here")
+    parser.add_argument("--accounts", action="store_true", help="on nodes with accounts, by tokens")
     options = parser.parse_args()
+    login = Login("conformance", secrets.token_urlsafe(12)) if options.accounts else None
     program = build()
     with tempfile.TemporaryDirectory(prefix="antipode-conformance-") as scratch:
         results = (options.results or Path(scratch) / "results").resolve()
         if options.registry:
-            judged = [judge(program, options.registry, v, results / v, v) for v in ("1.1", "dev")]
+            judged = [judge(program, options.registry, v, results / v, v) for v in VERSIONS]
             return 0 if all(judged) else 1
-        with nodes(Path(scratch)) as cluster:
+        with nodes(Path(scratch), login) as cluster:
             registry = f"127.0.0.1:{cluster['us'].port}"
             # A list, so that a failure does not hide what the next run has to say.
-            passed = [judge(program, registry, v, results / v, v) for v in ("1.1", "dev")]
-            passed += [trio.run(across, program, cluster, v, results / f"across-{v}") for v in ("1.1", "dev")]
+            passed = [judge(program, registry, v, results / v, v, login) for v in VERSIONS]
+            passed += [trio.run(across, program, cluster, v, results / f"across-{v}", login) for v in VERSIONS]
             if not all(passed):
                 for node in cluster:
                     said = [line for line in node.log.splitlines() if '"logger": "antipode.access"' not in line]
