@@ -144,33 +144,24 @@ async def signed(node: Issuer, **changes: object) -> str:
     return jwt.encode(claims, signing[1], algorithm="EdDSA", headers={"kid": signing[0]})
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+async def test_claims(node: Issuer) -> None:
+    """A token that is not meant for this registry, or lacks what every token has, proves nothing."""
+    assert await node.tokens.verify(await signed(node))
+    wrong: list[dict[str, object]] = [
         {"aud": "other.test"},
         {"aud": ["other.test", "third.test"]},
         {"aud": f"{SERVICE}/v2/auth"},
-        {"aud": None},
         {"iss": "other.test"},
-        {"exp": None},
-        {"iat": None},
-        {"sub": None},
+        *({name: None} for name in ("aud", "exp", "iat", "sub", "access", "epoch")),
         {"exp": "soon"},
         {"exp": 0},
         {"kind": "king"},
         {"kind": 5},
         {"epoch": "x"},
         {"access": "everything"},
-        {"access": None},
-    ],
-    ids=str,
-)
-async def test_claims(node: Issuer, changes: dict[str, object]) -> None:
-    """A token that is not meant for this registry, or lacks what every token has, proves nothing."""
-    assert await node.tokens.verify(await signed(node))
-    token = await signed(node, **changes)
-    with pytest.raises(BadToken):
-        await node.tokens.verify(token)
+    ]
+    for changes in wrong:
+        await refused(node, await signed(node, **changes))
 
 
 async def test_the_two_kinds(node: Issuer) -> None:
