@@ -166,6 +166,6 @@ async def test_a_primary_that_was_replaced_is_not_used(database_uri: str) -> Non
         seen = database.lineage()
         assert seen is not None
         database._dial.lineage = Lineage(seen.system, seen.timeline + 1, seen.next_transaction)
-        await database._pool.expire_connections()
+        database._dial.drop_resting()
         with pytest.raises(DatabaseUnavailable, match="has been replaced"):
             await database.fetch("SELECT 1")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 from attrs import define, field, frozen
@@ -40,6 +41,12 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
 
     ahead: float = 0.0
     """At least how far the server's clock, in POSIX seconds, is before this machine's monotonic one."""
+    resting: bool = False
+    """Whether nobody uses it just now."""
+
+    def rest(self, resting: bool) -> None:
+        """Note whether nobody uses it. A method, because a pool hands out proxies whose attributes cannot be set."""
+        self.resting = resting
 
     def get_reset_query(self) -> str:
         """Return nothing to send."""
@@ -76,6 +83,7 @@ class Dial:
     uris: tuple[str, ...]
     deadline: float
     lineage: Lineage | None = None
+    opened: "WeakSet[Connection]" = field(factory=WeakSet)
     changes: list[LineageChange] = field(factory=list)
     """What has been seen and not yet been taken notice of."""
 
@@ -110,9 +118,16 @@ class Dial:
         except BaseException:
             connection.terminate()
             raise
+        self.opened.add(connection)
         # Whoever answered goes first the next time.
         self.uris = (uri, *(other for other in self.uris if other != uri))
         return connection
+
+    def drop_resting(self) -> None:
+        """Close the connections that nobody uses: another one was lost, and nobody should have to find that out for each."""
+        for connection in tuple(self.opened):
+            if connection.resting:
+                connection.terminate()
 
     async def greet(self, connection: Connection) -> None:
         """Read a server's clock and where it comes from. Raises Outdated for a primary that has a successor."""

@@ -31,6 +31,8 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 
 _TRIES = 4
+_AWAY_SECONDS = 2.0
+"""What somebody who tries a database that is known to be away waits for it: enough for one across the world, and not for ever."""
 _FAILURES_TO_OPEN = 3
 """Failures in a row after which nobody waits for the database any more but one caller at a time."""
 
@@ -106,7 +108,7 @@ class Database:
         if fenced:
             sql = sql.replace("$0", f"${len(args) + 1}")
 
-        async def work(connection: Any) -> Sequence[Row]:
+        async def work(connection: Any, limit: float) -> Sequence[Row]:
             last = (connection.moment(time.monotonic() + limit),) if fenced else ()
             rows: Sequence[Row] = await connection.fetch(sql, *args, *last, timeout=limit)
             return rows
@@ -121,7 +123,7 @@ class Database:
     async def script(self, lock: int, steps: Callable[[Any], Awaitable[T]], deadline: float) -> T:
         """Run asyncpg-flavoured `steps(connection)` in one transaction under an advisory lock. For migrations."""
 
-        async def work(connection: Any) -> T:
+        async def work(connection: Any, _limit: float) -> T:
             async with connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", lock)
                 return await steps(connection)
@@ -156,7 +158,7 @@ class Database:
         if ok != self._reach[0]:
             self._reach = (ok, trio.current_time(), reason)
 
-    async def _run(self, work: Callable[[Any], Awaitable[T]], limit: float) -> T:
+    async def _run(self, work: Callable[[Any, float], Awaitable[T]], limit: float) -> T:
         """Cross once. While the database is known to be away one caller at a time tries it and the others fail at once."""
         if self._failures < _FAILURES_TO_OPEN:
             return await self._cross(work, limit)
@@ -165,18 +167,18 @@ class Database:
             raise DatabaseUnavailable(f"away: {self._reach[2]}")
         self._trying = True
         try:
-            return await self._cross(work, limit)
+            return await self._cross(work, min(limit, _AWAY_SECONDS))
         finally:
             self._trying = False
 
-    async def _cross(self, work: Callable[[Any], Awaitable[T]], limit: float) -> T:
+    async def _cross(self, work: Callable[[Any, float], Awaitable[T]], limit: float) -> T:
         async def crossing() -> T:
             connection = await self._pool.acquire(timeout=limit)
+            connection.rest(False)
             try:
-                return await self._attempt(connection, work)
+                return await self._attempt(connection, lambda on: work(on, limit))
             except _LOST:
-                # The others of this server are no better, and nobody should have to find that out for each.
-                await self._pool.expire_connections()
+                self._dial.drop_resting()
                 raise
             finally:
                 await self._give_back(connection)
@@ -226,6 +228,7 @@ class Database:
 
     async def _give_back(self, connection: Any) -> None:
         """Return a connection to the pool; one that is still busy with a cancelled statement is closed soon (asyncio side)."""
+        connection.rest(True)
         try:
             await self._pool.release(connection, timeout=_GIVE_BACK_SECONDS)
         except (*_LOST, asyncpg.PostgresError) as error:
