@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 import trio
@@ -30,6 +30,7 @@ from node.records.ledger import PostgresLedger
 from node.records.members import LocationRow, Membership
 from node.records.postgres import Database
 from node.records.reconcile import PostgresRounds
+from node.records.replicas import Replica, Replicas
 from node.registry import Memory, Registry
 from node.services import ServiceBoard
 from node.settings import Settings
@@ -93,6 +94,7 @@ class Node:
     elsewhere: Elsewhere
     acknowledged: Acknowledged
     fail_overs: FailOvers
+    replicas: Replicas | None
     waiting: Waiting
     durable: Waiting
     name: str
@@ -181,6 +183,7 @@ class Node:
             clock=time.time,
             memory=Memory(freshness),
             acknowledged=self.acknowledged,
+            replicas=self.replicas,
         )
 
 
@@ -214,6 +217,7 @@ def assemble(
     engines: Mapping[str, Engine],
     rows: Mapping[str, LocationRow],
     member: Membership,
+    replicas: Sequence[Replica] = (),
 ) -> Node:
     """Return a node of these parts, ready to be started."""
     name = str(member.id)[:8]
@@ -384,6 +388,7 @@ def assemble(
         durable=Waiting(look, hints, settings.durability_waiters),
         elsewhere=Elsewhere(name, watcher.look_now, watcher.doubt),
         acknowledged=acknowledged,
+        replicas=Replicas(database, replicas, member.id) if replicas else None,
         fail_overs=FailOvers(database, acknowledged, hints.publish),
         forgetting=Forgetting(
             hints,

@@ -15,7 +15,7 @@ import yaml
 from attrs import evolve
 
 from node.config_authorities import read_authorities, trust_redis, trust_stores
-from node.config_database import describe_database, read_database, trust_database
+from node.config_database import describe_database, read_database, read_replicas, trust_database
 from node.config_edge import read_edge
 from node.config_hops import open_hops
 from node.config_keys import KEYS, SUPPORTED, nearest
@@ -223,6 +223,7 @@ def _read(
     scheme = values.get("scheme", None if known.get("PREFERRED_URL_SCHEME") else _DEFAULTS["scheme"])
     edge = read_edge(known, folder, scheme, findings)
     database = read_database(known, findings)
+    replicas = read_replicas(known, findings)
     storage = read_storage(
         known,
         environ,
@@ -245,12 +246,14 @@ def _read(
     if authorities is not None:
         storage = evolve(storage, locations=trust_stores(storage.locations, authorities))
         database = trust_database(database, authorities)
+        replicas = tuple(trust_database(replica, authorities) for replica in replicas)
         redis = redis and trust_redis(redis, authorities)
     if database.pool is not None:
         values["database_pool"] = database.pool
     return Settings(
         **values,
         database_uri=database.uri,
+        read_replicas=tuple(replica.uri for replica in replicas),
         locations=storage.locations,
         preference=storage.preference,
         default_locations=storage.default_locations,

@@ -149,6 +149,35 @@ def _show_uri(uri: object) -> str:
     return f'"{scheme}://..."' if separator and scheme.replace("+", "").isalnum() else show(uri, secret=True)
 
 
+def read_replicas(document: Mapping[str, object], findings: Findings) -> tuple[Database, ...]:
+    """Return the databases of DB_READ_REPLICAS, a list of mappings with DB_URI and DB_CONNECTION_ARGS (Quay's form)."""
+    given = document.get("DB_READ_REPLICAS")
+    if given is None:
+        return ()
+    if not isinstance(given, list):
+        findings.wrong(
+            "DB_READ_REPLICAS", show(given, secret=True), 'write a list, such as [{DB_URI: "postgresql://..."}]'
+        )
+        return ()
+    found = []
+    for place, entry in enumerate(given):
+        inner, where = Findings(), f"DB_READ_REPLICAS[{place}]"
+        if not isinstance(entry, Mapping):
+            findings.wrong(where, show(entry, secret=True), 'write a mapping, such as {DB_URI: "postgresql://..."}')
+            continue
+        known = {str(name): value for name, value in entry.items()}
+        if unknown := sorted(known.keys() - {"DB_URI", "DB_CONNECTION_ARGS"}):
+            inner.warn(f"not supported and ignored: {', '.join(unknown)}")
+        database = read_database(known, inner)
+        for problem in inner.problems:
+            findings.wrong(f"{where}.{problem.key}", problem.found, problem.right)
+        for line in inner.warnings:
+            findings.warn(f"{where}: {line}")
+        if database is not None:
+            found.append(database)
+    return tuple(found)
+
+
 def read_database(document: Mapping[str, object], findings: Findings) -> Database | None:
     """Return the database that DB_URI and DB_CONNECTION_ARGS name; None after errors, which go to `findings`.
 

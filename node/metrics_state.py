@@ -102,6 +102,9 @@ STATE: Mapping[str, Described] = {
     "antipode_lost_commits_total": _described(
         "counter", "Pushes that this node had acknowledged and that were missing afterwards."
     ),
+    "antipode_replica_lookups_total": _described(
+        "counter", "Look-ups by digest at a read replica by what came of them.", "replica", "outcome"
+    ),
     "antipode_hints_connected": _described("gauge", "Whether hints reach the other nodes.", "transport"),
     "antipode_hints_published_total": _described("counter", "Hints that this node published."),
     "antipode_hints_received_total": _described("counter", "Messages with hints from other nodes."),
@@ -260,6 +263,9 @@ class State(Collector):
         yield "antipode_lost_commits_total", (), fail_overs.lost
         yield "antipode_hedged_reads_total", (), self._node.reader.hedging.hedges
         yield "antipode_hedged_reads_won_total", (), self._node.reader.hedging.won
+        for replica in self._node.replicas.replicas if self._node.replicas is not None else ():
+            for outcome in ("used", "missed", "behind", "failed"):
+                yield "antipode_replica_lookups_total", (replica.name, outcome), replica.looked[outcome]
         yield "antipode_hints_connected", (hints.transport,), float(hints.connected)
         yield "antipode_hints_published_total", (), hints.published
         yield "antipode_hints_received_total", (), hints.received

@@ -18,6 +18,7 @@ from node.records.auditlog import Line
 from node.records.manifests import FoundManifest, Look, TagAsked, find_by_tags
 from node.records.postgres import Database
 from node.records.pulls import FoundBlob
+from node.records.replicas import Replicas
 from node.settings import Settings
 from node.together import Together
 from node.waiting import Waiting
@@ -102,6 +103,8 @@ class Registry:
     """POSIX seconds, for presigned URLs."""
     memory: Memory
     acknowledged: Acknowledged
+    replicas: Replicas | None = None
+    """Who is asked first for digests, where the database has read replicas."""
     tags: Together[TagAsked, Look] = field(init=False)
     """Looks tags up, all that wait at the same moment in one statement."""
 

@@ -34,6 +34,7 @@ RELOADED = (
 _STRUCTURED = {
     "database_uri": "DB_URI",
     "database_pool": "DB_CONNECTION_ARGS",
+    "read_replicas": "DB_READ_REPLICAS",
     "locations": "DISTRIBUTED_STORAGE_CONFIG",
     "preference": "DISTRIBUTED_STORAGE_PREFERENCE",
     "default_locations": "DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS",

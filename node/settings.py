@@ -221,6 +221,8 @@ class Settings:
     """MAXIMUM_PUSHES: requests that change something, at once."""
     queue_patience: float = 10.0
     """QUEUE_PATIENCE: how long a request waits for one of these before it is sent away (429)."""
+    read_replicas: tuple[str, ...] = field(default=(), repr=False)
+    """DB_READ_REPLICAS: URIs of replicas that are asked for digests."""
     database_pool: int = 10
     """DB_CONNECTION_ARGS.max_connections."""
     debug_secret: str | None = field(default=None, repr=False)

@@ -28,6 +28,7 @@ from node.allocator import return_large_buffers
 from node.assembly import Node, assemble
 from node.auth.first import offer_first_contact
 from node.cache import Freshness
+from node.config_database import describe_database
 from node.health import DiskSpace
 from node.hints import open_hints
 from node.janitor import run_janitor
@@ -36,6 +37,7 @@ from node.metrics_state import State, Totals
 from node.records.members import LocationRow, Membership, default_locations, enrol_locations, sign_off
 from node.records.migrate import migrate
 from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, open_database
+from node.records.replicas import DEADLINE, Replica
 from node.reload import reload_on_hangup
 from node.routes import Routes
 from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
@@ -103,7 +105,11 @@ async def run_node(settings: Settings, bind: tuple[str, int], load: Callable[[],
                 name: await stack.enter_async_context(location.engine.open())
                 for name, location in settings.locations.items()
             }
-            node = assemble(settings, database, hints, engines, rows, member)
+            replicas = [
+                Replica(describe_database(uri), await stack.enter_async_context(open_database(uri, deadline=DEADLINE)))
+                for uri in settings.read_replicas
+            ]
+            node = assemble(settings, database, hints, engines, rows, member, replicas)
             structlog.contextvars.bind_contextvars(node=node.name)
             node.handed_over = bool(sockets)
             node.load = load
@@ -203,6 +209,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
                 await offer_first_contact(node.database)
             await start("access", node.access.run)
             await start("events", partial(_listen, node, freshness))
+            if node.replicas is not None:
+                await start("replicas", node.replicas.run)
             await start("fail-overs", node.fail_overs.run)
             await start("janitor", partial(run_janitor, node.database, node.hints))
             if node.settings.collect:

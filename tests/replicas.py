@@ -66,9 +66,12 @@ class Pair:
                 await trio.sleep(0.05)
 
     def kill_primary(self) -> None:
-        """End it as a power cut would."""
+        """End it as a power cut would: all its processes at once, which are sessions of their own each."""
         process = self.primary.daemon.process
-        os.killpg(process.pid, signal.SIGKILL)
+        process.send_signal(signal.SIGSTOP)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in (*map(int, children), process.pid):
+            os.kill(pid, signal.SIGKILL)
         process.wait()
 
     async def promote(self) -> None:

@@ -27,7 +27,16 @@ def test_every_key_has_a_row_and_every_row_is_a_key() -> None:
 
 def test_every_setting_has_a_key() -> None:
     """There is no setting that a file cannot reach; those of structured keys are read in rooms of their own."""
-    structured = {"database_uri", "database_pool", "locations", "preference", "default_locations", "redis", "tee_spool"}
+    structured = {
+        "database_uri",
+        "read_replicas",
+        "database_pool",
+        "locations",
+        "preference",
+        "default_locations",
+        "redis",
+        "tee_spool",
+    }
     structured |= {"upload_spool", "edge", "warnings"}
     assert {key.field for key in KEYS} | structured == set(DEFAULTS)
 

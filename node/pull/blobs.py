@@ -1,6 +1,6 @@
 """GET and HEAD of a blob: a redirect to the best store, or a verified stream that fails over in the middle."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -11,7 +11,7 @@ from node.errors import BLOB_UNKNOWN, UNAVAILABLE, Code, RegistryError
 from node.names import check_digest
 from node.pull.ranges import ByteRange, RangeNotSatisfiable, parse_range
 from node.records.collect import HEAD_PROMISE
-from node.records.postgres import DatabaseUnavailable
+from node.records.postgres import DatabaseUnavailable, Reads
 from node.records.pulls import FoundBlob, find_blob, prolong_blob
 from node.registry import Registry
 from replication.model import Placement
@@ -70,20 +70,39 @@ async def look_up_blob(registry: Registry, repository: str, digest: str, *, piec
     warm = cache.get((repository, digest), registry.memory.freshness.oldest(repository, digest, asked_at))
     if warm is not None and (not pieces or warm.blob.pieces is not None):
         return warm
+
+    def ask(database: Reads) -> Awaitable[FoundBlob | None]:
+        return find_blob(database, repository, digest, pieces=pieces, grace=registry.settings.garbage_grace)
+
+    near = await _near(registry, ask, registry.memory.freshness.oldest(repository, digest, asked_at))
+    if near is not None:
+        cache.keep((repository, digest), *near)
+        return near[0]
     try:
-        found = await find_blob(
-            registry.database, repository, digest, pieces=pieces, grace=registry.settings.garbage_grace
-        )
+        found = await ask(registry.database)
     except DatabaseUnavailable:
         seen = cache.get(
             (repository, digest), registry.memory.freshness.oldest(repository, digest, asked_at, away=True)
         )
-        if seen is None:
+        if seen is not None:
+            return seen
+        near = await _near(registry, ask, registry.memory.freshness.oldest(repository, digest, asked_at, away=True))
+        if near is None:
             raise
-        return seen
+        return near[0]
     if found is not None:
         cache.keep((repository, digest), found, asked_at)
     return found
+
+
+async def _near(
+    registry: Registry, ask: Callable[[Reads], Awaitable[FoundBlob | None]], oldest: float
+) -> tuple[FoundBlob, float] | None:
+    """Return what a read replica knows, and when that was true, if it is there and that is after `oldest`."""
+    if registry.replicas is None:
+        return None
+    near = await registry.replicas.look(ask, lambda found: found is not None and bool(found.placements), oldest)
+    return None if near is None or near[0] is None else (near[0], near[1])
 
 
 async def _promised(registry: Registry, repository: str, found: FoundBlob) -> FoundBlob | None:

@@ -55,16 +55,39 @@ async def _by_digest(registry: Registry, repository: str, digest: str) -> tuple[
     warm = memory.manifests.get((repository, digest), memory.freshness.oldest(repository, digest, asked_at))
     if warm is not None and body is not None:
         return evolve(warm, body=body), "memory"
+    near = await _near(registry, repository, digest, body, memory.freshness.oldest(repository, digest, asked_at))
+    if near is not None:
+        return near
     try:
         look = await find_by_digest(registry.database, repository, digest, digest if body is not None else None)
     except DatabaseUnavailable:
         seen = memory.manifests.get(
             (repository, digest), memory.freshness.oldest(repository, digest, asked_at, away=True)
         )
-        if seen is None or body is None:
+        if seen is not None and body is not None:
+            return evolve(seen, body=body), "memory"
+        away = memory.freshness.oldest(repository, digest, asked_at, away=True)
+        near = await _near(registry, repository, digest, body, away)
+        if near is None:
             raise
-        return evolve(seen, body=body), "memory"
+        return near
     return await _remember(registry, repository, _found(look, repository, digest), asked_at), "database"
+
+
+async def _near(
+    registry: Registry, repository: str, digest: str, body: bytes | None, oldest: float
+) -> tuple[FoundManifest, str] | None:
+    """Return what a read replica knows, if it is there and was true after `oldest`; None: ask the primary."""
+    if registry.replicas is None:
+        return None
+    near = await registry.replicas.look(
+        lambda database: find_by_digest(database, repository, digest, digest if body is not None else None),
+        lambda look: look.manifest is not None,
+        oldest,
+    )
+    if near is None or near[0].manifest is None:
+        return None
+    return await _remember(registry, repository, near[0].manifest, near[1]), "replica"
 
 
 def _found(look: Look, repository: str, reference: str) -> FoundManifest:

@@ -7,7 +7,7 @@ from attrs import field, frozen
 
 from node.names import namespace_of
 from node.records.auditlog import Line, noted
-from node.records.postgres import Database
+from node.records.postgres import Database, Reads
 from node.records.quotas import OverQuota, Usage
 from node.records.uploads import REPOSITORY_UNLESS_MISSING
 
@@ -239,7 +239,7 @@ async def find_by_tags(database: Database, asked: Sequence[TagAsked]) -> Sequenc
     return [_look(None if row["id"] is None else row) for row in rows]
 
 
-async def find_by_digest(database: Database, repository: str, digest: str, have: str | None) -> Look:
+async def find_by_digest(database: Reads, repository: str, digest: str, have: str | None) -> Look:
     """Look a digest up in a repository; `have` as for tags."""
     row = await database.fetch_row(
         f"SELECT {_FOUND} FROM repository r LEFT JOIN (repository_manifest rm "  # noqa: S608

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 import structlog
@@ -73,6 +73,14 @@ class DatabaseMisconfigured(Exception):
 
 class TagImmutable(Exception):
     """A tag that would be moved or deleted is one that never is. `str(error)` is the tag."""
+
+
+class Reads(Protocol):
+    """What a look-up needs of a database."""
+
+    async def fetch_row(self, sql: str, *args: object, deadline: float | None = None) -> Row | None:
+        """Run one statement and return its first row, None if there is none. Raises DatabaseUnavailable."""
+        ...
 
 
 @frozen

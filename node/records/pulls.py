@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-from node.records.postgres import Database
+from node.records.postgres import Database, Reads
 from replication.model import Blob, Placement
 
 
@@ -16,9 +16,7 @@ class FoundBlob:
     """Seconds for which the repository surely keeps it, below zero when it may go at any moment; None: longer than any grace."""
 
 
-async def find_blob(
-    database: Database, repository: str, digest: str, *, pieces: bool, grace: float
-) -> FoundBlob | None:
+async def find_blob(database: Reads, repository: str, digest: str, *, pieces: bool, grace: float) -> FoundBlob | None:
     """Look a blob up in a repository, with its piece digests (16 bytes per MiB) if `pieces`. None: not in this repository.
 
     `grace` (GARBAGE_GRACE, seconds) says how long it stays if it is a candidate of collection.
