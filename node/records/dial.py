@@ -41,12 +41,11 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
 
     ahead: float = 0.0
     """At least how far the server's clock, in POSIX seconds, is before this machine's monotonic one."""
-    resting: bool = False
-    """Whether nobody uses it just now."""
 
-    def rest(self, resting: bool) -> None:
-        """Note whether nobody uses it. A method, because a pool hands out proxies whose attributes cannot be set."""
-        self.resting = resting
+    @property
+    def resting(self) -> bool:
+        """Whether nobody uses it just now: its pool has handed out no proxy of it."""
+        return self._proxy is None
 
     def get_reset_query(self) -> str:
         """Return nothing to send."""

@@ -182,7 +182,6 @@ class Database:
     async def _cross(self, work: Callable[[Any, float], Awaitable[T]], limit: float) -> T:
         async def crossing() -> T:
             connection = await self._pool.acquire(timeout=limit)
-            connection.rest(False)
             try:
                 return await self._attempt(connection, lambda on: work(on, limit))
             except _LOST:
@@ -236,7 +235,6 @@ class Database:
 
     async def _give_back(self, connection: Any) -> None:
         """Return a connection to the pool; one that is still busy with a cancelled statement is closed soon (asyncio side)."""
-        connection.rest(True)
         try:
             await self._pool.release(connection, timeout=_GIVE_BACK_SECONDS)
         except (*_LOST, asyncpg.PostgresError) as error:
