@@ -25,10 +25,12 @@ from node.hooks.courier import Courier
 from node.journal.writer import JournalSettings, JournalWriter
 from node.metrics import Metrics
 from node.modes import READ_ONLY
+from node.pull.spot_checks import SpotChecks
 from node.records.closures import read_closure
 from node.records.ledger import PostgresLedger
 from node.records.members import LocationRow, Membership
 from node.records.postgres import Database
+from node.records.pulls import FoundBlob, find_blob
 from node.records.reconcile import PostgresRounds
 from node.records.replicas import Replica, Replicas
 from node.registry import Memory, Registry
@@ -95,6 +97,7 @@ class Node:
     acknowledged: Acknowledged
     fail_overs: FailOvers
     replicas: Replicas | None
+    spot_checks: SpotChecks
     waiting: Waiting
     durable: Waiting
     name: str
@@ -184,6 +187,7 @@ class Node:
             memory=Memory(freshness),
             acknowledged=self.acknowledged,
             replicas=self.replicas,
+            note_redirect=self.spot_checks.note,
         )
 
 
@@ -292,6 +296,9 @@ def assemble(
             whole=subject.whole,
         )
 
+    def find(repository: str, digest: str) -> Awaitable[FoundBlob | None]:
+        return find_blob(database, repository, digest, pieces=True, grace=settings.garbage_grace)
+
     bandwidth = {location: Bandwidth(settings.bandwidth_per_location) for location in engines}
     copier = Copier(
         engines,
@@ -388,6 +395,7 @@ def assemble(
         durable=Waiting(look, hints, settings.durability_waiters),
         elsewhere=Elsewhere(name, watcher.look_now, watcher.doubt),
         acknowledged=acknowledged,
+        spot_checks=SpotChecks(reader, find, settings.redirect_spot_checks, settings.probe_interval),
         replicas=Replicas(database, replicas, member.id) if replicas else None,
         fail_overs=FailOvers(database, acknowledged, hints.publish),
         forgetting=Forgetting(

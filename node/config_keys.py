@@ -89,6 +89,7 @@ KEYS = (
     Key("TAG_STALENESS", "tag_staleness", read_duration(0, WEEK)),
     # Signature version 4 allows a week at most.
     Key("PRESIGN_LIFETIME", "presign_lifetime", read_whole_duration(1, WEEK)),
+    Key("REDIRECT_SPOT_CHECKS", "redirect_spot_checks", read_number(0, 100)),
     Key("REDIRECT_MINIMUM_SIZE", "redirect_minimum_size", read_size(0, 4 * MIB)),
     # S3: every part but the last has at least 5 MiB, none more than 5 GiB.
     Key("PART_SIZE", "part_size", read_size(5 * MIB, 5 * GIB)),

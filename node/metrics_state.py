@@ -77,6 +77,10 @@ STATE: Mapping[str, Described] = {
     "antipode_deletes_failed_total": _described("counter", "Deletes that a store did not confirm."),
     "antipode_suspects_marked_total": _described("counter", "Bad copies recorded in the database."),
     "antipode_suspects_dropped_total": _described("counter", "Bad copies that could not be remembered until then."),
+    "antipode_spot_checks_total": _described(
+        "counter", "Copies that clients were redirected to and a node looked into."
+    ),
+    "antipode_spot_checks_wrong_total": _described("counter", "Of these, those that were not good."),
     "antipode_hedged_reads_total": _described("counter", "Streams that asked a second store beside a slow one."),
     "antipode_hedged_reads_won_total": _described("counter", "Of these, those that the second store won."),
     "antipode_reconciled_blobs_total": _described(
@@ -261,6 +265,8 @@ class State(Collector):
         for change in (Change.FAIL_OVER, Change.WENT_BACK, Change.REPLACED):
             yield "antipode_database_changes_total", (change.value,), fail_overs.changes[change]
         yield "antipode_lost_commits_total", (), fail_overs.lost
+        yield "antipode_spot_checks_total", (), self._node.spot_checks.checked
+        yield "antipode_spot_checks_wrong_total", (), self._node.spot_checks.wrong
         yield "antipode_hedged_reads_total", (), self._node.reader.hedging.hedges
         yield "antipode_hedged_reads_won_total", (), self._node.reader.hedging.won
         for replica in self._node.replicas.replicas if self._node.replicas is not None else ():

@@ -22,7 +22,7 @@ from node.records.replicas import Replicas
 from node.settings import Settings
 from node.together import Together
 from node.waiting import Waiting
-from replication.model import LocationState
+from replication.model import LocationState, Placement
 from replication.parts import PartPool
 from replication.patience import Patience
 from replication.policy import Policy
@@ -103,6 +103,8 @@ class Registry:
     """POSIX seconds, for presigned URLs."""
     memory: Memory
     acknowledged: Acknowledged
+    note_redirect: Callable[[str, str, Placement], None] = lambda _repository, _digest, _placement: None
+    """Told of every copy that a client is sent to. Must not wait."""
     replicas: Replicas | None = None
     """Who is asked first for digests, where the database has read replicas."""
     tags: Together[TagAsked, Look] = field(init=False)

@@ -159,6 +159,8 @@ class Settings:
     """TAG_STALENESS: the same for tags, where it is not 0. Two nodes may then show a tag going back."""
     presign_lifetime: int = 600
     """PRESIGN_LIFETIME."""
+    redirect_spot_checks: int = 2
+    """REDIRECT_SPOT_CHECKS: blobs that clients were redirected to and that the node looks into, per probe interval."""
     redirect_minimum_size: int = 16 * 1024
     """REDIRECT_MINIMUM_SIZE: smaller blobs (image configurations, mostly) are answered by the node, from memory when warm."""
     part_size: int = 5 * MIB

@@ -211,6 +211,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             await start("events", partial(_listen, node, freshness))
             if node.replicas is not None:
                 await start("replicas", node.replicas.run)
+            await start("spot checks", node.spot_checks.run)
             await start("fail-overs", node.fail_overs.run)
             await start("janitor", partial(run_janitor, node.database, node.hints))
             if node.settings.collect:

@@ -59,6 +59,7 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         return await _answer_small(registry, repository, found, sources, wanted, headers)
     best = sources[0]
     if _may_send_away(registry, best) and may_redirect(best, board, trio.current_time()):
+        registry.note_redirect(repository, digest, best)
         return _redirect(registry, best, headers)
     return _stream(registry, repository, found, sources, wanted, headers)
 
