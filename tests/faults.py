@@ -3,8 +3,8 @@
 S3 signatures cover the Host header, which passes unchanged, so a client that is given the proxy's port signs for it.
 """
 
+import socket
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Literal, Self
 
 import trio
@@ -76,11 +76,30 @@ class FaultProxy:
     async def _serve_until_fault_changes(self, listener: trio.SocketListener) -> None:
         """Serve until connections are to be refused, then close the listener and every connection."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(trio.serve_listeners, self._connection, [listener]))
+            nursery.start_soon(self._accept, listener)
             while self.fault != "refuse":
                 await self._changed.wait()
             nursery.cancel_scope.cancel()
         await listener.aclose()
+
+    async def _accept(self, listener: trio.SocketListener) -> None:
+        """Accept for ever: all that wait at once, or a crowd would wait here for a round of a busy event loop each."""
+        async with listener, trio.open_nursery() as nursery:
+            while True:
+                nursery.start_soon(self._serve_one, await listener.accept())
+                with socket.socket(fileno=socket.dup(listener.socket.fileno())) as waiting:
+                    while True:
+                        try:
+                            accepted, _ = waiting.accept()
+                        except BlockingIOError:
+                            break
+                        nursery.start_soon(self._serve_one, trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+
+    async def _serve_one(self, client: trio.SocketStream) -> None:
+        try:
+            await self._connection(client)
+        finally:
+            await trio.aclose_forcefully(client)
 
     async def _connection(self, client: trio.SocketStream) -> None:
         self.connections += 1

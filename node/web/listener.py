@@ -239,6 +239,11 @@ class _Server:
                     raise
             else:
                 connections.start_soon(self.connection, accepted)
+                # A round of the event loop takes long when much is going on: one a round would leave a crowd waiting for minutes.
+                try:
+                    self.take_waiting(listener, connections)
+                except OSError as error:
+                    log.debug("no more connections at once", error=str(error))  # the next accept() knows what to do
 
     def take_waiting(self, listener: trio.socket.SocketType, connections: trio.Nursery) -> None:
         """Accept what the kernel has already accepted for us: closing the listener would reset it."""

@@ -1,11 +1,16 @@
 """Where and how the node listens."""
 
+import socket
+import time
+
 import pytest
 import trio
 
 from node.web.listener import Address, CannotListen, parse_bind, serve
 from tests.edge.conftest import SETTINGS, Node, hello
 from tests.edge.wire import connect
+
+_CROWD = 200
 
 
 @pytest.mark.parametrize(
@@ -59,3 +64,33 @@ async def test_connection_limit(node: Node) -> None:
         await first.leave()
     async with connect(node.address) as third:
         assert (await third.ask("/v2/")).status == 200
+
+
+async def test_a_crowd_is_let_in_at_once(node: Node) -> None:
+    """However long a round of the event loop takes, a crowd of new connections does not wait for one round each."""
+    await node.start(hello)
+    rounds, done = 0, False
+
+    async def keep_busy() -> None:
+        nonlocal rounds
+        while not done:
+            time.sleep(0.005)  # noqa: ASYNC251  # as the work of many requests does
+            rounds += 1
+            await trio.lowlevel.checkpoint()
+
+    crowd = [socket.create_connection((node.address.host, node.address.port)) for _ in range(_CROWD)]
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_busy)
+            with trio.fail_after(60):
+                for client in crowd:
+                    client.sendall(b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n")
+                await trio.lowlevel.wait_readable(crowd[-1])
+                done = True
+                for client in crowd:
+                    await trio.lowlevel.wait_readable(client)
+                    assert client.recv(12) == b"HTTP/1.1 200"
+    finally:
+        for client in crowd:
+            client.close()
+    assert rounds < _CROWD / 2
