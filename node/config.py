@@ -239,7 +239,7 @@ def _read(
     )
     authorities = read_authorities(known, folder, findings)
     if values.get("replicate") and database is not None and storage is not None:
-        for hop in open_hops(storage.locations, database.uri, redis):
+        for hop in open_hops(storage.locations, database.uri, redis, [replica.uri for replica in replicas]):
             findings.warn(f"regions without TLS: {hop}")
     if findings.problems or database is None or storage is None:
         raise ConfigurationErrors(tuple(findings.problems), tuple(findings.warnings))
@@ -261,6 +261,7 @@ def _read(
         redis=redis,
         tee_spool=tee_spool,
         upload_spool=upload_spool,
+        authorities=authorities,
         warnings=tuple(findings.warnings),
     )
 

@@ -4,7 +4,7 @@ What stays on this machine is not named. A warning, not an error: a private netw
 can know.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,13 +16,18 @@ _CHECKED = frozenset({"verify-ca", "verify-full"})
 
 
 def open_hops(
-    locations: Mapping[str, LocationSettings], database_uri: str, redis: RedisSettings | None
+    locations: Mapping[str, LocationSettings],
+    database_uri: str,
+    redis: RedisSettings | None,
+    replicas: Iterable[str] = (),
 ) -> Iterator[str]:
-    """Yield one line for each hop that is not encrypted, or whose other end is not checked."""
+    """Yield one line for each hop that is not encrypted, or whose other end is not checked; `replicas` are URIs of databases."""
     for name, location in locations.items():
         if isinstance(location.engine.arguments, S3Arguments):
             yield from _store(name, location.engine.arguments, location.redirect)
-    yield from _database(database_uri)
+    yield from _database(database_uri, "database")
+    for uri in replicas:
+        yield from _database(uri, "read replica")
     if redis is not None and not redis.tls and not is_here(redis.host):
         yield f"node -> redis at {redis.host}:{redis.port} without TLS: set ssl: true"
 
@@ -39,14 +44,14 @@ def _store(name: str, arguments: S3Arguments, redirect: bool) -> Iterator[str]:
         yield f"clients -> store {name} at {public} without TLS: its signed URLs can be read on the way"
 
 
-def _database(uri: str) -> Iterator[str]:
+def _database(uri: str, called: str) -> Iterator[str]:
     options = dict(parse_qsl(urlsplit(uri).query))
     far = [host for host in hosts_of(uri) if not is_here(host)]
     if not far:
         return
     # What PostgreSQL's clients do without a word about it.
     mode = options.get("sslmode", "prefer")
-    where = f"node -> database {' and '.join(far)}"
+    where = f"node -> {called} {' and '.join(far)}"
     if mode == "require" and "sslrootcert" not in options:
         yield f"{where} with sslmode require does not check who answers: use verify-full with sslrootcert"
     elif mode not in _CHECKED and mode != "require":

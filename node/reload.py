@@ -40,6 +40,7 @@ _STRUCTURED = {
     "default_locations": "DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS",
     "redis": "USER_EVENTS_REDIS",
     "edge": "SSL_CERTIFICATE",
+    "authorities": "EXTRA_CA_CERTS",
 }
 _PLAIN = {key.field: key.name for key in KEYS}
 

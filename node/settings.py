@@ -119,6 +119,8 @@ class Settings:
     """ACTION_LOG_ROTATION_THRESHOLD: how long lines of the audit log are kept."""
     webhook_networks: tuple[str, ...] | None = None
     """WEBHOOK_ALLOWED_NETWORKS: networks that are not public and that webhooks may be in all the same."""
+    authorities: Path | None = None
+    """EXTRA_CA_CERTS: a PEM file with the system's authorities and the extra ones; None where there are no extra ones."""
     sparse_index: bool = False
     """FEATURE_SPARSE_INDEX: accept an index whose children are missing."""
     allow_local_replication: bool = False

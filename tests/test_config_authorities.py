@@ -54,6 +54,7 @@ def test_an_authority_is_trusted_besides_the_system_s(authority: Authority) -> N
     assert made.redis is not None
     assert made.redis.ca_file == file
     assert parse_qs(urlsplit(made.database_uri).query)["sslrootcert"] == [file]
+    assert str(made.authorities) == file, "for what is reached over https and has no key of its own"
     assert made == settings(**everything(EXTRA_CA_CERTS=str(authority.own.certificate))), (
         "a reload finds nothing changed"
     )
@@ -90,6 +91,7 @@ def test_quays_folder_beside_the_configuration(authority: Authority, tmp_path: P
     folder.mkdir()
     (folder / "README").write_text("nothing")
     assert bundle_of(load_settings(path, {})) is None
+    assert load_settings(path, {}).authorities is None
     (folder / "ours.crt").write_bytes(authority.own.certificate.read_bytes())
     file = bundle_of(load_settings(path, {}))
     assert file is not None

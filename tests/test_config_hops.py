@@ -45,6 +45,15 @@ def test_every_plain_hop_is_named() -> None:
     assert not [line for line in said if "hunter2" in line]
 
 
+def test_read_replicas_are_hops_of_their_own() -> None:
+    """Each replica is judged by its own address and arguments: only what is encrypted and checked, or here, is silent."""
+    far = "postgresql://antipode:hunter2@replica.example.com/registry"
+    checked = {"DB_URI": far, "DB_CONNECTION_ARGS": {"sslmode": "verify-full", **CA}}
+    here = {"DB_URI": "postgresql://antipode@127.0.0.1/registry"}
+    (said,) = hops(DB_READ_REPLICAS=[checked, {"DB_URI": far}, here])
+    assert said.startswith("node -> read replica replica.example.com with sslmode prefer may be without TLS")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

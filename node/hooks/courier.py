@@ -154,6 +154,7 @@ class Courier:
             allowed=networks(registry.webhook_networks),
             deadline=self.settings.deadline,
             agent="antipode",
+            authorities=registry.authorities,
         )
 
     async def _send(self, due: Due) -> None:

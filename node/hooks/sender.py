@@ -6,6 +6,7 @@ differently a moment later changes nothing. Redirects are not followed, no proxy
 
 import ssl
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpcore
@@ -64,21 +65,42 @@ class _Checked(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
 
-async def send(url: str, message: Message, *, allowed: Sequence[Network], deadline: float, agent: str) -> Outcome:
-    """POST a message; taken is what is answered 2xx within `deadline` seconds. Raises nothing but cancellation."""
+async def send(
+    url: str,
+    message: Message,
+    *,
+    allowed: Sequence[Network],
+    deadline: float,
+    agent: str,
+    authorities: Path | None,
+) -> Outcome:
+    """POST a message; taken is what is answered 2xx within `deadline` seconds. Raises nothing but cancellation.
+
+    `authorities` is a PEM file with those that may vouch for an https URL, None for the system's.
+    """
     with trio.move_on_after(deadline):
         try:
-            return await _send(url, message, allowed, deadline, agent)
+            return await _send(url, message, _Checked(allowed), deadline, agent, authorities)
         except _Refused as error:
             return Outcome(False, str(error))
         except (OSError, UnicodeError) as error:
             return Outcome(False, f"the name cannot be looked up: {error}"[:300])
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, ssl.SSLError) as error:
-            return Outcome(False, f"{type(error).__name__}: {error}"[:300])
+            return Outcome(False, _why(error)[:300])
     return Outcome(False, f"no answer within {deadline:g} seconds")
 
 
-async def _send(url: str, message: Message, allowed: Sequence[Network], deadline: float, agent: str) -> Outcome:
+def _why(error: BaseException) -> str:
+    """Return what an operator can act on: where the layers above say nothing, the first below that does."""
+    inner: BaseException | None = error
+    while inner is not None and not str(inner):
+        inner = inner.__cause__ or inner.__context__
+    return f"{type(error).__name__}: {inner or ''}"
+
+
+async def _send(
+    url: str, message: Message, network: _Checked, deadline: float, agent: str, authorities: Path | None
+) -> Outcome:
     headers: list[tuple[bytes | str, bytes | str]] = [
         *message.headers.items(),
         ("user-agent", agent),
@@ -86,10 +108,10 @@ async def _send(url: str, message: Message, allowed: Sequence[Network], deadline
     ]
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), deadline)
     pool = httpcore.AsyncConnectionPool(
-        ssl_context=ssl.create_default_context(),
+        ssl_context=ssl.create_default_context(cafile=authorities),
         max_connections=1,
         max_keepalive_connections=0,
-        network_backend=_Checked(allowed),
+        network_backend=network,
     )
     async with (
         pool,

@@ -38,17 +38,22 @@ class Receiver:
     got: list[Got] = field(factory=list)
     more: trio.Event = field(factory=trio.Event)
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: trio.abc.Stream) -> None:
         connection = h11.Connection(h11.SERVER)
         headers: dict[str, str] = {}
         body = b""
         async with stream:
+            if isinstance(stream, trio.SSLStream):
+                try:
+                    await stream.do_handshake()
+                except trio.BrokenResourceError:
+                    return  # it is not believed
             while not isinstance(event := connection.next_event(), h11.EndOfMessage):
                 if event is h11.NEED_DATA:
                     data = await stream.receive_some()
                     if not data:
                         return
-                    connection.receive_data(data)
+                    connection.receive_data(bytes(data))
                 elif isinstance(event, h11.Request):
                     headers = {name.decode(): value.decode() for name, value in event.headers}
                 elif isinstance(event, h11.Data):
@@ -61,7 +66,7 @@ class Receiver:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return  # the sender has had enough
 
-    async def _answer(self, stream: trio.SocketStream) -> None:
+    async def _answer(self, stream: trio.abc.Stream) -> None:
         if self.mode == "drop":
             return
         if self.mode == "hang":

@@ -2,7 +2,9 @@
 
 import json
 import secrets
+import ssl
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from node.records.collect import CollectRules
 from node.records.deliveries import bound_deliveries, claim_deliveries
 from node.records.removal import delete_repository
 from replication.model import LocationHealth, Verdict
+from tests.certificates import Authority
+from tests.configurations import settings
 from tests.registry.world import MakeWorld, Region, until
 from tests.webhooks.conftest import QUICK, Receiver, Start, Subscribe, allow_here, means_of
 
@@ -189,6 +193,34 @@ async def test_a_name_that_leads_inside(us: Region, receiver: Receiver, subscrib
     (line,) = await waiting(us)
     assert "not a public address" in line["last_error"]
     assert receiver.got == []
+
+
+async def test_a_receiver_over_tls(
+    us: Region, receiver: Receiver, subscribe: Subscribe, deliver: Start, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """A receiver whose certificate an authority of EXTRA_CA_CERTS vouches for is told; one that nobody vouches for is not."""
+    known, stranger = Authority.make(tmp_path / "known"), Authority.make(tmp_path / "stranger")
+    for name, authority in (("vouched", known), ("strange", stranger)):
+        pair = authority.sign("receiver")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(pair.certificate, pair.key)
+        serve = partial(trio.serve_ssl_over_tcp, receiver.serve, 0, context, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        port = listener.transport_listener.socket.getsockname()[1]
+        await subscribe(name, "pushed", url=f"https://127.0.0.1:{port}/{name}")
+    given = settings(EXTRA_CA_CERTS=str(known.own.certificate)).authorities
+    us.node.settings = evolve(us.node.settings, authorities=given)
+    await us.push_image("team/app", "v1")
+    await deliver()
+    await receiver.requests(1)
+
+    async def refused() -> bool:
+        lines = await waiting(us, "strange")
+        return bool(lines) and lines[0]["last_error"] is not None
+
+    await until(refused)
+    assert "certificate" in (await waiting(us, "strange"))[0]["last_error"].lower()
+    assert len(receiver.got) == 1
 
 
 async def test_a_courier_that_dies(us: Region, subscribe: Subscribe) -> None:
