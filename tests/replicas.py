@@ -4,7 +4,6 @@ primary  <-- [proxy] --  standby
 """
 
 import os
-import signal
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -64,15 +63,6 @@ class Pair:
                 if there:
                     return
                 await trio.sleep(0.05)
-
-    def kill_primary(self) -> None:
-        """End it as a power cut would: all its processes at once, which are sessions of their own each."""
-        process = self.primary.daemon.process
-        process.send_signal(signal.SIGSTOP)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for pid in (*map(int, children), process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
 
     async def promote(self) -> None:
         """Make the standby the primary; returns when it takes writes."""

@@ -127,7 +127,7 @@ async def test_a_fail_over_that_lost_commits(start_cluster: StartCluster, reposi
             pair.line.break_("hang")
             lost = await push(client, repository, "lost", b"lost")
             assert lost.status_code == 201
-            pair.kill_primary()
+            pair.primary.kill()
             for _ in range(5):
                 began = time.monotonic()
                 assert is_refusal(await client.get(f"/v2/{repository}/manifests/kept"))

@@ -103,7 +103,7 @@ async def test_a_replica_answers_for_digests(start_cluster: StartCluster, reposi
 
             await until(used_again, 60)
             # While the primary is away the replica answers what this node has never seen, within METADATA_GRACE.
-            pair.kill_primary()
+            pair.primary.kill()
 
             async def answered() -> bool:
                 return (await client.get(f"{eu.url}{paths[7]}")).status_code == 200

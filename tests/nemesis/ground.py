@@ -6,9 +6,7 @@ Every region has proxies of its own to each shared part, so that a region can be
 """
 
 import json
-import os
 import re
-import signal
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -124,15 +122,18 @@ class Servers:
         await trio.to_thread.run_sync(self.postgres.daemon.stop)
         self.postgres = await self._start(partial(_postgres, self.folder, port))
 
-    def freeze_postgres(self, number: signal.Signals) -> None:
-        """Send SIGSTOP or SIGCONT to the server and all its processes."""
-        os.killpg(self.postgres.daemon.process.pid, number)
+    async def freeze_postgres(self) -> None:
+        """Let it and all its connections stand still until `thaw_postgres`."""
+        await trio.to_thread.run_sync(self.postgres.freeze)
+
+    def thaw_postgres(self) -> None:
+        """Let it go on."""
+        self.postgres.thaw()
 
     async def crash_postgres(self) -> None:
         """End it as a power cut would, and start it again: it recovers from its log."""
-        port, process = self.postgres.port, self.postgres.daemon.process
-        os.killpg(process.pid, signal.SIGKILL)
-        await trio.to_thread.run_sync(process.wait)
+        port = self.postgres.port
+        await trio.to_thread.run_sync(self.postgres.kill)
         self.postgres = await self._start(partial(_postgres, self.folder, port))
 
     def kill_redis(self) -> None:
