@@ -19,6 +19,7 @@ from node.config_database import describe_database, read_database, read_replicas
 from node.config_edge import read_edge
 from node.config_hops import open_hops
 from node.config_keys import KEYS, SUPPORTED, nearest
+from node.config_ldap import read_ldap
 from node.config_redis import read_redis
 from node.config_secrets import resolve
 from node.config_spool import read_spool
@@ -238,6 +239,7 @@ def _read(
         known, "UPLOAD_SPOOL", _DEFAULTS["upload_spool"] if without else SpoolSettings(), findings
     )
     authorities = read_authorities(known, folder, findings)
+    ldap = read_ldap(known, findings, authorities)
     if values.get("replicate") and database is not None and storage is not None:
         for hop in open_hops(storage.locations, database.uri, redis, [replica.uri for replica in replicas]):
             findings.warn(f"regions without TLS: {hop}")
@@ -259,6 +261,7 @@ def _read(
         default_locations=storage.default_locations,
         edge=edge,
         redis=redis,
+        ldap=ldap,
         tee_spool=tee_spool,
         upload_spool=upload_spool,
         authorities=authorities,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from attrs import frozen
 
+from node.config_ldap import LDAP_KEYS
 from node.config_values import (
     GIB,
     KIB,
@@ -50,7 +51,7 @@ KEYS = (
     Key("FEATURE_STORAGE_REPLICATION", "replicate", read_flag),
     Key("FEATURE_PROXY_STORAGE", "proxy_storage", read_flag),
     Key("FEATURE_OPEN_REGISTRY", "open_registry", read_flag),
-    Key("AUTHENTICATION_TYPE", "authentication_type", read_choice("Database")),
+    Key("AUTHENTICATION_TYPE", "authentication_type", read_choice("Database", "LDAP")),
     # Shorter ones are guessed from a stolen copy of the database.
     Key("DATABASE_SECRET_KEY", "secret_key", read_long_text(16), secret=True),
     Key("SUPER_USERS", "superusers", read_names),
@@ -142,8 +143,9 @@ STRUCTURED = (
     "TRUSTED_PROXY_CIDR",
     "FEATURE_PROXY_PROTOCOL",
     "EXTRA_CA_CERTS",
+    *LDAP_KEYS,
 )
-"""Keys that `config_database`, `config_storage`, `config_redis`, `config_spool` and `config_edge` read."""
+"""Keys that `config_database`, `config_storage`, `config_redis`, `config_spool`, `config_edge` and `config_ldap` read."""
 
 SUPPORTED = frozenset((*(key.name for key in KEYS), *STRUCTURED))
 

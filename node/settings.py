@@ -68,6 +68,47 @@ class EdgeSettings:
 
 
 @frozen
+class LdapSettings:
+    """An LDAP directory, and how people are found in it. Durations in seconds."""
+
+    uri: str
+    """LDAP_URI."""
+    host: str
+    port: int
+    base_dn: str
+    """LDAP_BASE_DN."""
+    admin_dn: str
+    """LDAP_ADMIN_DN."""
+    admin_password: str = field(repr=False)
+    """LDAP_ADMIN_PASSWD."""
+    secure: bool = False
+    """The scheme is ldaps."""
+    start_tls: bool = False
+    """LDAP_START_TLS."""
+    ca_file: str | None = None
+    """Trusted authorities; None: the system's."""
+    user_rdn: str | None = None
+    """LDAP_USER_RDN."""
+    uid_attribute: str = "uid"
+    """LDAP_UID_ATTR."""
+    email_attribute: str = "mail"
+    """LDAP_EMAIL_ATTR."""
+    user_filter: str = ""
+    """LDAP_USER_FILTER: what must be true of people besides their name."""
+    superuser_filter: str | None = None
+    """LDAP_SUPERUSER_FILTER."""
+    timeout: float = 10.0
+    """LDAP_TIMEOUT: how long a login waits for the directory."""
+    fresh: float = 60.0
+    """LDAP_CACHE_TTL: how long a right password counts without asking again."""
+
+    @property
+    def base(self) -> str:
+        """What people are searched below."""
+        return self.base_dn if self.user_rdn is None else f"{self.user_rdn},{self.base_dn}"
+
+
+@frozen
 class Settings:
     """Everything a node needs to know before it starts. Durations in seconds, sizes in bytes."""
 
@@ -92,7 +133,9 @@ class Settings:
     open_registry: bool = False
     """FEATURE_OPEN_REGISTRY: anyone may do anything, and there are no accounts."""
     authentication_type: str = "Database"
-    """AUTHENTICATION_TYPE."""
+    """AUTHENTICATION_TYPE: who proves people's passwords."""
+    ldap: LdapSettings | None = None
+    """The directory, where that is LDAP."""
     secret_key: str | None = field(default=None, repr=False)
     """DATABASE_SECRET_KEY: what the database's secrets are encrypted with; there always is one where there are accounts."""
     superusers: tuple[str, ...] = ()

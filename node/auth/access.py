@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 from node.auth.challenge import INSUFFICIENT, INVALID, basic, bearer, unauthorized
 from node.auth.changes import ACCESS_CHANGED, KEYS_CHANGED, ChangeLog
 from node.auth.credentials import Credentials, NotProven, Rules
+from node.auth.directory import Directory, Remembering
 from node.auth.header import Basic, Bearer, Malformed, read_authorization
 from node.auth.keyring import Keyring
 from node.auth.limits import Failures, alone
@@ -247,6 +248,15 @@ class Access:
                 await trio.sleep(_LEAST_PAUSE)
 
 
+def _directory(settings: Settings) -> Directory | None:
+    if settings.ldap is None:
+        return None
+    # Its library is loaded only where there is a directory: it is large.
+    from node.auth.ldap import Ldap
+
+    return Remembering(Ldap(settings.ldap), settings.ldap.fresh, settings.metadata_grace)
+
+
 def _parts(settings: Settings, database: Database, clock: Callable[[], float]) -> Parts:
     changes = ChangeLog()
     longest = max(settings.token_lifetime, settings.refresh_token_lifetime)
@@ -258,7 +268,14 @@ def _parts(settings: Settings, database: Database, clock: Callable[[], float]) -
         changes,
         keyring,
         Tokens(keyring, settings.server_hostname, clock),
-        Credentials(database, rules, changes, Failures(trio.current_time, shared), clock),
+        Credentials(
+            database,
+            rules,
+            changes,
+            Failures(trio.current_time, shared),
+            clock,
+            directory=_directory(settings),
+        ),
         Rights(
             database,
             RightsRules(

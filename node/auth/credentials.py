@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from node.auth.changes import ChangeLog
+from node.auth.directory import Directory
 from node.auth.limits import Failures
+from node.auth.linking import belongs, link
 from node.auth.model import Identity, Kind
 from node.auth.passwords import Passwords
 from node.auth.secrets import APPLICATION, hash_secret
@@ -56,6 +58,8 @@ class Proven:
     ends: float | None = None
     secret: str | None = field(default=None, repr=False)
     """The hash that was right."""
+    renewable: bool = True
+    """Whether a refresh token may stand for it: the registry hears of the end of what proved it."""
 
 
 @define(eq=False)
@@ -68,6 +72,8 @@ class Credentials:
     _failures: Failures = field(alias="failures")
     _clock: Callable[[], float] = field(alias="clock")
     _passwords: Passwords = field(alias="passwords", factory=Passwords)
+    _directory: Directory | None = field(alias="directory", default=None)
+    """Proves those who have no password in the database."""
     _pepper: bytes = field(factory=lambda: secrets.token_bytes(32), init=False)
     _known: Cache[bytes, Proven] = field(factory=lambda: Cache(_MOST), init=False)
 
@@ -76,7 +82,13 @@ class Credentials:
         return self._clock()
 
     async def check(self, name: str, secret: str, address: str) -> Proven:
-        """Return who has this name and secret. Raises NotProven, RegistryError (429), DatabaseUnavailable."""
+        """Return who has this name and secret.
+
+        Raises NotProven, RegistryError (429), DatabaseUnavailable, DirectoryUnavailable.
+        """
+        if self._directory is not None:
+            # To a directory alice and Alice are the same, so to the limit of failures, too.
+            name = name.lower()
         key = self._key(name, secret)
         asked_at = trio.current_time()
         known = self._remembered(key, asked_at - self._rules.staleness)
@@ -88,6 +100,9 @@ class Credentials:
         began = trio.current_time()
         proven = await self._away(seen, lambda: self._prove(name, secret, seen))
         if proven is None:
+            if seen is not None:
+                # Once refused, it does not count while the database is away, either.
+                self._known.keep(key, evolve(seen, ends=0.0), asked_at)
             await self._failures.note(name, address)
             await trio.sleep_until(began + _FAILURE_SECONDS)
             raise NotProven
@@ -131,17 +146,30 @@ class Credentials:
         possible = 0 < len(name) <= 255 and name.isprintable()
         login = await find_by_name(self._database, name) if possible else None
         stored = None if login is None else login.account.secret
-        if login is not None and seen is not None and stored is not None and seen.secret == stored:
+        if login is not None and seen is not None and seen.renewable and stored is not None and seen.secret == stored:
             return self._proven(login)
         if "+" in name:
             right = stored is not None and hmac.compare_digest(stored, hash_secret(secret))
             return self._proven(login) if login is not None and right else None
+        if possible and self._directory is not None and belongs(self._directory, name, login):
+            return await self._ask(self._directory, name, secret, login)
         verdict = await self._passwords.verify(secret, stored)
         if not verdict.right or login is None or stored is None:
             return None
         if verdict.better is not None:
             await upgrade_secret(self._database, login.account.id, stored, verdict.better)
         return self._proven(login)
+
+    async def _ask(self, directory: Directory, name: str, password: str, login: Login | None) -> Proven | None:
+        if login is not None and not login.account.enabled:
+            return None
+        person = await directory.prove(name, password)
+        linked = None if person is None else await link(self._database, directory, name, login, person)
+        proven = None if linked is None else self._proven(linked)
+        if person is None or proven is None:
+            return None
+        superuser = proven.identity.superuser or person.superuser
+        return evolve(proven, identity=evolve(proven.identity, superuser=superuser), renewable=False)
 
     def _proven(self, login: Login) -> Proven | None:
         account = login.account

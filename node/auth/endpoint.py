@@ -100,7 +100,7 @@ async def _answer(
         lifetime = max(1, min(lifetime, int(proven.ends - now)))
     try:
         token = parts.tokens.issue(identity, grants, epoch, lifetime, catalog=asked.catalog)
-        if proven is not None and wanted.offline and refresh_token is None:
+        if proven is not None and proven.renewable and wanted.offline and refresh_token is None:
             refresh_token = _refresh(parts, settings, proven, now)
     except BadToken as error:
         raise RegistryError(UNAVAILABLE, {"reason": str(error)}, retry_after=5) from error

@@ -28,7 +28,8 @@ class Account:
     generation: int = 0
     """Counts changes of the secret."""
     secret: str | None = field(default=None, repr=False)
-    """Of a user the password's hash, of a robot `sha256:` and the hash of its token; None: it cannot log in."""
+    """Of a user the password's hash, or the mark of the directory that proves it (`node/auth/linking.py`); of a robot `sha256:`
+    and the hash of its token; None: it cannot log in."""
 
 
 COLUMNS = """a.id, a.name, a.kind, (SELECT o.name FROM account o WHERE o.id = a.owner_id) AS owner, a.email, a.description,
@@ -194,6 +195,13 @@ async def update_account(
         superuser,
     )
     return None if row is None else account_of(row)
+
+
+async def link_account(database: Database, account: int, mark: str) -> None:
+    """Let a directory prove a user, who has no password of their own; otherwise nothing changes."""
+    await database.fetch(
+        "UPDATE account SET secret = $2 WHERE id = $1 AND secret IS NULL AND kind = 'user' RETURNING id", account, mark
+    )
 
 
 class Deletion(Enum):

@@ -5,6 +5,7 @@ from attrs import evolve
 
 from engines.contract import EngineError
 from node.answers import Answer, BodyStalled
+from node.auth.directory import DirectoryUnavailable
 from node.errors import TAG_IMMUTABLE, UNAVAILABLE, Code, RegistryError
 from node.push.quota import over_quota
 from node.records.postgres import TagImmutable
@@ -25,7 +26,7 @@ def answer_to(error: Exception, request_id: str) -> Answer:
     """Return the answer to a failed request, and log what is not the client's doing, with its traceback.
 
     `RegistryError` has its own answer; a full namespace is 403; a tag that never moves is 409; a stalled body is 408; an
-    unreachable database or store is 503; anything else is a bug: 500.
+    unreachable database, directory or store is 503; anything else is a bug: 500.
     """
     if isinstance(error, RegistryError):
         return error.answer(request_id)
@@ -39,6 +40,9 @@ def answer_to(error: Exception, request_id: str) -> Answer:
     if isinstance(error, LedgerUnavailable):
         log.warning("database unavailable", error=str(error))
         return RegistryError(UNAVAILABLE, retry_after=RETRY_AFTER_UNAVAILABLE).answer(request_id)
+    if isinstance(error, DirectoryUnavailable):
+        reason = {"reason": "the directory that knows the password cannot be asked"}
+        return RegistryError(UNAVAILABLE, reason, retry_after=RETRY_AFTER_UNAVAILABLE).answer(request_id)
     if isinstance(error, EngineError):
         log.warning("store failed a request", error=repr(error))
         return RegistryError(UNAVAILABLE, {"store": type(error).__name__}, retry_after=RETRY_AFTER_UNAVAILABLE).answer(

@@ -1,0 +1,52 @@
+"""Links accounts with the people of a directory: at the first login the account is made, or taken over if it has no password.
+
+A linked account's secret is a mark, such as `ldap:alice`, which no password has as its hash. An account with a password of its own
+stays the database's: nobody in the directory gets it by having its name.
+"""
+
+import structlog
+
+from node.auth.directory import Directory, Person
+from node.auth.model import Kind
+from node.names import is_name
+from node.records.accounts import create_user, link_account
+from node.records.logins import Login, find_by_name
+from node.records.postgres import Database
+
+_log = structlog.get_logger("antipode.access")
+
+
+def mark_of(directory: Directory, name: str) -> str:
+    """Return the secret of an account that is linked with somebody of this name."""
+    return f"{directory.kind}:{name}"
+
+
+def belongs(directory: Directory, name: str, login: Login | None) -> bool:
+    """Tell whether the directory decides who has this name: it is free, or a user's who is linked, or who has no password."""
+    if login is None:
+        return is_name(name) and "/" not in name
+    account = login.account
+    return account.kind is Kind.USER and account.secret in (None, mark_of(directory, name))
+
+
+async def link(
+    database: Database, directory: Directory, name: str, login: Login | None, person: Person
+) -> Login | None:
+    """Return the login of somebody whom the directory has just proven; None: their name is not to be had, as the log says.
+
+    Raises DatabaseUnavailable.
+    """
+    mark = mark_of(directory, name)
+    if login is not None and login.account.secret == mark:
+        return login
+    if login is None:
+        # Another node may be making it at this moment.
+        await create_user(database, name, mark, email=person.email)
+    else:
+        await link_account(database, login.account.id, mark)
+    linked = await find_by_name(database, name)
+    if linked is None or linked.account.secret != mark:
+        _log.warning("a name in the directory is taken, or its namespace has repositories", account=name)
+        return None
+    _log.info("account linked with the directory", account=name, directory=directory.kind)
+    return linked
