@@ -19,6 +19,7 @@ from node.auth.header import Basic, Bearer, Malformed, read_authorization
 from node.auth.keyring import Keyring
 from node.auth.limits import Failures, alone
 from node.auth.model import ANONYMOUS, ANYBODY, Action, Grant, Identity, owns
+from node.auth.passwords import Passwords
 from node.auth.rights import Rights, RightsRules
 from node.auth.scopes import Need
 from node.auth.sealing import Sealer
@@ -59,6 +60,8 @@ class Access:
 
     _settings: Settings = field(alias="settings")
     _database: Database = field(alias="database")
+    passwords: Passwords = field(factory=Passwords, init=False)
+    """Whoever hashes a password does it here: the memory of a node is bounded for all of them together."""
     parts: Parts | None = field(init=False)
     """None: the registry is open (FEATURE_OPEN_REGISTRY)."""
     _clock: Callable[[], float] = field(alias="clock")
@@ -66,7 +69,10 @@ class Access:
     _keys_nudged: trio.Event = field(factory=trio.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.parts = None if self._settings.open_registry else _parts(self._settings, self._database, self._clock)
+        if self._settings.open_registry:
+            self.parts = None
+        else:
+            self.parts = _parts(self._settings, self._database, self._clock, self.passwords)
 
     async def identify(self, authorization: str | None, client: str, needs: Sequence[Need] | None = None) -> Identity:
         """Return who sent a request with this Authorization header from this address.
@@ -257,7 +263,7 @@ def _directory(settings: Settings) -> Directory | None:
     return Remembering(Ldap(settings.ldap), settings.ldap.fresh, settings.metadata_grace)
 
 
-def _parts(settings: Settings, database: Database, clock: Callable[[], float]) -> Parts:
+def _parts(settings: Settings, database: Database, clock: Callable[[], float], passwords: Passwords) -> Parts:
     changes = ChangeLog()
     longest = max(settings.token_lifetime, settings.refresh_token_lifetime)
     assert settings.secret_key is not None  # the configuration demands it where there are accounts
@@ -274,6 +280,7 @@ def _parts(settings: Settings, database: Database, clock: Callable[[], float]) -
             changes,
             Failures(trio.current_time, shared),
             clock,
+            passwords,
             directory=_directory(settings),
         ),
         Rights(

@@ -71,7 +71,7 @@ class Credentials:
     _changes: ChangeLog = field(alias="changes")
     _failures: Failures = field(alias="failures")
     _clock: Callable[[], float] = field(alias="clock")
-    _passwords: Passwords = field(alias="passwords", factory=Passwords)
+    _passwords: Passwords = field(alias="passwords")
     _directory: Directory | None = field(alias="directory", default=None)
     """Proves those who have no password in the database."""
     _pepper: bytes = field(factory=lambda: secrets.token_bytes(32), init=False)

@@ -3,6 +3,9 @@
 argon2id with 19 MiB, as OWASP's password storage sheet has it; Quay's bcrypt hashes are accepted, and replaced at the next login.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import argon2
 import bcrypt
 import trio
@@ -11,6 +14,8 @@ from attrs import define, field, frozen
 
 from node.config_values import Unfit
 from node.errors import TOOMANYREQUESTS, RegistryError
+
+T = TypeVar("T")
 
 LEAST, MOST = 8, 256
 """Characters of a password."""
@@ -66,26 +71,21 @@ def hash_now(password: str) -> str:
 
 @define(eq=False)
 class Passwords:
-    """Hashes beside the event loop."""
+    """Hashes beside the event loop. One for a node: it bounds the memory that hashing takes."""
 
     _limiter: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(_AT_ONCE))
 
     async def verify(self, password: str, stored: str | None) -> Verdict:
         """Compare a password with a hash. Raises RegistryError (429) when too many are waiting, or it takes too long."""
-        if self._limiter.statistics().tasks_waiting >= _WAITING:
-            raise _busy()
-        with trio.move_on_after(_SECONDS):
-            return await trio.to_thread.run_sync(
-                verify_now, password[:MOST], stored, limiter=self._limiter, abandon_on_cancel=True
-            )
-        raise _busy()
+        return await self._beside(verify_now, password[:MOST], stored)
 
     async def hash(self, password: str) -> str:
         """Return a password's hash. Raises RegistryError (429) as `verify`."""
-        with trio.move_on_after(_SECONDS):
-            return await trio.to_thread.run_sync(hash_now, password, limiter=self._limiter, abandon_on_cancel=True)
-        raise _busy()
+        return await self._beside(hash_now, password)
 
-
-def _busy() -> RegistryError:
-    return RegistryError(TOOMANYREQUESTS, {"reason": "too many logins at once"}, retry_after=2)
+    async def _beside(self, work: Callable[..., T], *given: str | None) -> T:
+        if self._limiter.statistics().tasks_waiting < _WAITING:
+            with trio.move_on_after(_SECONDS):
+                # A thread that nobody waits for any more keeps its place until it has ended.
+                return await trio.to_thread.run_sync(work, *given, limiter=self._limiter, abandon_on_cancel=True)
+        raise RegistryError(TOOMANYREQUESTS, {"reason": "too many logins at once"}, retry_after=2)

@@ -16,7 +16,7 @@ from node.api.frame import Json
 from node.api.operations import AFTER, Call, N, Operation, Right
 from node.api.schemas import FLAG, TEXT, TIME, body, listing, maybe, one_of, page, record, text
 from node.auth.model import Kind
-from node.auth.passwords import Passwords
+from node.auth.passwords import LEAST, MOST
 
 _ACCOUNT: dict[str, Json] = {
     "name": TEXT,
@@ -31,7 +31,6 @@ _ACCOUNT: dict[str, Json] = {
 _TOKEN: dict[str, Json] = {"id": TEXT, "account": TEXT, "title": TEXT, "created": TIME, "expires": maybe(TIME)}
 _DELETED = record(name=TEXT, deleted=FLAG)
 _EMAIL, _DESCRIPTION = text(maxLength=255), text(maxLength=1000)
-_PASSWORDS = Passwords()
 
 
 async def _me(call: Call) -> Json:
@@ -48,7 +47,7 @@ async def _user(call: Call) -> Json:
 
 
 async def _set_user(call: Call) -> Json:
-    return await set_user(call.means, _PASSWORDS, call.path["user"], call.body)
+    return await set_user(call.means, call.registry.access.passwords, call.path["user"], call.body)
 
 
 async def _delete_user(call: Call) -> Json:
@@ -136,7 +135,7 @@ OPERATIONS = (
         topic="accounts",
         body=body(
             optional={
-                "password": text("12 to 1000 characters.", writeOnly=True),
+                "password": text(f"{LEAST} to {MOST} characters.", writeOnly=True),
                 "email": _EMAIL,
                 "superuser": FLAG,
                 "enabled": FLAG,

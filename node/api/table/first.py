@@ -4,17 +4,14 @@ from node.api.frame import Json, Problem
 from node.api.operations import Call, Operation, Right
 from node.api.schemas import FLAG, TEXT, body, record
 from node.auth.first import make_first_user
-from node.auth.passwords import Passwords
 from node.config_values import Unfit
-
-_PASSWORDS = Passwords()
 
 
 async def _initialize(call: Call) -> Json:
     given = call.body
     try:
         made = await make_first_user(
-            call.registry.database, _PASSWORDS, given["token"], given["username"], given["password"]
+            call.registry.database, call.registry.access.passwords, given["token"], given["username"], given["password"]
         )
     except Unfit as error:
         raise Problem(400, "a body that cannot be used", str(error)) from None
