@@ -48,7 +48,7 @@ def command(dry_run: bool, go_on: bool, config: str | None, output: str) -> None
             )
             click.echo(f"{size(found.bytes)} of blobs leave their stores in {retention}")
 
-    work(config, verb)
+    work(config, verb, changes=None if dry_run else "collect")
 
 
 async def _survey(desk: Desk, output: str) -> None:

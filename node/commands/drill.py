@@ -82,7 +82,7 @@ def command(
         _show(report, output)
         return 0 if report.clean else 3
 
-    work(config, verb)
+    work(config, verb, changes="drill")
 
 
 async def _why(desk: Desk, location: str, error: CannotDrill) -> str:

@@ -57,4 +57,4 @@ def command(location: str, delete: bool, config: str | None, output: str) -> Non
             click.echo(f"{len(found) - len(deleted)} are younger than a day and stay")
         return 0
 
-    work(config, verb)
+    work(config, verb, changes="orphans" if delete else None)

@@ -75,7 +75,7 @@ def set_one(repository: str, grantee: str, role: str, config: str | None) -> Non
         told(desk)
         click.echo(f"{grantee} has {role} on {repository}")
 
-    work(config, verb)
+    work(config, verb, changes="permission set")
 
 
 @command.command()
@@ -90,7 +90,7 @@ def remove(repository: str, grantee: str, config: str | None) -> None:
         told(desk)
         click.echo(f"{grantee} has no permission of its own on {repository}")
 
-    work(config, verb)
+    work(config, verb, changes="permission remove")
 
 
 @command.command()
@@ -106,7 +106,7 @@ def visibility(repository: str, visibility: str, config: str | None) -> None:
         told(desk)
         click.echo(f"{repository} is {visibility}")
 
-    work(config, verb)
+    work(config, verb, changes="permission visibility")
 
 
 def _done(outcome: Granting, repository: str, grantee: str) -> None:

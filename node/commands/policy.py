@@ -107,7 +107,7 @@ def set_one(
     async def verb(desk: Desk) -> None:
         await _change(desk, Request(namespace, document, dry_run, expect_version), output)
 
-    work(config, verb, changes="policy set")
+    work(config, verb, changes=None if dry_run else "policy set")
 
 
 @command.command("remove")

@@ -67,4 +67,4 @@ def command(after_restore: bool, config: str | None, output: str) -> None:
             return 1
         return 3 if report.lost else 0
 
-    work(config, verb)
+    work(config, verb, changes="repair")

@@ -132,7 +132,7 @@ def backfill_now(config: str | None, output: str) -> None:
         }
         show(document, output, ("backfill", [document]))
 
-    work(config, verb)
+    work(config, verb, changes="replication backfill")
 
 
 async def run_backfill(desk: Desk) -> Findings:

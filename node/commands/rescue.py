@@ -79,4 +79,4 @@ def command(config: str | None, output: str) -> None:
             return 1
         return 3 if report.lost or report.replayed.missing else 0
 
-    work(config, verb, migrating=True)
+    work(config, verb, migrating=True, changes="rescue")

@@ -44,7 +44,7 @@ def create(name: str, description: str | None, config: str | None, output: str) 
             raise Refused(f"there is a robot {name}, or no {owner} that can have it")
         show_account(made, name, output, token=token)
 
-    work(config, verb)
+    work(config, verb, changes="robot create")
 
 
 @command.command("list")
@@ -77,7 +77,7 @@ def renew(name: str, config: str | None, output: str) -> None:
         told(desk)
         show_account(await find_account(desk.database, name), name, output, token=token)
 
-    work(config, verb)
+    work(config, verb, changes="robot renew")
 
 
 @command.command()
@@ -96,4 +96,4 @@ def delete(name: str, yes: bool, config: str | None) -> None:
         told(desk)
         click.echo(f"{name} is deleted")
 
-    work(config, verb)
+    work(config, verb, changes="robot delete")

@@ -63,7 +63,7 @@ def set_one(
         told(desk)
         show(_row(found), output, ("team", [_row(found)]))
 
-    work(config, verb)
+    work(config, verb, changes="team set")
 
 
 @command.command("list")
@@ -109,7 +109,7 @@ def add(organization: str, team: str, account: str, config: str | None) -> None:
             raise Refused(f"there is no team {team} of {organization}, or no {account} that it can have")
         click.echo(f"{account} is in {team}")
 
-    work(config, verb)
+    work(config, verb, changes="team add")
 
 
 @command.command()
@@ -125,7 +125,7 @@ def remove(organization: str, team: str, account: str, config: str | None) -> No
         told(desk)
         click.echo(f"{account} is no more in {team}")
 
-    work(config, verb)
+    work(config, verb, changes="team remove")
 
 
 @command.command()
@@ -143,7 +143,7 @@ def delete(organization: str, team: str, yes: bool, config: str | None) -> None:
         told(desk)
         click.echo(f"{team} is deleted")
 
-    work(config, verb)
+    work(config, verb, changes="team delete")
 
 
 def _done(outcome: TeamDeletion, missing: str, organization: str) -> None:

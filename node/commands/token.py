@@ -52,7 +52,7 @@ def create(account: str, title: str, lifetime: str | None, config: str | None, o
         row = {**_row(made), "token": secret}
         show(row, output, ("token", [row]))
 
-    work(config, verb)
+    work(config, verb, changes="token create")
 
 
 @command.command("list")
@@ -82,7 +82,7 @@ def revoke(account: str, token: UUID, config: str | None) -> None:
         told(desk)
         click.echo("revoked")
 
-    work(config, verb)
+    work(config, verb, changes="token revoke")
 
 
 @command.command("rotate-keys")
@@ -102,4 +102,4 @@ def rotate_keys(revoke: bool, config: str | None) -> None:
         desk.hints.publish(KEYS_CHANGED)
         click.echo(f"new signing key: {made}")
 
-    work(config, verb)
+    work(config, verb, changes="token rotate-keys")

@@ -98,7 +98,7 @@ def work(
     """Run a verb over the database that a configuration names, and exit with its code (None is 0); failures are one line.
 
     `migrating` makes the schema first, as a node that starts does. `changes` is what the audit log calls a verb that changes
-    something; its line has the words that were given.
+    something; its line has the words that were given, and is written unless the verb raises.
     """
     settings = load(config)
     logs.set_up("error")
@@ -106,7 +106,7 @@ def work(
     async def main() -> int | None:
         async with _open_desk(settings, migrating=migrating) as desk:
             code = await verb(desk)
-            if changes is not None and not code:
+            if changes is not None:
                 words: dict[str, object] = {"arguments": _arguments(sys.argv[1:])}
                 await write_lines(desk.database, [Line(changes, f"cli:{_user()}", detail=words)])
             return code

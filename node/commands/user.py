@@ -43,7 +43,7 @@ def create(
             raise Refused(f"the name {name} is taken")
         show_account(made, name, output)
 
-    work(config, verb)
+    work(config, verb, changes="user create")
 
 
 @command.command("list")
@@ -87,7 +87,7 @@ def password(name: str, password_stdin: bool, config: str | None) -> None:
         told(desk)
         click.echo(f"{name} has a new password")
 
-    work(config, verb)
+    work(config, verb, changes="user password")
 
 
 @command.command()
@@ -107,7 +107,7 @@ def change(
         told(desk)
         show_account(changed, name, output)
 
-    work(config, verb)
+    work(config, verb, changes="user change")
 
 
 @command.command()
@@ -127,4 +127,4 @@ def delete(name: str, yes: bool, config: str | None) -> None:
         told(desk)
         click.echo(f"{name} is deleted")
 
-    work(config, verb)
+    work(config, verb, changes="user delete")

@@ -1,0 +1,248 @@
+"""What is done with the command line is in the audit log: every command that changes something writes a line, and no other."""
+
+import json
+import logging
+import shlex
+from collections.abc import Awaitable, Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import structlog
+import trio
+import yaml
+from click.testing import CliRunner
+
+from engines.crossing import open_bridge
+from node.cli import main
+from node.commands.options import EXIT_FAILED
+from node.records.auditlog import Filter, Line, read_lines
+from node.records.migrate import migrate
+from node.records.permissions import create_repository
+from node.records.postgres import Database, open_database
+from tests.cluster import configuration
+from tests.services import Store
+
+PASSWORD = "correct horse battery"
+
+CHANGES = (
+    "collect",
+    "drill us",
+    "immutability set team",
+    "location activate us",
+    "location add us",
+    "location drain us",
+    "location pause us",
+    "location remove us",
+    "location resume us",
+    "namespace delete team",
+    "namespace tag-expiration team 1w",
+    "org add-default team alice read",
+    "org create team --admin alice",
+    "org remove-default team 1",
+    "orphans --location us --delete",
+    "permission remove team/app alice",
+    "permission set team/app alice read",
+    "permission visibility team/app public",
+    "policy apply",
+    "policy remove team",
+    "policy set team --required us",
+    "quota set team --reject 1GiB",
+    "repair --after-restore",
+    "replication backfill",
+    "repository delete team/app",
+    "rescue",
+    "robot create team+ci",
+    "robot delete team+ci",
+    "robot renew team+ci",
+    "tag delete team/app v1",
+    f"tag restore team/app v1 sha256:{'0' * 64}",
+    "team add team devs alice",
+    "team delete team devs",
+    "team remove team devs alice",
+    "team set team devs",
+    "token create alice laptop",
+    "token revoke alice 00000000-0000-0000-0000-000000000000",
+    "token rotate-keys",
+    "user change alice --disabled",
+    "user create alice --password-stdin",
+    "user delete alice",
+    "user password alice --password-stdin",
+    "webhook delete hook",
+    "webhook redeliver hook",
+    "webhook set hook --url https://hooks.example.com --event pushed",
+)
+READS = (
+    "audit",
+    "collect --dry-run",
+    "immutability show team",
+    "location list",
+    "namespace tag-expiration team",
+    "org defaults team",
+    "org list",
+    "orphans --location us",
+    "permission list team/app",
+    "policy list",
+    "policy set team --required us --dry-run",
+    "policy show team",
+    "quota list",
+    "quota show team",
+    "replication residency us",
+    "replication risk",
+    "replication stalled",
+    "replication status",
+    "repository list",
+    "robot list",
+    "tag history team/app v1",
+    "tag list team/app",
+    "team list team",
+    "team members team devs",
+    "token list alice",
+    "user list",
+    "user show alice",
+    "verify --location us",
+    "webhook deliveries hook",
+    "webhook list",
+)
+ELSEWHERE = {"config check", "serve", "wait"}
+"""These ask no database, or are the node itself."""
+
+
+def leaves(command: click.Command, *above: str) -> Iterator[str]:
+    """Yield the name of every command that does something."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from leaves(found, *above, name)
+    else:
+        yield " ".join(above)
+
+
+def name_of(line: str) -> str:
+    """Return which command a line gives."""
+    return max((name for name in leaves(main) if f"{line} ".startswith(f"{name} ")), key=len)
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, words: list[str], code: int = 0, given: str = "") -> str:
+    """Run a command in this process; return what it printed."""
+    monkeypatch.setattr("sys.argv", ["antipode", *words])
+    result = CliRunner().invoke(main, words, input=given, prog_name="antipode")
+    assert result.exit_code == code, (words, result.output, result.exception)
+    return str(result.stdout)
+
+
+def test_every_command_is_known() -> None:
+    """A new command must say here whether it changes something."""
+    assert {name_of(line) for line in (*CHANGES, *READS)} | ELSEWHERE == set(leaves(main))
+
+
+@pytest.mark.parametrize("line", [*CHANGES, *READS])
+def test_what_has_a_line(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """A command that changes something is written down under its own name; one that only looks, or would only, is not."""
+    name, said = name_of(line), []
+
+    def work(*_: Any, changes: str | None = None, **__: Any) -> None:
+        said.append(changes)
+
+    monkeypatch.setattr(import_module(f"node.commands.{name.split()[0]}"), "work", work)
+    invoke(monkeypatch, shlex.split(line), given=f"{PASSWORD}\n" if "--password-stdin" in line else "y\n")
+    assert said == [name if line in CHANGES else None]
+
+
+async def ask(uri: str, question: Callable[[Database], Awaitable[Any]]) -> Any:
+    async with open_bridge(), open_database(uri, most=1) as database:
+        return await question(database)
+
+
+@pytest.fixture
+def logs_as_before() -> Iterator[None]:
+    """A command sets up the logs of its process, which is this one here."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("logs_as_before")
+def test_accounts_and_rights(
+    monkeypatch: pytest.MonkeyPatch,
+    database_uri: str,
+    s3_stores: dict[str, Store],
+    storage_path: str,
+    tmp_path: Path,
+) -> None:
+    """Each change of accounts, rights and tokens has one line with who and what, in their order, and no line has a secret."""
+    config = tmp_path / "config.yaml"
+    document = configuration(
+        database_uri,
+        None,
+        s3_stores,
+        storage_path,
+        FEATURE_OPEN_REGISTRY=None,
+        DATABASE_SECRET_KEY="a secret key for tests",
+    )
+    config.write_text(yaml.safe_dump(document))
+    done: list[str] = []
+    secrets = [PASSWORD]
+
+    async def prepare(database: Database) -> None:
+        await migrate(database)
+
+    async def repository(database: Database) -> None:
+        assert await create_repository(database, "team/app", "library", None)
+
+    def run(line: str, code: int = 0) -> str:
+        return invoke(monkeypatch, [*line.split(), "--config", str(config)], code, f"{PASSWORD}\n")
+
+    def change(line: str) -> None:
+        run(line)
+        done.append(line)
+
+    def made(line: str) -> Any:
+        done.append(f"{line} --output json")
+        document = json.loads(run(done[-1]))
+        secrets.extend([document["token"]] if "token" in document else [])
+        return document
+
+    trio.run(ask, database_uri, prepare)
+    change("user create root --superuser --password-stdin")
+    run("user create root --password-stdin", EXIT_FAILED)
+    change("user create alice --password-stdin")
+    change("user password alice --password-stdin")
+    change("user change alice --email alice@example.com")
+    change("org create team --admin root")
+    default = made("org add-default team alice read")["id"]
+    change(f"org remove-default team {default}")
+    made("robot create team+ci")
+    made("robot renew team+ci")
+    change("team set team devs")
+    change("team add team devs alice")
+    change("team remove team devs alice")
+    trio.run(ask, database_uri, repository)
+    change("permission set team/app alice write")
+    change("permission visibility team/app public")
+    change("permission remove team/app alice")
+    run("permission remove team/app alice", EXIT_FAILED)
+    change("team delete team devs --yes")
+    token = made("token create alice laptop")
+    change(f"token revoke alice {token['id']}")
+    change("token rotate-keys")
+    change("robot delete team+ci --yes")
+    change("user delete alice --yes")
+    run("user list")
+
+    async def written(database: Database) -> list[Line]:
+        return [kept.line for kept in await read_lines(database, Filter(), None, 1000)][::-1]
+
+    lines = trio.run(ask, database_uri, written)
+    assert [(line.action, " ".join(line.detail["arguments"])) for line in lines] == [
+        (name_of(given), given) for given in done
+    ]
+    assert {line.actor.partition(":")[0] for line in lines if line.actor} == {"cli"}
+    assert not [line for line in lines if any(secret in repr(line) for secret in secrets)]
