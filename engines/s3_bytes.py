@@ -2,7 +2,7 @@
 
 The asyncio library takes 3.5 ms of the processor for a small PUT, and 8.3 s for a GiB that is copied in parts, all in the one
 thread that everything else of the node waits for; this takes 0.9 ms and 4.4 s, and the kernel's copies and the hashing run beside
-the node (`scripts/bench copy`, 2 busy cores). What is asked seldom and answered in XML stays with the library (`s3_client.py`).
+the node (`scripts/bench copy`, 2 busy cores). What is asked seldom and answered in XML stays with the library (`s3_library.py`).
 
 A thread cannot be cancelled. Its socket has a timeout for every step, and whoever does not wait for it any more shuts the socket
 down under it, which ends it at once. Only a thread that still looks up a name or connects goes on, as long as the connect limit.

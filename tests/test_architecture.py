@@ -16,7 +16,7 @@ PURE = (
     *(f"replication/{name}.py" for name in ("closure", "arrival", "durable", "throughput", "reconcile", "hedging")),
     "engines/presign.py",
 )
-CROSSINGS = frozenset({"engines/crossing.py", "engines/s3_client.py", "node/hints.py"}) | {
+CROSSINGS = frozenset({"engines/crossing.py", "engines/s3_library.py", "node/hints.py"}) | {
     "node/records/dial.py",
     "node/records/postgres.py",
 }
