@@ -105,5 +105,11 @@ class Freshness:
         hints = self._hints
         if not hints:
             return limit
-        keys = ((repository, None), (None, digest), (repository, digest), *(() if away else ((None, None),)))
-        return max(limit, *(hints.get(key, -inf) for key in keys))
+        about = hints.get
+        return max(
+            limit,
+            about((repository, None), -inf),
+            about((None, digest), -inf),
+            about((repository, digest), -inf),
+            -inf if away else about((None, None), -inf),
+        )

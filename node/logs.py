@@ -9,6 +9,8 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from engines.trace import current_trace
+
 MASK = "[hidden]"
 
 SUSPICIOUS_KEY = re.compile(
@@ -52,6 +54,7 @@ def set_up(level: str = "INFO", *, stream: TextIO | None = None, as_json: bool |
     _machine_stream = target if json else None
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_request_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -85,6 +88,17 @@ def set_up(level: str = "INFO", *, stream: TextIO | None = None, as_json: bool |
     root.setLevel(level.upper())
     for name in NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say for which request a line was written (a structlog processor).
+
+    Binding the id to structlog's context at every request cost a tenth of a warm pull, and most write no line.
+    """
+    trace = current_trace()
+    if trace is not None:
+        event.setdefault("request_id", trace.id)
+    return event
 
 
 def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

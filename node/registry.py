@@ -59,6 +59,8 @@ class Memory:
     freshness: Freshness
     manifest_bytes: Cache[str, bytes] = field(factory=lambda: Cache(_MANIFEST_BYTES, weigh=_bytes))
     small_blobs: Cache[str, bytes] = field(factory=lambda: Cache(_SMALL_BLOB_BYTES, weigh=_bytes))
+    reading: dict[str, trio.Event] = field(factory=dict)
+    """Small blobs that somebody reads from a store just now: set when that has ended, well or not."""
     manifests: Cache[tuple[str, str], FoundManifest] = field(factory=lambda: Cache(_LINKS))
     """(repository, digest) -> what it has, without the bytes."""
     blobs: Cache[tuple[str, str], FoundBlob] = field(factory=lambda: Cache(_LINKS, weigh=_links))

@@ -18,7 +18,6 @@ from time import time
 from typing import Protocol
 
 import httptools
-import structlog
 import trio
 from attrs import define, field
 
@@ -28,6 +27,7 @@ from node.errors import RegistryError
 from node.web.access import Exchange, Observe, address_text, log_exchange, request_id, shown, unobserved
 from node.web.adapter import Handler, respond
 from node.web.asgi import BODY, START, Message
+from node.web.direct import AT_ONCE
 from node.web.incoming import headers_of, path_of, query_of
 from node.web.pace import Pace
 from node.web.proxies import NO_PROXIES, Origin, Proxies
@@ -36,8 +36,6 @@ HEAD_MOST = 16 * 1024
 HEAD_SECONDS = 10.0
 """From a head's first byte to its last."""
 READ = 64 * 1024
-_AT_ONCE = 16 * 1024
-"""Bytes that a socket's buffer takes without waiting; not even looking at the clock then keeps a warm pull as cheap as it was."""
 KEEP_ALIVE = 75.0
 """As the listener's: a balancer must not reuse a connection that was just closed."""
 
@@ -186,8 +184,11 @@ class Lane:
                     self._idle.discard(scope)
                 if not buffer:
                     return None
-            scope.deadline = trio.current_time() + min(HEAD_SECONDS, self.keep_alive)
+            began = False
             while (end := buffer.find(b"\r\n\r\n", searched)) < 0:
+                if not began:
+                    # Most heads come in one piece, and moving a deadline costs as much as parsing one.
+                    scope.deadline, began = trio.current_time() + min(HEAD_SECONDS, self.keep_alive), True
                 if len(buffer) > HEAD_MOST or bytes(buffer[:4]) not in _BEGINNINGS:
                     return 0
                 searched = max(0, len(buffer) - 3)
@@ -203,7 +204,7 @@ class Lane:
         """Answer one request; return whether the connection may go on."""
         exchange = Exchange(request.id, request.method, shown(request.path), request.client)
         began = trio.current_time()
-        with tracing(exchange.trace), structlog.contextvars.bound_contextvars(request_id=request.id):
+        with tracing(exchange.trace):
             try:
                 await respond(
                     self.handler,
@@ -268,7 +269,8 @@ class _Wire:
         if data := self._head + body:
             self._head = b""
             try:
-                if len(data) <= _AT_ONCE:
+                if len(data) <= AT_ONCE:
+                    # Not even looking at the clock keeps a warm pull cheap.
                     await self._stream.send_all(data)
                 else:
                     with waiting("client"):

@@ -19,6 +19,7 @@ from node.web.app import BEYOND_LIMIT
 from node.web.arrival import Arrivals, Arrived, NotAdmitted, TlsSource
 from node.web.asgi import App
 from node.web.connection import Connection, Pushback, TlsStream
+from node.web.direct import Direct
 from node.web.groups import unwrap
 from node.web.lane import Lane
 from node.web.proxies import Proxies
@@ -279,7 +280,8 @@ class _Server:
         stream, beyond = arrived.stream, len(self.live) > self.most
         rest: bytes | None = b""
         if self.lane is not None and not beyond:
-            rest = await self.lane.serve(stream, arrived.peer, self.arrivals.proxies)
+            quick = Direct(stream) if isinstance(stream, trio.SocketStream) else stream
+            rest = await self.lane.serve(quick, arrived.peer, self.arrivals.proxies)
         if rest is None:
             await stream.aclose()
             return

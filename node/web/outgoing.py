@@ -1,6 +1,7 @@
 """From an `Answer` to ASGI messages: heads that cannot be split, bodies that are whole or visibly broken."""
 
 import re
+from functools import lru_cache
 
 from node.answers import Answer, Stream
 from node.web.access import Exchange
@@ -20,15 +21,21 @@ def head_of(answer: Answer, method: str) -> Message:
     """Return the message that begins an answer. Raises BadAnswer for headers that HTTP cannot carry."""
     headers: list[tuple[bytes, bytes]] = []
     for name, value in answer.headers:
-        if not TOKEN.fullmatch(name) or name in FRAMING:
-            raise BadAnswer(f"header name {name!r} is not a handler's to send")
-        if not VALUE.fullmatch(value):
+        # Nearly every value is plain text, which needs no pattern.
+        if not (value.isascii() and value.isprintable()) and not VALUE.fullmatch(value):
             raise BadAnswer(f"header {name}: its value has characters that a header cannot carry")
-        headers.append((name.encode(), value.encode("latin-1")))
+        headers.append((_name(name), value.encode("latin-1")))
     # RFC 9110, 8.6: a 204 has no content-length. A 304 may have one, but only the one that GET would have had.
     if answer.status not in (204, 304) or answer.length is not None:
         headers.append((b"content-length", str(content_length(answer, method)).encode()))
     return {"type": START, "status": answer.status, "headers": headers}
+
+
+@lru_cache(maxsize=256)
+def _name(name: str) -> bytes:
+    if not TOKEN.fullmatch(name) or name in FRAMING:
+        raise BadAnswer(f"header name {name!r} is not a handler's to send")
+    return name.encode()
 
 
 def content_length(answer: Answer, method: str) -> int:

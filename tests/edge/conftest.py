@@ -15,6 +15,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from node.answers import Answer, Request
 from node.health import HealthFacts, Reachability
+from node.logs import add_request_id
 from node.settings import Settings
 from node.web.adapter import Handler
 from node.web.app import create_app
@@ -75,7 +76,7 @@ class Logged:
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Logged]:
     log = Logged()
     before = structlog.get_config()
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, log])
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, add_request_id, log])
     yield log
     structlog.configure(**before)
     assert log.take_errors() == []

@@ -5,9 +5,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import trio
 
 from tests.faulty_engine import Refuse, Wrong
-from tests.registry.world import Body, MakeWorld, Region, digest_of
+from tests.registry.world import Body, MakeWorld, Region, Reply, digest_of
 
 OTHER_FORM = [
     ("bytes=500-1499", (500, 1500)),
@@ -99,6 +100,32 @@ async def test_small_blobs_come_from_memory(us: Region, repository: str) -> None
     again = await us.ask("GET", path)
     assert (again.outcome, again.body) == ("memory", b"0123456789")
     assert (await us.ask("GET", path, headers={"range": "bytes=3-4"})).body == b"34"
+
+
+async def test_a_crowd_reads_a_small_blob_once(us: Region, repository: str) -> None:
+    """A small blob that many ask for at once is read from its store once, and by each of them if that read fails."""
+    path = f"/v2/{repository}/blobs/{await us.push_blob(repository, b'0123456789')}"
+
+    async def crowd() -> list[Reply]:
+        replies: list[Reply] = []
+
+        async def one() -> None:
+            replies.append(await us.ask("GET", path))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(one)
+        return replies
+
+    engine = us.engines["us"]
+    engine.plan_all(Refuse())
+    assert {reply.status for reply in await crowd()} == {503}
+    engine.clear()
+    before = len(engine.calls)
+    replies = await crowd()
+    assert {reply.body for reply in replies} == {b"0123456789"}
+    assert sorted(reply.outcome for reply in replies) == ["memory"] * 7 + ["streamed"]
+    assert len(engine.calls) == before + 1
 
 
 @pytest.mark.parametrize("size", [4000, 3_000_000], ids=["small", "streamed"])
