@@ -101,14 +101,17 @@ class RegistryClient:
 
 
 @asynccontextmanager
-async def open_registry(image: Image, *, plain_http: bool) -> AsyncIterator[RegistryClient]:
+async def open_registry(image: Image, login: httpx.Auth | None, *, plain_http: bool) -> AsyncIterator[RegistryClient]:
     """Open a client of an image's registry: HTTPS, but HTTP on this very machine or where `plain_http` says so.
+
+    `login` is what every request shows (`node.commands.login`).
 
     Proxies and certificates are as the environment says, except on this very machine.
     """
     scheme = "http" if plain_http or image.loopback else "https"
     async with httpx.AsyncClient(
         base_url=f"{scheme}://{image.host}",
+        auth=login,
         trust_env=not image.loopback,
         # Answers are small; a proxy that compresses them would only hold them back.
         headers={"accept": "application/json", "accept-encoding": "identity"},
@@ -130,6 +133,8 @@ def _document(answer: httpx.Response) -> Mapping[str, Any]:
         raise Unreachable(f"{answer.status_code} {said}", float(after) if after.isdigit() else None)
     if answer.status_code == httpx.codes.OK:
         raise Refused("it has no wait API: its answer is none of a registry of this kind")
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        said = f"{said}; log in with docker login, or give --username or $ANTIPODE_TOKEN"
     raise Refused(f"{answer.status_code} {said}")
 
 

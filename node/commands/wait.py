@@ -11,6 +11,7 @@ from attrs import define, field
 from rich.console import Console
 from rich.status import Status
 
+from node.commands.login import find_login, login_options
 from node.commands.options import output_option
 from node.commands.registry_client import Image, Refused, RegistryClient, Unreachable, open_registry
 from node.commands.tables import show, size
@@ -149,6 +150,7 @@ class _Wait:
     "--request", is_flag=True, help="Ask for copies that no policy wants, and for those that are coming to go first."
 )
 @click.option("--plain-http", is_flag=True, help="Speak HTTP; without it that is done only on this very machine.")
+@login_options
 @output_option
 def command(
     image: Image,
@@ -157,20 +159,27 @@ def command(
     referrers: bool,
     request: bool,
     plain_http: bool,
+    username: str | None,
+    password_stdin: bool,
     output: str,
 ) -> None:
     """Wait until IMAGE, host[:port]/name[:tag] or host[:port]/name@digest, has arrived in every --location.
 
     Talks to the registry over HTTP and needs no configuration. A node that goes away meanwhile does no harm. The image is the one
-    that the tag named in the beginning.
+    that the tag named in the beginning. Where the registry has accounts: --username, $ANTIPODE_TOKEN,
+    or docker's or podman's login.
     """
     following = [_Following(location) for location in dict.fromkeys(locations)]
+    try:
+        login = find_login(image.host, image.name, username, password_stdin=password_stdin)
+    except Unfit as error:
+        raise click.UsageError(str(error)) from None
     with _shown() as status:
 
         async def main() -> None:
             block = _BLOCK_SHOWN if status is not None else _BLOCK
             wait = _Wait(image, trio.current_time() + timeout, block, referrers, request, status, following)
-            async with open_registry(image, plain_http=plain_http) as client:
+            async with open_registry(image, login, plain_http=plain_http) as client:
                 await wait.run(client)
 
         trio.run(main, strict_exception_groups=True)

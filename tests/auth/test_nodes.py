@@ -1,12 +1,15 @@
 """Real nodes with accounts: the first superuser, the command line, and both edges, which ask for the same."""
 
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import trio
 
+from node.push.reading import OCI_INDEX
 from tests.auth.people import basic
 from tests.cluster import Cluster, StartCluster, program
 from tests.registry.world import digest_of
@@ -151,3 +154,41 @@ async def test_both_edges(start_cluster: StartCluster) -> None:
             assert (await client.get(target, headers={"authorization": "Bearer x.y.z", **odd})).status_code == 401
             assert (await client.get("/v2/bob/app/tags/list", headers={**bearing, **odd})).status_code == 401
             assert answer.json()["token"] not in cluster["us"].log
+
+
+async def test_waiting_for_an_image_of_ones_own(start_cluster: StartCluster, tmp_path: Path) -> None:
+    """`antipode wait` logs in by options, by an application token, and with the refresh token that docker keeps after a login."""
+    cluster = await registry(start_cluster, "us eu")
+    node = cluster["us"]
+    await run(cluster, "user", "create", "alice", "--password-stdin", given=f"{PASSWORD}\n")
+    body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+    async with httpx.AsyncClient(trust_env=False, timeout=30, base_url=node.url) as client:
+        typed = {"content-type": OCI_INDEX, **auth("alice")}
+        made = await client.put("/v2/alice/app/manifests/v1", content=body, headers=typed)
+        assert made.status_code == 201, made.text
+        login = await client.get("/v2/auth", params={"offline_token": "true"}, headers=auth("alice"))
+    token = await run_json(cluster, "token", "create", "alice", "ci")
+
+    async def wait(*words: str, given: str = "", code: int = 0, **environment: str) -> str:
+        image = f"{node.url.removeprefix('http://')}/alice/app:v1"
+        clean = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        with trio.fail_after(90):
+            done = await trio.run_process(
+                [*program(), "wait", image, "--location", "us", "--timeout", "1m", *words],
+                capture_stdout=True,
+                capture_stderr=True,
+                stdin=given.encode(),
+                check=False,
+                env={**clean, **environment},
+            )
+        said = done.stdout.decode() + done.stderr.decode()
+        assert (done.returncode, "Traceback" in said) == (code, False), said
+        return said
+
+    assert "docker login" in await wait(code=2)
+    await wait("--username", "alice", "--password-stdin", given=f"{PASSWORD}\n")
+    await wait(ANTIPODE_TOKEN=token["token"])
+    (tmp_path / "config.json").write_text(
+        json.dumps({"auths": {node.url.removeprefix("http://"): {"identitytoken": login.json()["refresh_token"]}}})
+    )
+    await wait(DOCKER_CONFIG=str(tmp_path))
