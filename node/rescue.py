@@ -27,7 +27,12 @@ from node.repair import RepairReport, check_objects, name_lost
 from replication.watcher import probe_keys
 
 NOT_KNOWN = (
-    "accounts, teams, robots, permissions and quotas: no store holds them",
+    "accounts, organisations, teams, robots and application tokens: the first superuser is made anew",
+    "permissions and default permissions: repositories belong to the account that has their namespace's name",
+    "visibility: every repository comes back private",
+    "quotas: none holds until it is set again",
+    "which tags are immutable: every tag can be moved and deleted until the patterns are set again",
+    "webhooks and what they had not delivered, and the audit log",
     "uploads that were open: their clients begin again",
     "what tags pointed to before: nothing can be restored from the time before the rescue",
     "repositories without a manifest, and blobs that no manifest names: the latter are collected",

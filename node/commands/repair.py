@@ -8,8 +8,7 @@ import click
 from attrs import asdict
 
 from node.commands.options import config_option, output_option
-from node.commands.tools import Desk, replay_line, work
-from node.findings import Finding
+from node.commands.tools import Desk, replay_line, teller, work
 from node.records.ledger import PostgresLedger
 from node.records.members import Membership
 from node.repair import repair
@@ -37,12 +36,7 @@ def command(after_restore: bool, config: str | None, output: str) -> None:
     """
     assert after_restore
 
-    def tell(finding: Finding) -> None:
-        if output == "json":
-            click.echo(json.dumps(asdict(finding)))
-        else:
-            where = f" in {finding.location}" if finding.location else ""
-            click.echo(f"{finding.kind}{where}: {finding.what}{f' ({finding.text})' if finding.text else ''}")
+    tell = teller(output)
 
     async def verb(desk: Desk) -> int:
         member = Membership(uuid4(), (), (), "repair")

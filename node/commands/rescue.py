@@ -7,8 +7,7 @@ import click
 from attrs import asdict
 
 from node.commands.options import config_option, output_option
-from node.commands.tools import Desk, Refused, progress_bar, replay_line, work
-from node.findings import Finding
+from node.commands.tools import Desk, Refused, progress_bar, replay_line, teller, work
 from node.journal.replay import Replayed
 from node.rescue import NOT_KNOWN, NotEmpty, rescue
 
@@ -33,13 +32,7 @@ def command(config: str | None, output: str) -> None:
     only where a manifest lacks a blob; copies are seen and not read: `antipode verify --location L` reads them. May be cut off
     and repeated. Says at the end what it could not know. JSON is one object a line.
     """
-
-    def tell(finding: Finding) -> None:
-        if output == "json":
-            click.echo(json.dumps(asdict(finding)))
-        else:
-            where = f" in {finding.location}" if finding.location else ""
-            click.echo(f"{finding.kind}{where}: {finding.what}{f' ({finding.text})' if finding.text else ''}")
+    tell = teller(output)
 
     async def verb(desk: Desk) -> int:
         settings = desk.settings

@@ -1,6 +1,7 @@
 """What the operators' verbs share: the configuration, the database and hints behind it, exit codes, tables and JSON."""
 
 import getpass
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -10,7 +11,7 @@ from uuid import uuid4
 
 import click
 import trio
-from attrs import frozen
+from attrs import asdict, frozen
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -23,6 +24,7 @@ from node.commands.options import EXIT_FAILED, load
 # Every verb shows something; the room apart is for those that need nothing else of this one.
 from node.commands.tables import show as show
 from node.commands.tables import size as size
+from node.findings import Finding, Tell
 from node.hint_hub import Hub
 from node.hints import open_hints
 from node.journal.replay import Replayed
@@ -175,6 +177,19 @@ def replay_line(done: Replayed) -> str:
         f"{done.copies_gone} copies, {done.tags_deleted} tags, {done.repositories_deleted} repositories; "
         f"{done.missing} manifests are in no store"
     )
+
+
+def teller(output: str) -> Tell:
+    """Return what prints findings as they come: a JSON object a line for programs, a line of text for people."""
+
+    def tell(finding: Finding) -> None:
+        if output == "json":
+            click.echo(json.dumps(asdict(finding)))
+        else:
+            where = f" in {finding.location}" if finding.location else ""
+            click.echo(f"{finding.kind}{where}: {finding.what}{f' ({finding.text})' if finding.text else ''}")
+
+    return tell
 
 
 def progress_bar() -> Progress:

@@ -162,7 +162,7 @@ async def test_a_manifest_is_not_written_where_its_namespace_forbids_it(world: M
     await flush(us)
     assert len(await manifests(us, "eu")) == 2
     await write_policy(database, "bound", parse_policy({"never": ["eu"]}, {"us", "eu"}))
-    await us.push_image("bound/b", "v2", b"three")
+    digest = await us.push_image("bound/b", "v2", b"three")
     await flush(us)
     assert len(await manifests(us, "us")) == 3
     rows = await us.rows(
@@ -171,6 +171,23 @@ async def test_a_manifest_is_not_written_where_its_namespace_forbids_it(world: M
     )
     assert [row["name"] for row in rows] == ["free/b"]
     assert ("tag", "bound/b:v2") in await journal(us, "eu", "batch")
+    # Not even for a moment: its bytes never were in that store.
+    second = digest.removeprefix("sha256:")
+    assert not [key for key in await manifests(us, "eu") if second in key]
+    assert [key for key in await manifests(us, "us") if second in key]
+
+
+async def test_a_snapshot_passes_by_what_is_forbidden(world: MakeWorld) -> None:
+    """The manifests of a location that begins anew are those that it may have, also where forbidden ones come first."""
+    (us,) = await world("us eu")
+    database = us.registry.database
+    await write_policy(database, "bound", parse_policy({"never": ["eu"]}, {"us", "eu"}))
+    bound = [await us.push_image("bound/b", tag, tag.encode()) for tag in ("v1", "v2")]
+    free = await us.push_image("free/b", "v1", b"three")
+    await database.fetch("DELETE FROM journal_entry")
+    await flush(us, manifests=1)
+    held = " ".join(await manifests(us, "eu"))
+    assert [digest.removeprefix("sha256:") in held for digest in (*bound, free)] == [False, False, True]
 
 
 async def test_what_was_there_before_the_journal_is_in_its_snapshot(world: MakeWorld) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from node.audit import AuditSettings, verify_location
 from node.findings import Finding
+from node.journal.replay import replay
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
 from node.records.collect import read_pause
 from node.records.manifests import delete_manifest, delete_tag
@@ -173,6 +174,29 @@ async def test_what_the_journals_do_not_know_yet_is_found_by_its_digest(world: M
     assert await pull(us, "a/b", digest) == image
     assert {finding.kind for finding in findings} == {"untagged", "adopted"}
     assert await engine.head((await us.rows("SELECT key FROM placement LIMIT 1"))[0]["key"])
+
+
+async def test_what_left_after_the_backup_leaves_again(world: MakeWorld) -> None:
+    """A manifest that an older database links, and that the journals know to have left since, goes; one that came again stays."""
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    gone = await us.push_image("a/b", "v1", b"one")
+    again = await us.push_image("a/b", "v2", b"two")
+    await flush(us)
+    link = "SELECT rm.* FROM repository_manifest rm JOIN manifest m ON m.id = rm.manifest_id WHERE m.digest = $1"
+    (older,) = await us.rows(link, gone)
+    for digest in (gone, again):
+        await delete_manifest(database, "a/b", digest)
+    await flush(us)
+    await us.push_image("a/b", "v2", b"two")
+    # As in a backup: the link is there, and nothing says that it has been deleted.
+    await database.fetch("INSERT INTO repository_manifest VALUES ($1, $2, $3, $4)", *older.values())
+    await database.fetch("DELETE FROM journal_entry")
+    replayed = await replay(database, us.engines, "library", lambda _: None)
+    assert (replayed.unlinked, replayed.missing) == (1, 0)
+    await us.forget_everything()
+    assert (await us.ask("GET", f"/v2/a/b/manifests/{gone}")).status == 404
+    assert (await us.ask("GET", f"/v2/a/b/manifests/{again}")).status == 200
 
 
 async def test_a_copy_that_was_only_seen_is_unverified_until_it_is_read(world: MakeWorld) -> None:
