@@ -4,10 +4,8 @@ No store is harmed: nodes keep their copies and their probes, and read even from
 The drill is a row with an expiry that its leader renews, so that it ends by itself when the leader dies or loses the database.
 """
 
-import hashlib
-import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
@@ -15,8 +13,10 @@ import httpx
 import trio
 from attrs import define, field, frozen
 
-from node.push.reading import OCI_MANIFEST
+from node.auth.tokens import BadToken
+from node.canary import REQUEST, Canary, CanaryFailed, Tally, digest_of, tally
 from node.records.drills import Beginning, Begun, begin_drill, debt_of, end_drill, may_begin, renew_drill, where_placed
+from node.records.permissions import create_repository
 from node.records.postgres import Database
 from node.records.removal import delete_repository
 from node.records.risk import risk_totals
@@ -28,11 +28,8 @@ LEASE = 30.0
 _RENEW = 5.0
 _WARM_UP = 3.0
 _COPIED = 60.0
-_REQUEST = 15.0
 _CLEAN_UP = 15.0
 _MOST_ERRORS = 20
-_LAYER = 64 * 1024
-"""Bytes: enough to be redirected or streamed from a store, never answered from a node's memory."""
 
 
 @frozen
@@ -54,28 +51,6 @@ class DrillPlan:
 
 
 @frozen
-class Seen:
-    """One pull or push of the canary. Times on Trio's clock; `where` is the location that served or took it."""
-
-    kind: str
-    began: float
-    ended: float
-    where: str | None
-    error: str | None = None
-
-
-@frozen
-class Tally:
-    """What clients saw of one kind. Seconds."""
-
-    tried: int = 0
-    errors: int = 0
-    slowest: float = 0.0
-    failed_over_after: float | None = None
-    """From the beginning of the drill to the end of the last that the location served or took; 0 if none was."""
-
-
-@frozen
 class DrillReport:
     """What a drill showed."""
 
@@ -93,8 +68,8 @@ class DrillReport:
     lost_bytes: int
     debt_before: int
     """Copies that were owed to the location."""
-    debt_after: int
-    """The same at the end of the drill."""
+    debt_after: int | None
+    """The same at the end of the drill; None if the database could not be asked."""
     converged_after: float | None
     """Until the debt was what it had been; None if that took too long."""
 
@@ -111,102 +86,6 @@ class CannotDrill(Exception):
         blobs = f" ({beginning.blobs} of them)" if beginning.outcome is Begun.ONLY_COPIES else ""
         super().__init__(f"{beginning.outcome.value}{blobs}")
         self.outcome = beginning.outcome
-
-
-class CanaryFailed(Exception):
-    """The canary image could not be pushed or pulled before the drill: nothing was begun."""
-
-
-def tally(seen: Sequence[Seen], kind: str, location: str, began: float) -> Tally:
-    """Return what clients saw of one kind since the drill `began`. Pure."""
-    during = [one for one in seen if one.kind == kind and one.began >= began]
-    if not during:
-        return Tally()
-    there = [one.ended - began for one in during if one.where == location]
-    return Tally(
-        len(during),
-        sum(one.error is not None for one in during),
-        max(one.ended - one.began for one in during),
-        max(there, default=0.0),
-    )
-
-
-@define
-class _Canary:
-    """An image in a repository of its own."""
-
-    http: httpx.AsyncClient
-    database: Database
-    repository: str = field(factory=lambda: f"antipode-drill/{secrets.token_hex(6)}")
-    layer: bytes = field(factory=lambda: secrets.token_bytes(_LAYER))
-    seen: list[Seen] = field(factory=list)
-
-    async def push(self, tag: str, layer: bytes) -> str | None:
-        config = b'{"architecture":"amd64","os":"linux"}'
-        for blob in (config, layer):
-            answer = await self.http.post(
-                f"/v2/{self.repository}/blobs/uploads/", params={"digest": _digest(blob)}, content=blob
-            )
-            if answer.status_code == httpx.codes.ACCEPTED:
-                answer = await self.http.put(answer.headers["location"], params={"digest": _digest(blob)}, content=blob)
-            _expect(answer, 201)
-        manifest = json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "config": _descriptor("application/vnd.oci.image.config.v1+json", config),
-                "layers": [_descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
-            }
-        )
-        path = f"/v2/{self.repository}/manifests/{tag}"
-        _expect(await self.http.put(path, content=manifest, headers={"content-type": OCI_MANIFEST}), 201)
-        return next(iter(await where_placed(self.database, _digest(layer))), None)
-
-    async def pull(self) -> str | None:
-        path = f"/v2/{self.repository}"
-        _expect(await self.http.get(f"{path}/manifests/canary", headers={"accept": OCI_MANIFEST}), 200)
-        answer = await self.http.get(f"{path}/blobs/{_digest(self.layer)}")
-        where = answer.headers.get("antipode-location")
-        if answer.is_redirect:
-            answer = await self.http.get(answer.headers["location"])
-        _expect(answer, 200)
-        if answer.content != self.layer:
-            raise CanaryFailed("the blob's bytes are wrong")
-        return None if where is None else str(where)
-
-    async def keep(self, kind: str, every: float) -> None:
-        """Do it for ever, and note what came of it."""
-        while True:
-            began = trio.current_time()
-            await self.once(kind)
-            await trio.sleep_until(max(began + every, trio.current_time()))
-
-    async def once(self, kind: str) -> Seen:
-        """Pull, or push a new image, and note what came of it."""
-        began, where, error = trio.current_time(), None, None
-        try:
-            with trio.fail_after(_REQUEST):
-                where = await self.pull() if kind == "pull" else await self.push("new", secrets.token_bytes(1024))
-        except (httpx.HTTPError, CanaryFailed) as failure:
-            error = f"{type(failure).__name__}: {failure}"
-        except trio.TooSlowError:
-            error = f"no answer within {_REQUEST:g} s"
-        seen = Seen(kind, began, trio.current_time(), where, error)
-        self.seen.append(seen)
-        return seen
-
-
-def _expect(answer: httpx.Response, status: int) -> None:
-    if answer.status_code != status:
-        raise CanaryFailed(f"{answer.request.method} was answered {answer.status_code}: {answer.text[:200]}")
-
-
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
-    return {"mediaType": media_type, "digest": _digest(data), "size": len(data)}
 
 
 @define
@@ -228,36 +107,54 @@ async def drill(
     plan: DrillPlan,
     interrupted: AsyncIterator[object],
     say: Callable[[str], None],
+    login: Callable[[str], httpx.Auth] | None = None,
 ) -> DrillReport:
     """Rehearse the loss of a location. `interrupted` yields when the operator has enough; `say` is told of every step.
 
+    `login` returns what lets a client pull from and push to the canary's repository; None: the registry is open.
     Raises CannotDrill, CanaryFailed, LedgerUnavailable: nothing runs then. Once begun it always returns.
     """
     possible = await may_begin(database, plan.location)
     if possible.outcome is not Begun.BEGUN and not (plan.anyway and possible.outcome is Begun.ONLY_COPIES):
         raise CannotDrill(possible)
-    async with httpx.AsyncClient(base_url=plan.registry, timeout=_REQUEST, trust_env=False) as http:
-        canary = _Canary(http, database)
+    repository = f"antipode-drill/{secrets.token_hex(6)}"
+    auth = None if login is None else login(repository)
+    async with httpx.AsyncClient(base_url=plan.registry, timeout=REQUEST, trust_env=False, auth=auth) as http:
+        canary = Canary(http, database, repository)
         try:
+            if auth is not None:
+                # The token is for a repository that is there: nobody in particular may make one.
+                await create_repository(database, repository, "", None)
             return await _led(database, publish, plan, canary, interrupted, say)
         finally:
-            with trio.move_on_after(_CLEAN_UP, shield=True):
-                await _clean_up(database, publish, canary, say)
+            await _clean_up(database, publish, canary, say)
 
 
-async def _clean_up(database: Database, publish: Publish, canary: _Canary, say: Callable[[str], None]) -> None:
-    try:
+async def _clean_up(database: Database, publish: Publish, canary: Canary, say: Callable[[str], None]) -> None:
+    async with _at_the_end(say, f"the canary {canary.repository} is still there: delete it"):
         await delete_repository(database, canary.repository)
-    except LedgerUnavailable as error:
-        say(f"the canary {canary.repository} is still there: the database is away ({error})")
     publish(Forget(canary.repository))
+
+
+@asynccontextmanager
+async def _at_the_end(say: Callable[[str], None], otherwise: str) -> AsyncIterator[None]:
+    """Do in time what has to be done even when all else is cancelled; say what is the case where the database is away."""
+    reason: str | None = f"no answer within {_CLEAN_UP:g} s"
+    with trio.move_on_after(_CLEAN_UP, shield=True):
+        try:
+            yield
+            reason = None
+        except LedgerUnavailable as error:
+            reason = str(error)
+    if reason is not None:
+        say(f"{otherwise}; the database is away ({reason})")
 
 
 async def _led(
     database: Database,
     publish: Publish,
     plan: DrillPlan,
-    canary: _Canary,
+    canary: Canary,
     interrupted: AsyncIterator[object],
     say: Callable[[str], None],
 ) -> DrillReport:
@@ -296,16 +193,16 @@ async def _led(
     )
 
 
-async def _prepare(database: Database, plan: DrillPlan, canary: _Canary) -> None:
+async def _prepare(database: Database, plan: DrillPlan, canary: Canary) -> None:
     """Push the canary, wait until it has its copies, and pull it for a moment as a measure."""
     try:
-        with trio.fail_after(_REQUEST):
+        with trio.fail_after(REQUEST):
             await canary.push("canary", canary.layer)
-    except (httpx.HTTPError, trio.TooSlowError) as error:
+    except (httpx.HTTPError, trio.TooSlowError, BadToken) as error:
         raise CanaryFailed(f"{plan.registry}: {type(error).__name__}: {error}".rstrip(": ")) from error
     with trio.move_on_after(_COPIED):
         while True:
-            places = await where_placed(database, _digest(canary.layer))
+            places = await where_placed(database, digest_of(canary.layer))
             if plan.location in places and len(places) > 1:
                 break
             await trio.sleep(0.2)
@@ -327,11 +224,10 @@ async def _running(
     try:
         yield
     finally:
-        with trio.move_on_after(_CLEAN_UP, shield=True):
-            try:
-                await end_drill(database, name)
-            except LedgerUnavailable as error:
-                say(f"the drill ends by itself within {LEASE:g} s: the database is away ({error})")
+        async with _at_the_end(
+            say, f"{plan.location} is down for the nodes until the drill ends by itself, within {LEASE:g} s"
+        ):
+            await end_drill(database, name)
         publish(Wake((plan.location,)))
 
 
@@ -358,9 +254,14 @@ async def _watch_operator(interrupted: AsyncIterator[object], course: _Course) -
 
 async def _settle(
     database: Database, plan: DrillPlan, debt_before: int, course: _Course, interrupted: AsyncIterator[object]
-) -> tuple[int, float | None]:
-    """Wait until the location is owed no more than before; return what it was owed at first, and the seconds that took."""
+) -> tuple[int | None, float | None]:
+    """Wait until the location is owed no more than before; return what it was owed at first, and the seconds that took.
+
+    Gives up after `plan.settle`, when the operator has enough, and when the database has been away for as long as a drill lasts
+    without its leader.
+    """
     began, first, converged = trio.current_time(), None, None
+    answered = began
     with trio.move_on_after(plan.settle):
         async with trio.open_nursery() as nursery:
 
@@ -369,15 +270,16 @@ async def _settle(
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(give_up)
-            while converged is None:
+            while converged is None and trio.current_time() - answered < LEASE:
                 try:
                     debt = await debt_of(database, plan.location)
-                    first = debt if first is None else first
-                    if debt <= debt_before:
-                        converged = trio.current_time() - began
-                        break
                 except LedgerUnavailable as error:
                     course.abort(f"the database is away: {error}")
-                await trio.sleep(0.5)
+                else:
+                    answered = trio.current_time()
+                    first = debt if first is None else first
+                    if debt <= debt_before:
+                        converged = answered - began
+                await trio.sleep(0 if converged is not None else 0.5)
             nursery.cancel_scope.cancel()
-    return first or 0, converged
+    return first, converged

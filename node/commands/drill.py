@@ -7,10 +7,12 @@ import click
 import trio
 from attrs import asdict
 
+from node.auth.own_token import OwnToken
+from node.canary import CanaryFailed, Tally
 from node.commands.options import config_option, output_option
 from node.commands.tools import Desk, Refused, show, size, work
-from node.config_values import Unfit, parse_duration
-from node.drill import CanaryFailed, CannotDrill, DrillPlan, DrillReport, Tally, drill
+from node.config_values import Unfit, parse_duration, say_duration
+from node.drill import CannotDrill, DrillPlan, DrillReport, drill
 from node.records.drills import Begun
 from node.records.risk import tags_at_risk
 
@@ -58,8 +60,9 @@ def command(
     """Let all nodes treat LOCATION as down for a while, and see what clients see.
 
     The store is not touched: nodes only behave as if it were down. Pulls fail over, pushes go elsewhere, copies wait. A canary
-    image in a repository of its own is pulled and pushed all the time and deleted at the end. Reports the errors that clients saw,
-    the time to fail over, the time until the location has what it missed, and what would have been lost.
+    image in a repository of its own is pulled and pushed all the time and deleted at the end; where the registry has accounts,
+    with a token that this command signs itself. Reports the errors that clients saw, the time to fail over, the time until the
+    location has what it missed, and what would have been lost.
 
     Ctrl-C ends it at once. If this program dies, the drill ends by itself within 30 s.
     """
@@ -69,17 +72,22 @@ def command(
         url = registry or f"{settings.scheme}://{settings.server_hostname}"
         plan = DrillPlan(location, url, duration, balancer, anyway, settle)
 
+        def login(repository: str) -> OwnToken:
+            return OwnToken(desk.database, settings, repository)
+
         def say(text: str) -> None:
             click.echo(text, err=True)
 
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             try:
-                report = await drill(desk.database, desk.hints.publish, plan, signals, say)
+                report = await drill(
+                    desk.database, desk.hints.publish, plan, signals, say, None if settings.open_registry else login
+                )
             except CannotDrill as error:
                 raise Refused(await _why(desk, location, error)) from None
             except CanaryFailed as error:
                 raise Refused(f"the canary does not work, nothing was begun: {error}") from None
-        _show(report, output)
+        show_report(report, output)
         return 0 if report.clean else 3
 
     work(config, verb, changes="drill")
@@ -95,28 +103,60 @@ async def _why(desk: Desk, location: str, error: CannotDrill) -> str:
     return text
 
 
-def _show(report: DrillReport, output: str) -> None:
+def show_report(report: DrillReport, output: str) -> None:
+    """Print what a drill showed: JSON for programs; a table, figures and a verdict for people."""
     document = {**asdict(report), "clean": report.clean}
     if output == "json":
         click.echo(json.dumps(document, indent=2))
         return
-    show(document, output, ("clients", [_row("pull", report.pulls), _row("push", report.pushes)]))
-    for line in report.errors:
-        click.echo(f"  {line}")
-    before = ", ".join(report.before) or "nowhere"
-    click.echo(f"before the drill the canary was served from {before}")
-    click.echo(f"what would have been lost: {report.lost_blobs} blobs, {size(report.lost_bytes)}")
-    converged = "not in time" if report.converged_after is None else f"after {report.converged_after:.1f} s"
-    click.echo(f"owed to it: {report.debt_before} before, {report.debt_after} at the end; paid {converged}")
-    if report.aborted is not None:
-        click.echo(f"ended early after {report.seconds:.0f} s: {report.aborted}")
+    location, errors = report.location, report.pulls.errors + report.pushes.errors
+    click.echo(f"{location} was treated as down for {say_duration(round(report.seconds))}\n")
+    show(document, output, ("", [_row("pulls", report.pulls, location), _row("pushes", report.pushes, location)]))
+    if report.errors:
+        click.echo("\nerrors that clients saw" + ("" if errors <= len(report.errors) else f", the first of {errors}"))
+        for line in report.errors:
+            click.echo(f"  {line}")
+    click.echo()
+    click.echo(f"served before    {', '.join(report.before) or 'nobody knows from where'}")
+    lost = f"{_counted(report.lost_blobs, 'blob')}, {size(report.lost_bytes)}"
+    click.echo(f"would be lost    {lost}, if {location} were gone for good")
+    click.echo(f"copies owed      {report.debt_before} before, {_known(report.debt_after)} at the end, {_paid(report)}")
+    click.echo(f"\n{_verdict(report, errors)}")
 
 
-def _row(kind: str, seen: Tally) -> dict[str, object]:
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _known(number: int | None) -> str:
+    return "nobody knows how many" if number is None else str(number)
+
+
+def _paid(report: DrillReport) -> str:
+    after = report.converged_after
+    return "not paid in time" if after is None else f"paid {after:.1f} s later"
+
+
+def _verdict(report: DrillReport, errors: int) -> str:
+    if report.clean:
+        return "clean: no client saw an error, and the location has all that it missed"
+    reasons = [
+        None if report.aborted is None else f"ended early: {report.aborted}",
+        f"clients saw {_counted(errors, 'error')}" if errors else None,
+        "what was owed was not paid in time" if report.converged_after is None else None,
+    ]
+    return "not clean: " + "; ".join(reason for reason in reasons if reason)
+
+
+def _row(kind: str, seen: Tally, location: str) -> dict[str, object]:
     return {
-        "kind": kind,
+        "clients": kind,
         "tried": seen.tried,
         "errors": seen.errors,
-        "slowest_seconds": seen.slowest,
-        "failed_over_after_seconds": seen.failed_over_after,
+        "slowest": f"{seen.slowest:.2f} s",
+        f"last by {location}": _after(seen.failed_over_after),
     }
+
+
+def _after(seconds: float | None) -> str | None:
+    return f"{seconds:.1f} s after the beginning" if seconds else None if seconds is None else "none"

@@ -5,15 +5,23 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import pytest
 import trio
+from attrs import evolve
 
-from node.drill import Seen, Tally, tally
+from node.canary import Seen, Tally, tally
+from node.commands.drill import show_report
+from node.drill import DrillReport
 from replication.drill import rehearsed
 from replication.model import LocationHealth, Verdict
+from tests.auth.test_nodes import KEY
 from tests.cluster import Cluster, StartCluster, program
+from tests.faults import FaultProxy
 from tests.recovery.test_restore import Client
 from tests.services import execute, fetch_rows
 
@@ -58,8 +66,11 @@ async def _drill(nodes: Cluster, *words: str) -> "subprocess.CompletedProcess[by
 
 
 async def test_a_drill_of_a_running_registry(start_cluster: StartCluster, database_uri: str) -> None:
-    """Nodes take the location as down and clients see no error; afterwards it has what it missed, and the canary is gone."""
-    nodes = await start_cluster("us eu", "eu us")
+    """Nodes take the location as down and clients see no error; afterwards it has what it missed, and the canary is gone.
+
+    Accounts are no hindrance: the command lets its canary in by itself.
+    """
+    nodes = await start_cluster("us eu", "eu us", FEATURE_OPEN_REGISTRY=None, DATABASE_SECRET_KEY=KEY)
     url = nodes["us"].url
     # Another process leads it, and this one looks at what the nodes say meanwhile.
     async with _process(
@@ -126,6 +137,43 @@ async def test_an_interrupted_drill_ends_at_once(start_cluster: StartCluster, da
     await _until(over)
 
 
+async def test_a_drill_that_loses_its_database(start_cluster: StartCluster, database_uri: str, tmp_path: Path) -> None:
+    """The command ends, and says that the drill will within 30 s and that the canary is left; clients saw no error."""
+    nodes = await start_cluster("us eu")
+    url, port = nodes["us"].url, urlsplit(database_uri).port or 5432
+
+    async def drilled() -> bool:
+        return "drill" in (await _lines(url))["us"]
+
+    async with trio.open_nursery() as nursery:
+        # The nodes have their database all the time: only the command loses it.
+        proxy: FaultProxy = await nursery.start(FaultProxy("127.0.0.1", port).serve)
+        proxied = {**nodes.configuration, "DB_URI": database_uri.replace(f":{port}/", f":{proxy.port}/")}
+        file = tmp_path / "proxied.yaml"
+        file.write_text(json.dumps(proxied))
+        words = [*program(), "drill", "us", "--registry", url, "--settle", "3s", "--anyway", "--output", "json"]
+        async with _process([*words, "--config", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as leader:
+            await _until(drilled)
+            proxy.break_("refuse")
+            with trio.fail_after(120):
+                assert leader.stdout is not None
+                assert leader.stderr is not None
+                report = json.loads(b"".join([chunk async for chunk in leader.stdout]))
+                said = b"".join([chunk async for chunk in leader.stderr]).decode()
+                code = await leader.wait()
+        nursery.cancel_scope.cancel()
+    assert (code, report["errors"], report["debt_after"], report["converged_after"]) == (3, [], None, None), report
+    assert "the database is away" in report["aborted"]
+    assert "us is down for the nodes until the drill ends by itself, within 30 s" in said
+    (left,) = await trio.to_thread.run_sync(fetch_rows, database_uri, "SELECT name FROM repository")
+    assert f"the canary {left[0]} is still there" in said
+    assert "Traceback" not in said
+    (row,) = await trio.to_thread.run_sync(
+        fetch_rows, database_uri, "SELECT extract(epoch FROM until - now()) FROM drill"
+    )
+    assert row[0] <= 30
+
+
 async def test_a_drill_that_would_show_a_loss_is_refused(start_cluster: StartCluster, repository: str) -> None:
     """Where blobs have their only copy a drill is refused with the tags that need them; so are unknown and lonely locations."""
     nodes = await start_cluster("us eu", FEATURE_STORAGE_REPLICATION=False)
@@ -163,3 +211,26 @@ def test_what_clients_saw_is_counted_from_the_beginning_of_the_drill() -> None:
     assert tally(seen, "pull", "us", 10.0) == Tally(4, 1, 2.0, 3.0)
     assert tally(seen, "push", "us", 10.0).failed_over_after == 0.0
     assert tally([], "pull", "us", 10.0) == Tally()
+
+
+def test_the_report_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """It begins with what was done and ends with a verdict that names every reason."""
+    pulls, pushes = Tally(571, 0, 1.234, 2.13), Tally(431, 0, 0.8, 0.0)
+    clean = DrillReport("us", 300.2, None, ("us",), pulls, pushes, (), 1, 2048, 0, 860, 41.27)
+    show_report(clean, "table")
+    said = " ".join(capsys.readouterr().out.split())
+    assert said == (
+        "us was treated as down for 5m clients tried errors slowest last by us pulls 571 0 1.23 s 2.1 s after the beginning "
+        "pushes 431 0 0.80 s none served before us would be lost 1 blob, 2.0 KiB, if us were gone for good "
+        "copies owed 0 before, 860 at the end, paid 41.3 s later "
+        "clean: no client saw an error, and the location has all that it missed"
+    )
+    bad = evolve(
+        clean, aborted="interrupted", pulls=Tally(9, 2, 15.0), errors=("one",), debt_after=None, converged_after=None
+    )
+    show_report(bad, "table")
+    said = capsys.readouterr().out
+    assert "the first of 2\n  one\n" in said
+    assert said.endswith(
+        "not clean: ended early: interrupted; clients saw 2 errors; what was owed was not paid in time\n"
+    )
