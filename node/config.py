@@ -17,6 +17,7 @@ from attrs import evolve
 from node.config_authorities import read_authorities, trust_redis, trust_stores
 from node.config_database import describe_database, read_database, read_replicas, trust_database
 from node.config_edge import read_edge
+from node.config_federation import read_federation
 from node.config_hops import open_hops
 from node.config_keys import KEYS, SUPPORTED, nearest
 from node.config_ldap import read_ldap
@@ -240,6 +241,7 @@ def _read(
     )
     authorities = read_authorities(known, folder, findings)
     ldap = read_ldap(known, findings, authorities)
+    federation = read_federation(known, findings)
     if values.get("replicate") and database is not None and storage is not None:
         for hop in open_hops(storage.locations, database.uri, redis, [replica.uri for replica in replicas]):
             findings.warn(f"regions without TLS: {hop}")
@@ -262,6 +264,7 @@ def _read(
         edge=edge,
         redis=redis,
         ldap=ldap,
+        federation=federation,
         tee_spool=tee_spool,
         upload_spool=upload_spool,
         authorities=authorities,

@@ -144,8 +144,9 @@ STRUCTURED = (
     "FEATURE_PROXY_PROTOCOL",
     "EXTRA_CA_CERTS",
     *LDAP_KEYS,
+    "ROBOT_FEDERATION",
 )
-"""Keys that `config_database`, `config_storage`, `config_redis`, `config_spool`, `config_edge` and `config_ldap` read."""
+"""Keys that rooms of their own read, `config_database` and the like."""
 
 SUPPORTED = frozenset((*(key.name for key in KEYS), *STRUCTURED))
 

@@ -41,6 +41,8 @@ _STRUCTURED = {
     "redis": "USER_EVENTS_REDIS",
     "edge": "SSL_CERTIFICATE",
     "authorities": "EXTRA_CA_CERTS",
+    "ldap": "LDAP_URI",
+    "federation": "ROBOT_FEDERATION",
 }
 _PLAIN = {key.field: key.name for key in KEYS}
 

@@ -68,6 +68,20 @@ class EdgeSettings:
 
 
 @frozen
+class FederationRule:
+    """Which tokens of an identity provider count for a robot."""
+
+    robot: str
+    """Its whole name, `owner+name`."""
+    issuer: str
+    """The provider, as its tokens have it in `iss`."""
+    audience: str
+    """What must be in `aud`."""
+    subject: str
+    """What `sub` must be; a star stands for any characters, or none."""
+
+
+@frozen
 class LdapSettings:
     """An LDAP directory, and how people are found in it. Durations in seconds."""
 
@@ -136,6 +150,8 @@ class Settings:
     """AUTHENTICATION_TYPE: who proves people's passwords."""
     ldap: LdapSettings | None = None
     """The directory, where that is LDAP."""
+    federation: tuple[FederationRule, ...] = ()
+    """ROBOT_FEDERATION."""
     secret_key: str | None = field(default=None, repr=False)
     """DATABASE_SECRET_KEY: what the database's secrets are encrypted with; there always is one where there are accounts."""
     superusers: tuple[str, ...] = ()

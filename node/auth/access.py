@@ -15,7 +15,9 @@ from node.auth.challenge import INSUFFICIENT, INVALID, basic, bearer, unauthoriz
 from node.auth.changes import ACCESS_CHANGED, KEYS_CHANGED, ChangeLog
 from node.auth.credentials import Credentials, NotProven, Rules
 from node.auth.directory import Directory, Remembering
+from node.auth.federation import Federation
 from node.auth.header import Basic, Bearer, Malformed, read_authorization
+from node.auth.issuers import Issuers
 from node.auth.keyring import Keyring
 from node.auth.limits import Failures, alone
 from node.auth.model import ANONYMOUS, ANYBODY, Action, Grant, Identity, owns
@@ -27,6 +29,7 @@ from node.auth.secrets import APPLICATION
 from node.auth.shared_limits import shared_counts
 from node.auth.tokens import LEEWAY, BadToken, Tokens
 from node.errors import DENIED, RegistryError
+from node.hooks.addresses import networks
 from node.records.permissions import create_repository
 from node.records.postgres import Database
 from node.records.rights import read_changes
@@ -263,6 +266,13 @@ def _directory(settings: Settings) -> Directory | None:
     return Remembering(Ldap(settings.ldap), settings.ldap.fresh, settings.metadata_grace)
 
 
+def _federation(settings: Settings, clock: Callable[[], float]) -> Federation | None:
+    if not settings.federation:
+        return None
+    issuers = Issuers(networks(settings.webhook_networks), settings.authorities)
+    return Federation(settings.federation, issuers, clock)
+
+
 def _parts(settings: Settings, database: Database, clock: Callable[[], float], passwords: Passwords) -> Parts:
     changes = ChangeLog()
     longest = max(settings.token_lifetime, settings.refresh_token_lifetime)
@@ -282,6 +292,7 @@ def _parts(settings: Settings, database: Database, clock: Callable[[], float], p
             clock,
             passwords,
             directory=_directory(settings),
+            federation=_federation(settings, clock),
         ),
         Rights(
             database,

@@ -15,6 +15,7 @@ from attrs import define, evolve, field, frozen
 
 from node.auth.changes import ChangeLog
 from node.auth.directory import Directory
+from node.auth.federation import Federation, looks_like_token
 from node.auth.limits import Failures
 from node.auth.linking import belongs, link
 from node.auth.model import Identity, Kind
@@ -74,6 +75,8 @@ class Credentials:
     _passwords: Passwords = field(alias="passwords")
     _directory: Directory | None = field(alias="directory", default=None)
     """Proves those who have no password in the database."""
+    _federation: Federation | None = field(alias="federation", default=None)
+    """Proves robots that show somebody else's token."""
     _pepper: bytes = field(factory=lambda: secrets.token_bytes(32), init=False)
     _known: Cache[bytes, Proven] = field(factory=lambda: Cache(_MOST), init=False)
 
@@ -149,6 +152,8 @@ class Credentials:
         if login is not None and seen is not None and seen.renewable and stored is not None and seen.secret == stored:
             return self._proven(login)
         if "+" in name:
+            if self._federation is not None and login is not None and looks_like_token(secret):
+                return await self._ask_issuer(self._federation, login, secret)
             right = stored is not None and hmac.compare_digest(stored, hash_secret(secret))
             return self._proven(login) if login is not None and right else None
         if possible and self._directory is not None and belongs(self._directory, name, login):
@@ -170,6 +175,11 @@ class Credentials:
             return None
         superuser = proven.identity.superuser or person.superuser
         return evolve(proven, identity=evolve(proven.identity, superuser=superuser), renewable=False)
+
+    async def _ask_issuer(self, federation: Federation, login: Login, token: str) -> Proven | None:
+        proven = self._proven(login)
+        ends = None if proven is None else await federation.prove(login.account.name, token)
+        return None if proven is None or ends is None else evolve(proven, ends=ends, renewable=False)
 
     def _proven(self, login: Login) -> Proven | None:
         account = login.account

@@ -1,22 +1,20 @@
 """Sends one message to a URL that somebody else has chosen: to a checked address, within a deadline, and it believes nothing.
 
-The name is looked up once, every address is checked, and the connection goes to the very address that was: a name that answers
-differently a moment later changes nothing. Redirects are not followed, no proxy is used, and of the answer only the status counts.
+`node/hooks/network.py` checks where it goes. Redirects are not followed, no proxy is used, and of the answer only the status
+counts.
 """
 
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import httpcore
 import trio
 from attrs import frozen
 
-from node.hooks.addresses import Network, refuse_address
+from node.hooks.addresses import Network
 from node.hooks.message import Message
-
-_MOST_ADDRESSES = 8
+from node.hooks.network import Checked, Refused
 
 
 @frozen
@@ -25,44 +23,6 @@ class Outcome:
 
     taken: bool
     reason: str = ""
-
-
-class _Refused(Exception):
-    """Nothing may be sent there."""
-
-
-class _Checked(httpcore.AsyncNetworkBackend):
-    """Connects only where that is allowed."""
-
-    def __init__(self, allowed: Sequence[Network]) -> None:
-        self._allowed = allowed
-        self._inner = httpcore.TrioBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of a name that answers; refuse a name that has any address which is not allowed."""
-        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:_MOST_ADDRESSES]
-        for address in addresses:
-            reason = refuse_address(address, self._allowed)
-            if reason is not None:
-                raise _Refused(reason)
-        for address in addresses[:-1]:
-            try:
-                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except httpcore.ConnectError:
-                continue
-        return await self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep."""
-        await self._inner.sleep(seconds)
 
 
 async def send(
@@ -80,8 +40,8 @@ async def send(
     """
     with trio.move_on_after(deadline):
         try:
-            return await _send(url, message, _Checked(allowed), deadline, agent, authorities)
-        except _Refused as error:
+            return await _send(url, message, Checked(allowed), deadline, agent, authorities)
+        except Refused as error:
             return Outcome(False, str(error))
         except (OSError, UnicodeError) as error:
             return Outcome(False, f"the name cannot be looked up: {error}"[:300])
@@ -99,7 +59,7 @@ def _why(error: BaseException) -> str:
 
 
 async def _send(
-    url: str, message: Message, network: _Checked, deadline: float, agent: str, authorities: Path | None
+    url: str, message: Message, network: Checked, deadline: float, agent: str, authorities: Path | None
 ) -> Outcome:
     headers: list[tuple[bytes | str, bytes | str]] = [
         *message.headers.items(),

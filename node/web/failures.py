@@ -41,7 +41,7 @@ def answer_to(error: Exception, request_id: str) -> Answer:
         log.warning("database unavailable", error=str(error))
         return RegistryError(UNAVAILABLE, retry_after=RETRY_AFTER_UNAVAILABLE).answer(request_id)
     if isinstance(error, DirectoryUnavailable):
-        reason = {"reason": "the directory that knows the password cannot be asked"}
+        reason = {"reason": "who proves this secret cannot be asked"}
         return RegistryError(UNAVAILABLE, reason, retry_after=RETRY_AFTER_UNAVAILABLE).answer(request_id)
     if isinstance(error, EngineError):
         log.warning("store failed a request", error=repr(error))

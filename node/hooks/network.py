@@ -1,0 +1,53 @@
+"""Connects only to addresses that were checked, for URLs that somebody else has chosen.
+
+The name is looked up once, every address is checked, and the connection goes to the very address that was: a name that answers
+differently a moment later changes nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import httpcore
+import trio
+
+from node.hooks.addresses import Network, refuse_address
+
+_MOST_ADDRESSES = 8
+
+
+class Refused(Exception):
+    """Nothing may be sent there; the text says why."""
+
+
+class Checked(httpcore.AsyncNetworkBackend):
+    """Connects only where that is allowed."""
+
+    def __init__(self, allowed: Sequence[Network]) -> None:
+        self._allowed = allowed
+        self._inner = httpcore.TrioBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address of a name that answers; refuse a name that has any address which is not allowed."""
+        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:_MOST_ADDRESSES]
+        for address in addresses:
+            reason = refuse_address(address, self._allowed)
+            if reason is not None:
+                raise Refused(reason)
+        for address in addresses[:-1]:
+            try:
+                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+            except httpcore.ConnectError:
+                continue
+        return await self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep."""
+        await self._inner.sleep(seconds)
