@@ -33,7 +33,7 @@ from node.push.durability import read_seconds
 from node.push.reading import KNOWN, read_manifest
 from node.push.uploads import _content_range, _upload_id
 from node.records.postgres import Database, DatabaseUnavailable
-from node.web.access import SANE_ID, request_id
+from node.web.access import SANE_ID, request_ids
 from node.web.incoming import headers_of, origin_form, path_of, query_of
 from node.web.lane import HEAD_MOST, _Head, _NotHere, _request
 from node.web.proxies import Proxies
@@ -121,7 +121,10 @@ def fuzz_words(data: bytes) -> None:
         assert parse_wait(given) >= 0
     with suppress(Unfit):
         assert read_seconds(given) >= 0
-    assert SANE_ID.fullmatch(request_id([(b"x-request-id", data)]))
+    for believed in (False, True):
+        made, theirs = request_ids([(b"x-request-id", data)], believed=believed)
+        assert SANE_ID.fullmatch(made)
+        assert not theirs or (SANE_ID.fullmatch(theirs) and not believed)
 
 
 FORWARDED = {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
@@ -180,7 +183,7 @@ def fuzz_head(data: bytes) -> None:
     whole, head = data[: end + 4], _Head()
     try:
         method = head.parse(whole)
-        request = _request(head, method, PROXIES.origin("192.0.2.1", head.headers))
+        request = _request(head, method, PROXIES.origin("192.0.2.1", head.headers), "made")
     except _NotHere:
         return
     other = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MOST)

@@ -15,7 +15,13 @@ async def test_an_id_goes_through(start_cluster: StartCluster, faulty_store: Mak
     The stores check their requests' signatures, so what is added for them breaks none.
     """
     us, eu = await faulty_store("us"), await faulty_store("eu")
-    nodes = await start_cluster("us eu", "eu us", stores={"us": us.store, "eu": eu.store}, FEATURE_PROXY_STORAGE=True)
+    nodes = await start_cluster(
+        "us eu",
+        "eu us",
+        stores={"us": us.store, "eu": eu.store},
+        FEATURE_PROXY_STORAGE=True,
+        TRUSTED_PROXY_CIDR=["127.0.0.0/8"],
+    )
     us.asked, eu.asked = bytearray(), bytearray()
     data = secrets.token_bytes(6 * MIB)
     url = f"/v2/{repository}/blobs"

@@ -18,6 +18,8 @@ from node.web.asgi import BODY, DISCONNECT, START, App, Message, Receive, Scope,
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.access")
 
 KEY = "antipode.exchange"
+BELIEVED = "antipode.believed"
+"""Whether a request's scope came from a listed proxy: `Origin.believed`."""
 SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 QUIET = re.compile(r"/(health|status|metrics|_internal_ping|v1/_internal_ping)(/|$)")
 """Load balancers and monitors ask these every few seconds: their good answers are logged at debug level."""
@@ -48,6 +50,8 @@ class Exchange:
     """Bytes of the body handed to the socket."""
     answered: str = ""
     """One word about how it was answered (`Answer.outcome`)."""
+    client_id: str = ""
+    """What its client calls it, where that is not its id."""
     failed: bool = False
     client_left: bool = False
     finished: bool = False
@@ -67,6 +71,7 @@ class Exchange:
 
     def fields(self, seconds: float) -> dict[str, object]:
         """Return what its log line says; `seconds` is how long it took."""
+        theirs = {"client_request_id": self.client_id} if self.client_id else {}
         return {
             "method": self.method,
             "path": self.path,
@@ -77,6 +82,7 @@ class Exchange:
             "answered": self.answered,
             "request_id": self.id,
             "client": self.client,
+            **theirs,
         }
 
 
@@ -116,7 +122,8 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(request_id(scope["headers"]), scope["method"], shown(scope["path"]), client_address(scope))
+        made, theirs = request_ids(scope["headers"], believed=scope.get(BELIEVED, False))
+        exchange = Exchange(made, scope["method"], shown(scope["path"]), client_address(scope), client_id=theirs)
         scope[KEY] = exchange
 
         async def receive_noting() -> Message:
@@ -152,12 +159,20 @@ class AccessLog:
                 self._observe(exchange, seconds)
 
 
-def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the client's `X-Request-ID` where it is harmless in logs, headers and JSON, else a new one."""
+def request_ids(headers: Iterable[tuple[bytes, bytes]], *, believed: bool) -> tuple[str, str]:
+    """Return a request's id, and what its client calls it where that is another, else "".
+
+    The id is `X-Request-ID` where a listed proxy said so, else a new one: whoever could choose it could hide among the lines of
+    others. An `X-Request-ID` that is not harmless in logs, headers and JSON is none.
+    """
     for name, value in headers:
         text: str = value.decode("latin-1")
         if name == b"x-request-id" and SANE_ID.fullmatch(text):
-            return text
+            return (text, "") if believed else (_new_id(), text)
+    return _new_id(), ""
+
+
+def _new_id() -> str:
     # No secret, and the kernel's random bytes are a system call.
     return f"{getrandbits(64):016x}"
 

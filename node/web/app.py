@@ -9,7 +9,7 @@ from node.errors import UNAVAILABLE, RegistryError
 from node.health import HealthSource
 from node.metrics import Metrics
 from node.settings import Settings
-from node.web.access import AccessLog, Observe, address_text, exchange_of, unobserved
+from node.web.access import BELIEVED, AccessLog, Observe, address_text, exchange_of, unobserved
 from node.web.adapter import Adapter, Handler
 from node.web.asgi import App, Receive, Scope, Send
 from node.web.failures import answer_to
@@ -70,7 +70,8 @@ class Proxied:
             peer, port = scope["client"]
             origin = self._proxies.origin(address_text(peer), scope["headers"])
             scheme = origin.scheme or scope["scheme"]
-            scope = {**scope, "client": (origin.client, port), "headers": origin.headers, "scheme": scheme}
+            told = {"client": (origin.client, port), "headers": origin.headers, "scheme": scheme}
+            scope = {**scope, **told, BELIEVED: origin.believed}
         await self._app(scope, receive, send)
 
 

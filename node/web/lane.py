@@ -24,7 +24,7 @@ from attrs import define, field
 from engines.trace import tracing, waiting
 from node.answers import ClientGone, EmptyBody, Request
 from node.errors import RegistryError
-from node.web.access import Exchange, Observe, address_text, log_exchange, request_id, shown, unobserved
+from node.web.access import Exchange, Observe, address_text, log_exchange, request_ids, shown, unobserved
 from node.web.adapter import Handler, respond
 from node.web.asgi import BODY, START, Message
 from node.web.direct import AT_ONCE
@@ -161,11 +161,14 @@ class Lane:
                 break
             try:
                 method = head.parse(bytes(buffer[:end]))
-                request = _request(head, method, proxies.origin(client, head.headers))
+                origin = proxies.origin(client, head.headers)
+                made, theirs = request_ids(origin.headers, believed=origin.believed)
+                request = _request(head, method, origin, made)
             except _NotHere:
                 break
             del buffer[:end]
-            if not await self._answer(stream, request, close=not head.keep_alive or self._stopping or self.draining()):
+            close = not head.keep_alive or self._stopping or self.draining()
+            if not await self._answer(stream, request, theirs, close=close):
                 return None
         else:
             return None
@@ -200,9 +203,9 @@ class Lane:
             return end + 4 if end + 4 <= HEAD_MOST else 0
         return None
 
-    async def _answer(self, stream: Bytes, request: Request, *, close: bool) -> bool:
+    async def _answer(self, stream: Bytes, request: Request, client_id: str, *, close: bool) -> bool:
         """Answer one request; return whether the connection may go on."""
-        exchange = Exchange(request.id, request.method, shown(request.path), request.client)
+        exchange = Exchange(request.id, request.method, shown(request.path), request.client, client_id=client_id)
         began = trio.current_time()
         with tracing(exchange.trace):
             try:
@@ -224,7 +227,7 @@ class Lane:
         return exchange.finished and not close
 
 
-def _request(head: _Head, method: str, origin: Origin) -> Request:
+def _request(head: _Head, method: str, origin: Origin, made: str) -> Request:
     raw_path, _, query = head.target.partition(b"?")
     try:
         return Request(
@@ -234,7 +237,7 @@ def _request(head: _Head, method: str, origin: Origin) -> Request:
             headers=headers_of(origin.headers),
             body=EmptyBody(),
             client=origin.client,
-            id=request_id(origin.headers),
+            id=made,
         )
     except RegistryError as error:
         # A target that cannot be decoded: the other edge has the answer.

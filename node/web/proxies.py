@@ -16,6 +16,8 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 
 _FOR, _PROTO, _HOST = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
 _FORWARDED = frozenset({_FOR, _PROTO, _HOST})
+_TOLD = _FORWARDED | {b"x-request-id"}
+"""What a listed proxy is believed."""
 
 
 @frozen
@@ -26,6 +28,8 @@ class Origin:
     headers: RawHeaders
     scheme: str | None = None
     """What the client spoke to the first proxy, "http" or "https"; None where no proxy says so."""
+    believed: bool = False
+    """A listed proxy says something about this request."""
 
 
 @frozen
@@ -43,7 +47,7 @@ class Proxies:
 
     def origin(self, peer: str, headers: RawHeaders) -> Origin:
         """Return where a request comes from that `peer` sent. X-Forwarded-Host, from a listed proxy, takes the place of Host."""
-        if not any(name in _FORWARDED for name, _ in headers):
+        if not any(name in _TOLD for name, _ in headers):
             return Origin(peer, headers)
         rest = [header for header in headers if header[0] not in _FORWARDED]
         if not self.trusts(peer):
@@ -52,7 +56,7 @@ class Proxies:
         host = _last(headers, _HOST)
         if _is_host(host):
             rest = [(b"host", host.encode()), *(header for header in rest if header[0] != b"host")]
-        return Origin(self._client(peer, headers), rest, scheme if scheme in ("http", "https") else None)
+        return Origin(self._client(peer, headers), rest, scheme if scheme in ("http", "https") else None, True)
 
     def _client(self, peer: str, headers: RawHeaders) -> str:
         """Return the rightmost address that is no listed proxy's; where all are, the leftmost. An unreadable one ends the chain."""

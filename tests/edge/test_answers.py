@@ -59,7 +59,7 @@ async def test_stream(node: Node, logged: Logged) -> None:
         for _ in range(2):
             reply = await client.ask("/v2/x/blobs/y?secret=no", headers="X-Request-ID: abc\r\n")
             assert (reply.status, reply.body, reply.headers["content-length"]) == (200, b"onetwoend", "9")
-    line = await logged.request()
+    line = await logged.request(2)
     assert line.pop("duration") >= 0
     assert line == {
         "event": "request",
@@ -70,7 +70,8 @@ async def test_stream(node: Node, logged: Logged) -> None:
         "sent": 9,
         "outcome": "complete",
         "answered": "streamed",
-        "request_id": "abc",
+        "request_id": reply.headers["x-request-id"],
+        "client_request_id": "abc",
         "client": "127.0.0.1",
     }
 

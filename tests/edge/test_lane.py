@@ -1,5 +1,7 @@
 """The pull lane answers as the other edge does, and gives up every connection that is not a plain pull, with every byte."""
 
+from ipaddress import ip_network
+
 import pytest
 import trio
 import trio.testing
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from node.answers import Answer, Request, Stream
 from node.errors import MANIFEST_UNKNOWN, RegistryError
+from node.settings import EdgeSettings
 from node.web.lane import HEAD_MOST, Lane
 from tests.edge.conftest import Node, hello
 from tests.edge.wire import Client, Closed, Reply, connect
@@ -72,8 +75,9 @@ REQUESTS = [
 async def edges(nursery: trio.Nursery) -> tuple[Node, Node]:
     """The same handler behind Hypercorn alone, and with the lane in front."""
     plain, lane = Node(nursery), Node(nursery, with_lane=True)
-    await plain.start(handler)
-    await lane.start(handler)
+    for node in (plain, lane):
+        # The id is in the bodies of errors, and here it is what the request says.
+        await node.start(handler, edge=EdgeSettings(trusted_proxies=(ip_network("127.0.0.0/8"),)))
     return plain, lane
 
 

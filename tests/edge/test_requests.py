@@ -1,11 +1,13 @@
 """Requests are understood strictly: what is malformed is refused before any handler sees it."""
 
 import json
+from ipaddress import IPv4Network, ip_network
 
 import pytest
 
 from node.answers import Answer, Request
-from tests.edge.conftest import Node
+from node.settings import EdgeSettings
+from tests.edge.conftest import Logged, Node
 from tests.edge.wire import Client
 
 
@@ -105,8 +107,8 @@ async def test_headers(node: Node) -> None:
 
 
 async def test_request_id(node: Node) -> None:
-    """A sane X-Request-ID is taken over and returned; anything else is replaced by a new one, never the same twice."""
-    await node.start(facts)
+    """A listed proxy's sane X-Request-ID is taken over and returned; anything else is replaced, by a new one each time."""
+    await node.start(facts, edge=EdgeSettings(trusted_proxies=(ip_network("127.0.0.0/8"),)))
     async with node.client() as client:
         reply = await client.ask("/v2/", headers="X-Request-ID: trace-1234:5/6\r\n")
         assert json.loads(reply.body)["id"] == reply.headers["x-request-id"] == "trace-1234:5/6"
@@ -117,6 +119,20 @@ async def test_request_id(node: Node) -> None:
             assert reply.headers["x-request-id"] != bad
             seen.add(reply.headers["x-request-id"])
         assert len(seen) == 6
+
+
+@pytest.mark.parametrize("trusted", [(), (ip_network("10.0.0.0/8"),)])
+async def test_a_request_id_of_anybody(node: Node, logged: Logged, trusted: tuple[IPv4Network, ...]) -> None:
+    """Nobody else chooses the id of a request, on either edge; the log has what they call it, where that is harmless."""
+    await node.start(facts, edge=EdgeSettings(trusted_proxies=trusted))
+    async with node.client() as client:
+        for count, method in enumerate(("GET", "DELETE"), 1):
+            reply = await client.ask("/v2/", method, headers="X-Request-ID: mine\r\n")
+            line = await logged.request(count)
+            assert line["client_request_id"] == "mine"
+            assert json.loads(reply.body)["id"] == reply.headers["x-request-id"] == line["request_id"] != "mine"
+        await client.ask("/v2/", headers='X-Request-ID: "odd"\r\n')
+    assert "client_request_id" not in await logged.request(3)
 
 
 @pytest.mark.parametrize(
