@@ -8,12 +8,15 @@ from node.audit import AuditSettings, verify_location
 from node.findings import Finding
 from node.journal.replay import replay
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
+from node.records.accounts import create_user
 from node.records.collect import read_pause
 from node.records.manifests import delete_manifest, delete_tag
+from node.records.permissions import is_public, set_visibility
 from node.records.policies import read_policy, write_policy
 from node.records.postgres import Database
+from node.records.quotas import write_quota
 from node.records.removal import delete_repository
-from node.rescue import NotEmpty, RescueReport, rescue
+from node.rescue import NOT_KNOWN, NotEmpty, RescueReport, rescue
 from replication.policy import parse_policy
 from tests.collection.test_repair import copy_everything
 from tests.faulty_engine import Refuse
@@ -215,6 +218,36 @@ async def test_a_copy_that_was_only_seen_is_unverified_until_it_is_read(world: M
     audit = await verify_location(database, us.engines["us"], "us", AuditSettings(), us.node.ledger.mark_suspect)
     assert audit.bad == 1
     assert [row["key"] for row in await us.rows("SELECT key FROM unverified_copy")] == [row["key"]]
+
+
+async def test_what_no_store_holds_is_named(world: MakeWorld) -> None:
+    """Visibility, quotas, immutable tags, webhooks and accounts do not come back, and the report names each of them."""
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    await us.push_image("a/b", "v1", b"one")
+    assert await set_visibility(database, "a/b", public=True)
+    assert await create_user(database, "alice", "no hash", superuser=False)
+    await write_quota(database, "a", reject=1 << 30, warn=None)
+    await flush(us)
+    await lose_the_database(us)
+    await run(us)
+    assert await tags(us) != {}
+    assert await is_public(database, "a/b") is False
+    assert (await us.rows("SELECT quota_reject FROM namespace WHERE name = 'a'")) == [{"quota_reject": None}]
+    assert await us.rows("SELECT name FROM account") == []
+    said = "; ".join(NOT_KNOWN)
+    for kind in (
+        "accounts",
+        "permissions",
+        "default permissions",
+        "comes back private",
+        "quotas",
+        "immutable",
+        "webhooks",
+        "audit log",
+        "application tokens",
+    ):
+        assert kind in said
 
 
 async def test_nodes_must_not_run(world: MakeWorld, database: Database) -> None:
