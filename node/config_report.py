@@ -6,7 +6,7 @@ from node.config_database import describe_database
 from node.config_spool import folder_of
 from node.config_values import say_duration, say_size
 from node.modes import NORMAL
-from node.settings import LocationSettings, Settings
+from node.settings import LdapSettings, LocationSettings, Settings
 
 
 def _redirects(settings: Settings, location: LocationSettings) -> str:
@@ -45,6 +45,11 @@ def _redis(settings: Settings) -> str:
     return f"{said}, over TLS" if redis.tls else said
 
 
+def _directory(ldap: LdapSettings) -> str:
+    said = f"{ldap.uri}, below {ldap.base}"
+    return f"{said}, over TLS" if ldap.secure or ldap.start_tls else f"{said}, in clear text"
+
+
 def _replication(settings: Settings) -> str:
     if not settings.replicate:
         return "off: one copy of a blob is enough"
@@ -59,6 +64,10 @@ def _picture(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "redis", _redis(settings)
     yield "replication", _replication(settings)
     yield "open to anybody", "yes" if settings.open_registry else "no"
+    if settings.ldap is not None:
+        yield "people", f"proven by {_directory(settings.ldap)}, or by a password in the database"
+    for rule in settings.federation:
+        yield rule.robot, f"also with a token of {rule.issuer} for {rule.audience}, about {rule.subject}"
     if settings.registry_state != NORMAL:
         yield "state", "read-only: pushes, deletes and everything else that changes the registry are refused"
     elif settings.disable_pushes:

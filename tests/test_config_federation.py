@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from node.config_report import report
 from node.settings import FederationRule
 from tests.configurations import only_error, settings
 
@@ -15,6 +16,8 @@ def test_rules() -> None:
     made = settings(ROBOT_FEDERATION=[GOOD, {**GOOD, "audience": "registry"}]).federation
     rule = FederationRule("team+ci", "https://ci.example.com", "127.0.0.1:8100", "repo:team/app:*")
     assert made == (rule, FederationRule("team+ci", "https://ci.example.com", "registry", "repo:team/app:*"))
+    told = report(settings(ROBOT_FEDERATION=[GOOD]))
+    assert "also with a token of https://ci.example.com for 127.0.0.1:8100, about repo:team/app:*" in told
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from node.config_report import report
 from node.settings import LdapSettings
 from tests.configurations import errors, only_error, settings
 
@@ -26,6 +27,14 @@ def test_a_directory() -> None:
     assert plain is not None
     assert (plain.host, plain.port, plain.secure, plain.base) == ("::1", 1389, False, "dc=example,dc=com")
     assert "hunter2" not in repr(made)
+
+
+def test_the_report() -> None:
+    """`config check` says who proves people, and whether over TLS, without the password."""
+    told = report(settings(**GOOD, LDAP_USER_RDN="ou=people"))
+    assert "proven by ldaps://ldap.example.com, below ou=people,dc=example,dc=com, over TLS" in told
+    assert "in clear text" in report(settings(**{**GOOD, "LDAP_URI": "ldap://localhost"}))
+    assert "hunter2" not in told
 
 
 def test_passwords_in_clear_text() -> None:
