@@ -71,7 +71,7 @@ async def create_user(
     row = await database.fetch_row(
         f"""
         INSERT INTO account AS a (name, kind, secret, email, superuser) SELECT $1, 'user', $2, $3, $4
-        WHERE {_FREE.format(adopt="$5")} ON CONFLICT DO NOTHING RETURNING {COLUMNS}
+        WHERE {_FREE.format(adopt="$5")} AND in_time($0) ON CONFLICT DO NOTHING RETURNING {COLUMNS}
         """,  # constants of this module
         name,
         secret,
@@ -90,7 +90,7 @@ async def create_organization(
         f"""
         WITH a AS (
             INSERT INTO account (name, kind, email) SELECT $1, 'organization', $2
-            WHERE {_FREE.format(adopt="$4")} ON CONFLICT DO NOTHING RETURNING *),
+            WHERE {_FREE.format(adopt="$4")} AND in_time($0) ON CONFLICT DO NOTHING RETURNING *),
         owners AS (INSERT INTO team (organization_id, name, role) SELECT a.id, '{OWNERS}', 3 FROM a RETURNING id),
         member AS (
             INSERT INTO team_member (team_id, account_id)
@@ -113,6 +113,7 @@ async def create_robot(
         f"""
         INSERT INTO account AS a (name, kind, owner_id, secret, description)
         SELECT o.name || '+' || $2, 'robot', o.id, $3, $4 FROM account o WHERE o.name = $1 AND o.kind <> 'robot'
+        AND in_time($0)
         ON CONFLICT DO NOTHING RETURNING {COLUMNS}
         """,  # noqa: S608
         owner,
@@ -156,7 +157,8 @@ async def list_accounts(
 async def set_secret(database: Database, name: str, secret: str | None) -> bool:
     """Set a user's password's or robot's token's hash; whatever was issued before is void. False: no such account."""
     row = await database.fetch_row(
-        "UPDATE account SET secret = $2, generation = generation + 1 WHERE name = $1 AND kind <> 'organization' RETURNING id",
+        "UPDATE account SET secret = $2, generation = generation + 1 "
+        "WHERE name = $1 AND kind <> 'organization' AND in_time($0) RETURNING id",
         name,
         secret,
     )
@@ -186,7 +188,7 @@ async def update_account(
         UPDATE account a SET email = CASE WHEN $2::text IS NULL THEN a.email ELSE nullif($2, '') END,
             description = CASE WHEN $3::text IS NULL THEN a.description ELSE nullif($3, '') END,
             enabled = coalesce($4, a.enabled), superuser = a.kind = 'user' AND coalesce($5, a.superuser)
-        WHERE a.name = $1 RETURNING {COLUMNS}
+        WHERE a.name = $1 AND in_time($0) RETURNING {COLUMNS}
         """,  # noqa: S608
         name,
         email,
@@ -200,7 +202,9 @@ async def update_account(
 async def link_account(database: Database, account: int, mark: str) -> None:
     """Let a directory prove a user, who has no password of their own; otherwise nothing changes."""
     await database.fetch(
-        "UPDATE account SET secret = $2 WHERE id = $1 AND secret IS NULL AND kind = 'user' RETURNING id", account, mark
+        "UPDATE account SET secret = $2 WHERE id = $1 AND secret IS NULL AND kind = 'user' AND in_time($0) RETURNING id",
+        account,
+        mark,
     )
 
 
@@ -218,7 +222,7 @@ async def delete_account(database: Database, name: str) -> Deletion:
     row = await database.fetch_row(
         """
         WITH used AS (SELECT FROM namespace n JOIN repository r ON r.namespace_id = n.id WHERE n.name = $1 LIMIT 1),
-        gone AS (DELETE FROM account WHERE name = $1 AND NOT EXISTS (SELECT FROM used) RETURNING id)
+        gone AS (DELETE FROM account WHERE name = $1 AND NOT EXISTS (SELECT FROM used) AND in_time($0) RETURNING id)
         SELECT EXISTS (SELECT FROM gone) AS gone, EXISTS (SELECT FROM account WHERE name = $1) AS found
         """,
         name,

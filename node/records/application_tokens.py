@@ -29,7 +29,7 @@ async def create_token(
     """Make a token of a user or robot with its secret's hash; `lifetime` in seconds. None: no such account."""
     row = await database.fetch_row(
         f"""
-        WITH a AS (SELECT id, name FROM account WHERE name = $1 AND kind <> 'organization'),
+        WITH a AS (SELECT id, name FROM account WHERE name = $1 AND kind <> 'organization' AND in_time($0)),
         t AS (
             INSERT INTO application_token (account_id, title, secret, expires_at)
             SELECT a.id, $2, $3, now() + $4::float8 * interval '1 second' FROM a RETURNING *)
@@ -60,7 +60,7 @@ async def delete_token(database: Database, account: str, token: UUID) -> bool:
     row = await database.fetch_row(
         """
         DELETE FROM application_token t USING account a
-        WHERE t.id = $2 AND a.id = t.account_id AND a.name = $1 RETURNING t.id
+        WHERE t.id = $2 AND a.id = t.account_id AND a.name = $1 AND in_time($0) RETURNING t.id
         """,
         account,
         token,

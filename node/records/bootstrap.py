@@ -36,7 +36,7 @@ async def use_bootstrap(database: Database, secret: str, name: str, password: st
         WITH used AS (
             DELETE FROM bootstrap WHERE secret = $1 AND NOT EXISTS (SELECT FROM account WHERE kind = 'user' OR name = $2)
             RETURNING only_row)
-        INSERT INTO account AS a (name, kind, secret, superuser) SELECT $2, 'user', $3, true FROM used
+        INSERT INTO account AS a (name, kind, secret, superuser) SELECT $2, 'user', $3, true FROM used WHERE in_time($0)
         ON CONFLICT DO NOTHING RETURNING {COLUMNS}
         """,  # noqa: S608  # constants of another module
         secret,

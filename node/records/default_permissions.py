@@ -35,7 +35,7 @@ async def add_default(
             SELECT id AS account_id, NULL::bigint AS team_id FROM account WHERE name = $2 AND kind <> 'organization'
             UNION ALL SELECT NULL, t.id FROM team t JOIN o ON o.id = t.organization_id WHERE t.name = $3)
         INSERT INTO default_permission AS d (namespace_id, creator_id, account_id, team_id, role)
-        SELECT o.id, c.id, g.account_id, g.team_id, $4 FROM o, c, g
+        SELECT o.id, c.id, g.account_id, g.team_id, $4 FROM o, c, g WHERE in_time($0)
         ON CONFLICT (namespace_id, coalesce(creator_id, 0), coalesce(account_id, 0), coalesce(team_id, 0))
         DO UPDATE SET role = excluded.role
         RETURNING d.id, $2::text AS account, $3::text AS team, d.role, $5::text AS creator
@@ -54,7 +54,7 @@ async def remove_default(database: Database, namespace: str, default: int) -> bo
     row = await database.fetch_row(
         """
         DELETE FROM default_permission d USING account o
-        WHERE d.id = $2 AND o.id = d.namespace_id AND o.name = $1 RETURNING d.id
+        WHERE d.id = $2 AND o.id = d.namespace_id AND o.name = $1 AND in_time($0) RETURNING d.id
         """,
         namespace,
         default,

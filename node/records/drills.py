@@ -55,7 +55,7 @@ async def begin_drill(database: Database, drill: UUID, location: str, seconds: f
         {_JUDGED},
         made AS (
             INSERT INTO drill (id, location_id, balancer, until)
-            SELECT $2, id, $4, now() + $3 * interval '1 second' FROM judged WHERE outcome = 'BEGUN'
+            SELECT $2, id, $4, now() + $3 * interval '1 second' FROM judged WHERE outcome = 'BEGUN' AND in_time($0)
             ON CONFLICT (single) DO UPDATE SET id = excluded.id, location_id = excluded.location_id, balancer = excluded.balancer,
                 begun_at = now(), until = excluded.until WHERE drill.until < now() RETURNING id)
         SELECT blobs, CASE WHEN outcome = 'BEGUN' AND NOT EXISTS (SELECT FROM made) THEN 'ANOTHER' ELSE outcome END AS outcome

@@ -30,7 +30,7 @@ async def write_patterns(
         WITH here AS (
             SELECT n.id AS namespace_id, r.id AS repository_id
             FROM namespace n LEFT JOIN repository r ON r.namespace_id = n.id AND r.name = $2
-            WHERE n.name = $1 AND ($2::text IS NULL OR r.id IS NOT NULL) FOR KEY SHARE OF n),
+            WHERE n.name = $1 AND ($2::text IS NULL OR r.id IS NOT NULL) AND in_time($0) FOR KEY SHARE OF n),
         gone AS (
             DELETE FROM immutable_pattern p USING here WHERE p.namespace_id = here.namespace_id
             AND p.repository_id IS NOT DISTINCT FROM here.repository_id AND p.pattern <> ALL($3::text[])),

@@ -49,7 +49,7 @@ async def set_permission(database: Database, repository: str, grantee: Grantee, 
     """Give a user, a robot or a team a permission on a repository, in place of the one it had there."""
     row = await database.fetch_row(
         f"""
-        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1), {_GRANTEE},
+        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1 AND in_time($0)), {_GRANTEE},
         changed AS (
             UPDATE permission p SET role = $4 FROM repo, grantee g WHERE p.repository_id = repo.id
             AND (p.account_id = g.account_id OR p.team_id = g.team_id) RETURNING p.id),
@@ -71,7 +71,7 @@ async def remove_permission(database: Database, repository: str, grantee: Grante
     """Take the permission of a user, a robot or a team on a repository away."""
     row = await database.fetch_row(
         f"""
-        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1), {_GRANTEE},
+        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1 AND in_time($0)), {_GRANTEE},
         gone AS (
             DELETE FROM permission p USING repo, grantee g WHERE p.repository_id = repo.id
             AND (p.account_id = g.account_id OR p.team_id = g.team_id) RETURNING p.id)
@@ -113,7 +113,9 @@ def _permission(row: Row) -> Permission:
 
 async def set_visibility(database: Database, repository: str, *, public: bool) -> bool:
     """Make a repository public or private. False: no such repository."""
-    row = await database.fetch_row("UPDATE repository SET public = $2 WHERE name = $1 RETURNING id", repository, public)
+    row = await database.fetch_row(
+        "UPDATE repository SET public = $2 WHERE name = $1 AND in_time($0) RETURNING id", repository, public
+    )
     return row is not None
 
 
@@ -136,6 +138,7 @@ async def create_repository(
         new AS (
             INSERT INTO repository (namespace_id, name, public)
             SELECT n.id, $1, $4 FROM (SELECT id FROM namespace_found UNION ALL SELECT id FROM namespace_new) n
+            WHERE in_time($0)
             ON CONFLICT (name) DO NOTHING RETURNING id),
         creator AS (SELECT id FROM account WHERE name = $3 AND kind <> 'organization'),
         given AS (

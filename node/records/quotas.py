@@ -55,7 +55,7 @@ async def list_usage(database: Database, default: int, after: str, most: int) ->
 async def write_quota(database: Database, namespace: str, *, reject: int | None, warn: int | None) -> None:
     """Set a namespace's limits, None for none of its own. A namespace that nobody has pushed to yet is made."""
     await database.fetch(
-        "INSERT INTO namespace (name, quota_reject, quota_warn) VALUES ($1, $2, $3) "
+        "INSERT INTO namespace (name, quota_reject, quota_warn) SELECT $1, $2, $3 WHERE in_time($0) "
         "ON CONFLICT (name) DO UPDATE SET quota_reject = excluded.quota_reject, quota_warn = excluded.quota_warn",
         namespace,
         reject,

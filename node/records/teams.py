@@ -37,7 +37,7 @@ async def put_team(
         WITH o AS (SELECT id, name FROM account WHERE name = $1 AND kind = 'organization'),
         t AS (
             INSERT INTO team AS t (organization_id, name, role, description)
-            SELECT o.id, $2, coalesce($3, 1), $4 FROM o
+            SELECT o.id, $2, coalesce($3, 1), $4 FROM o WHERE in_time($0)
             ON CONFLICT (organization_id, name)
             DO UPDATE SET role = coalesce($3, t.role), description = coalesce($4, t.description) RETURNING *)
         SELECT {_TEAM} FROM t, o
@@ -94,7 +94,8 @@ async def delete_team(database: Database, organization: str, name: str) -> TeamD
     row = await database.fetch_row(
         f"""
         WITH t AS (
-            SELECT t.* FROM team t JOIN account o ON o.id = t.organization_id WHERE o.name = $1 AND t.name = $2),
+            SELECT t.* FROM team t JOIN account o ON o.id = t.organization_id
+            WHERE o.name = $1 AND t.name = $2 AND in_time($0)),
         gone AS (
             DELETE FROM team USING t WHERE team.id = t.id AND (t.role < 3
                 OR NOT EXISTS (SELECT FROM team_member m WHERE m.team_id = t.id)
@@ -120,7 +121,8 @@ async def add_member(database: Database, organization: str, team: str, account: 
         """
         WITH new AS (
             SELECT t.id AS team_id, a.id AS account_id FROM team t JOIN account o ON o.id = t.organization_id, account a
-            WHERE o.name = $1 AND t.name = $2 AND a.name = $3 AND (a.kind = 'user' OR a.owner_id = o.id)),
+            WHERE o.name = $1 AND t.name = $2 AND a.name = $3 AND (a.kind = 'user' OR a.owner_id = o.id)
+            AND in_time($0)),
         made AS (INSERT INTO team_member (team_id, account_id) SELECT team_id, account_id FROM new ON CONFLICT DO NOTHING)
         SELECT team_id FROM new
         """,
@@ -138,7 +140,7 @@ async def remove_member(database: Database, organization: str, team: str, accoun
         WITH m AS (
             SELECT m.team_id, m.account_id, t.organization_id, t.role, a.kind FROM team_member m
             JOIN team t ON t.id = m.team_id JOIN account o ON o.id = t.organization_id JOIN account a ON a.id = m.account_id
-            WHERE o.name = $1 AND t.name = $2 AND a.name = $3),
+            WHERE o.name = $1 AND t.name = $2 AND a.name = $3 AND in_time($0)),
         gone AS (
             DELETE FROM team_member tm USING m WHERE tm.team_id = m.team_id AND tm.account_id = m.account_id
             AND (m.role < 3 OR m.kind <> 'user'

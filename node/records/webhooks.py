@@ -74,7 +74,7 @@ async def write_webhook(database: Database, webhook: Webhook, secret: bytes, *, 
         others AS (SELECT w.name FROM webhook w, here WHERE w.namespace_id IS NOT DISTINCT FROM here.id AND w.name <> $2),
         written AS (
             INSERT INTO webhook AS w (namespace_id, name, url, secret, events, active)
-            SELECT here.id, $2, $3, $4, $5, $6 FROM here WHERE (SELECT count(*) FROM others) < $8
+            SELECT here.id, $2, $3, $4, $5, $6 FROM here WHERE (SELECT count(*) FROM others) < $8 AND in_time($0)
             ON CONFLICT (namespace_id, name) DO UPDATE SET url = excluded.url, events = excluded.events, active = excluded.active,
                 secret = CASE WHEN $7 THEN excluded.secret ELSE w.secret END
             RETURNING xmax = 0 AS fresh)
@@ -96,7 +96,11 @@ async def write_webhook(database: Database, webhook: Webhook, secret: bytes, *, 
 
 async def delete_webhook(database: Database, namespace: str | None, name: str) -> bool:
     """Delete a webhook with what it has not been told. False: there is none."""
-    rows = await database.fetch(f"DELETE FROM webhook w WHERE {_HERE} AND w.name = $2 RETURNING w.id", namespace, name)  # noqa: S608
+    rows = await database.fetch(
+        f"DELETE FROM webhook w WHERE {_HERE} AND w.name = $2 AND in_time($0) RETURNING w.id",  # noqa: S608
+        namespace,
+        name,
+    )
     return bool(rows)
 
 
