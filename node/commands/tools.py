@@ -110,7 +110,13 @@ def work(
             code = await verb(desk)
             if changes is not None:
                 words: dict[str, object] = {"arguments": _arguments(sys.argv[1:])}
-                await write_lines(desk.database, [Line(changes, f"cli:{_user()}", detail=words)])
+                try:
+                    await write_lines(desk.database, [Line(changes, f"cli:{_user()}", detail=words)])
+                except DatabaseUnavailable as error:
+                    if not code:
+                        raise
+                    # The verb has said what went wrong, and its code says more than that of this.
+                    click.echo(f"the audit log has no line of this: the database is away ({error})", err=True)
             return code
 
     try:

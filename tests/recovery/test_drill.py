@@ -167,6 +167,7 @@ async def test_a_drill_that_loses_its_database(start_cluster: StartCluster, data
     assert "us is down for the nodes until the drill ends by itself, within 30 s" in said
     (left,) = await trio.to_thread.run_sync(fetch_rows, database_uri, "SELECT name FROM repository")
     assert f"the canary {left[0]} is still there" in said
+    assert "the audit log has no line of this" in said
     assert "Traceback" not in said
     (row,) = await trio.to_thread.run_sync(
         fetch_rows, database_uri, "SELECT extract(epoch FROM until - now()) FROM drill"
