@@ -159,7 +159,7 @@ class UploadWriter:
         if self._buffered:
             data = await self._take(self._buffered)
             with self._waiting():
-                await self._engine.put(self._state.reserved_key, data)
+                await self._engine.put(self._state.reserved_key, data, self._known(len(data)))
             self._share.shrink(len(data))
             self._tail = Tail(self._state.reserved_key, len(data))
         return self._resting()
@@ -191,6 +191,16 @@ class UploadWriter:
         with self._waiting():
             await self._engine.finish_parts(key, self._upload, self._ordered())
         return self._stored(key)
+
+    def _known(self, size: int) -> str | None:
+        """Return the SHA-256 of the `size` bytes that are about to be stored, where they are all that was hashed, else None.
+
+        Most layers come in one PATCH, whose bytes would else be hashed three times and not twice: 0.8 ms per MiB.
+        """
+        hasher = self._hasher
+        if hasher is None or hasher.algorithm != "sha256" or self._in_parts or hasher.offset != size:
+            return None
+        return hasher.digest().partition(":")[2]
 
     def _check(self, expected: str) -> None:
         if (
