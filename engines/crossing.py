@@ -104,7 +104,7 @@ async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> As
         bridge = Bridge(loop, on_trouble)
         loop.set_exception_handler(bridge.report)
         # It asks of every callback whether it is a coroutine function, as asyncio does in debug mode only: 4 % of a push.
-        loop._check_callback = lambda *_: None
+        loop._check_callback = lambda *_: None  # noqa: SLF001
         token = _bridge.set(bridge)
         try:
             yield bridge

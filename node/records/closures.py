@@ -120,10 +120,11 @@ async def read_closure(
                     AND t.blob_id NOT IN (SELECT id FROM part) LIMIT {_MOST_AHEAD}) first) ahead
             WHERE $6)
         SELECT root.digest, extract(epoch FROM now())::float8 AS now,
-            (SELECT count(DISTINCT a.digest) FROM member JOIN awaited_child a ON a.manifest_id = member.id
+            (SELECT count(DISTINCT a.digest) FROM member CROSS JOIN LATERAL (
+                SELECT digest FROM awaited_child WHERE manifest_id = member.id OFFSET 0) a
              WHERE NOT EXISTS (
                 SELECT FROM manifest c JOIN repository_manifest rm ON rm.manifest_id = c.id
-                WHERE c.digest = a.digest AND rm.repository_id = (SELECT id FROM repo))) AS absent,
+                WHERE c.digest = a.digest AND rm.repository_id = (SELECT id FROM repo) OFFSET 0)) AS absent,
             (SELECT coalesce(json_agg(json_build_array(
                 part.digest, part.size, coalesce((
                     SELECT json_object_agg(l.name, p.state = 'present') FROM placement p JOIN location l ON l.id = p.location_id

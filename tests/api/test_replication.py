@@ -394,25 +394,31 @@ async def test_a_node_that_stops_lets_waiters_go(waiters: Waiters, nursery: trio
 
 
 async def test_the_look_scans_no_table(waiters: Waiters) -> None:
-    """However many blobs the registry has, a closure's facts are found by keys: placements and tasks are never read as a whole."""
+    """However many blobs the registry has, a closure's facts are found by keys: no large table is ever read as a whole."""
     us = waiters.us
     await us.push_image("ns/app", "v1", LAYERS[0])
-    for table in ("placement", "task"):
+    tables = ("placement", "task", "manifest", "repository_manifest")
+    for table in tables:
         await us.rows(f"ALTER TABLE {table} DISABLE TRIGGER USER")
     for statement in (
         "INSERT INTO blob (digest, size) SELECT 'sha256:' || lpad(to_hex(i), 64, '0'), i FROM generate_series(1, 20000) i",
         "INSERT INTO placement (blob_id, location_id, key) SELECT id, 1, 'k' || id FROM blob ON CONFLICT DO NOTHING",
         "INSERT INTO task (blob_id, location_id, size) SELECT id, 2, size FROM blob ON CONFLICT DO NOTHING",
+        "INSERT INTO manifest (digest, bytes) SELECT 'sha256:' || lpad(to_hex(i), 64, '0'), '{}' FROM generate_series(1, 20000) i",
+        (
+            "INSERT INTO repository_manifest (repository_id, manifest_id, media_type) "
+            "SELECT 1, id, '' FROM manifest ON CONFLICT DO NOTHING"
+        ),
     ):
         await us.rows(statement)
-    for table in ("placement", "task"):
+    for table in tables:
         await us.rows(f"ALTER TABLE {table} ENABLE TRIGGER USER")
         await us.rows(f"ANALYZE {table}")
     database = Explaining(us.registry.database)
     await read_closure(cast("Database", database), "ns/app", "v1", locations=["eu"], replicate=True)
     (plan,) = database.plans
     assert "Index Scan using placement_pkey" in plan
-    scans = re.findall(r"Seq Scan on (?:placement|task|blob|manifest_blob)\b.*", plan)
+    scans = re.findall(r"Seq Scan on (?:placement|task|blob|manifest_blob|manifest|repository_manifest)\b.*", plan)
     assert scans == []
 
 
