@@ -21,6 +21,7 @@ _MINUTES = (
     "tests/crash/",
     "tests/outage/",
     "tests/nemesis/test_real_clients.py",
+    "tests/security/test_clients_by_tokens.py",
     "tests/test_store_dies.py",
 )
 """Rehearsals that take minutes each: they run with `./scripts/test --long`."""

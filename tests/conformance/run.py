@@ -20,6 +20,7 @@ import trio
 import yaml
 from attrs import frozen
 
+from tests.certificates import Authority
 from tests.cluster import Cluster, configuration
 from tests.cluster import program as cli
 from tests.conformance.gate import complaints, totals
@@ -65,15 +66,27 @@ class Login:
     password: str
 
 
-def judge(program: Path, registry: str, version: str, folder: Path, label: str, login: Login | None = None) -> bool:
-    """Run the suite against `registry` (host:port, plain HTTP), print totals and complaints, say whether it passed."""
+def judge(
+    program: Path,
+    registry: str,
+    version: str,
+    folder: Path,
+    label: str,
+    login: Login | None = None,
+    authority: Path | None = None,
+) -> bool:
+    """Run the suite against `registry` (host:port), print totals and complaints, say whether it passed.
+
+    It speaks plain HTTP, or TLS with certificates that `authority` vouches for.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("OCI_")},
         "OCI_VERSION": version,
         "OCI_REGISTRY": registry,
-        "OCI_TLS": "disabled",
+        # Its "insecure" means nothing to it; as every Go program it trusts what SSL_CERT_FILE names.
+        **({"OCI_TLS": "disabled"} if authority is None else {"OCI_TLS": "enabled", "SSL_CERT_FILE": str(authority)}),
         "OCI_REPO1": f"conformance-{label}/one",
         "OCI_REPO2": f"conformance-{label}/two",
         "OCI_LOG": "warn",
@@ -117,18 +130,30 @@ def enrol(cluster: Cluster, login: Login) -> None:
         )
 
 
+def _speaking_tls(authority: Authority) -> dict[str, object]:
+    pair = authority.sign("node")
+    return {
+        "PREFERRED_URL_SCHEME": "https",
+        "SSL_CERTIFICATE": str(pair.certificate),
+        "SSL_CERTIFICATE_KEY": str(pair.key),
+        # The stores' own URLs are plain HTTP.
+        "FEATURE_PROXY_STORAGE": True,
+    }
+
+
 @contextmanager
-def nodes(folder: Path, login: Login | None = None) -> Iterator[Cluster]:
+def nodes(folder: Path, login: Login | None = None, authority: Authority | None = None) -> Iterator[Cluster]:
     """Run a node for us and one for eu on the stores of the environment, and empty these afterwards.
 
-    With `login` they have accounts, and clients get their tokens from the node for us.
+    With `login` they have accounts, and clients get their tokens from the node for us. With `authority` they speak TLS.
     """
     stores = {name: store for name, store in all_stores().items() if name in ("us", "eu")}
     path = fresh_storage_path()
     try:
         with fresh_database(required("ANTIPODE_TEST_POSTGRES")) as uri:
             accounts = {} if login is None else {"FEATURE_OPEN_REGISTRY": None, "DATABASE_SECRET_KEY": _KEY}
-            file = configuration(uri, os.environ.get("ANTIPODE_TEST_REDIS"), stores, path, **accounts)
+            tls = {} if authority is None else _speaking_tls(authority)
+            file = configuration(uri, os.environ.get("ANTIPODE_TEST_REDIS"), stores, path, **accounts, **tls)
             cluster = Cluster(folder, file, ["us eu", "eu us"])
             for node in cluster:
                 name = json.dumps({"SERVER_HOSTNAME": f"127.0.0.1:{cluster['us'].port}"})
@@ -164,6 +189,7 @@ def main() -> int:
     parser.add_argument("--registry", metavar="HOST:PORT", help="judge this plain-HTTP registry, start nothing")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="keep reports here")
     parser.add_argument("--accounts", action="store_true", help="on nodes with accounts, by tokens")
+    parser.add_argument("--tls", action="store_true", help="over TLS, against one node only")
     options = parser.parse_args()
     login = Login("conformance", secrets.token_urlsafe(12)) if options.accounts else None
     program = build()
@@ -172,11 +198,15 @@ def main() -> int:
         if options.registry:
             judged = [judge(program, options.registry, v, results / v, v) for v in VERSIONS]
             return 0 if all(judged) else 1
-        with nodes(Path(scratch), login) as cluster:
+        authority = Authority.make(Path(scratch) / "authority") if options.tls else None
+        with nodes(Path(scratch), login, authority) as cluster:
             registry = f"127.0.0.1:{cluster['us'].port}"
             # A list, so that a failure does not hide what the next run has to say.
-            passed = [judge(program, registry, v, results / v, v, login) for v in VERSIONS]
-            passed += [trio.run(across, program, cluster, v, results / f"across-{v}", login) for v in VERSIONS]
+            trusted = None if authority is None else authority.own.certificate
+            passed = [judge(program, registry, v, results / v, v, login, trusted) for v in VERSIONS]
+            if authority is None:
+                # What splits the requests between the nodes speaks plain HTTP.
+                passed += [trio.run(across, program, cluster, v, results / f"across-{v}", login) for v in VERSIONS]
             if not all(passed):
                 for node in cluster:
                     said = [line for line in node.log.splitlines() if '"logger": "antipode.access"' not in line]

@@ -1,0 +1,241 @@
+"""The clients that people have, and the commands with which each of them logs in, pushes, pulls and copies beside what is there.
+
+All of them trust the file that SSL_CERT_FILE names and keep what they know of logins in a folder of their own. Words in braces:
+`host`, `user`, `password`; `ref` and `other` are HOST/NAME:v1, in two repositories; `layout` is an OCI layout with the tag v1 and
+`image` its configuration's digest; `home` is the client's folder.
+"""
+
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from subprocess import DEVNULL, STDOUT
+from tempfile import TemporaryDirectory
+from typing import IO
+
+import trio
+from attrs import field, frozen
+
+_READY_SECONDS = 60.0
+_RUN_SECONDS = 120.0
+_NONE: Mapping[str, str] = {}
+
+
+@frozen
+class Client:
+    """What to run, as lines for a shell."""
+
+    name: str
+    program: str
+    login: str
+    """The password is on standard input."""
+    push: str
+    pull: str
+    beside: str
+    """Copies `ref` to `other`, in the same registry."""
+    version: str = "{program} --version"
+    prepare: str = "true"
+    daemon: str | None = None
+    """Runs while the client is used; then `ready` succeeds soon."""
+    ready: str = "true"
+    needs: tuple[str, ...] = ()
+    """Further programs."""
+    login_asks: bool = True
+    """Whether a login asks the registry; others only learn at the next command that a password is wrong."""
+    settings: Mapping[str, str] = field(factory=dict)
+    """Further variables of the environment."""
+
+    @property
+    def here(self) -> bool:
+        """Whether it is installed."""
+        return all(shutil.which(program) for program in (self.program, *self.needs))
+
+
+_VFS = "--root {home}/root --runroot {home}/runroot --storage-driver vfs"
+_PODMAN = f"podman {_VFS} --cgroup-manager cgroupfs --events-backend file"
+_BUILDAH = f"buildah {_VFS}"
+_DOCKER = "docker -H unix://{home}/docker.sock"
+_CTR = "ctr -a {home}/containerd.sock"
+_CTR_REMOTE = "--hosts-dir {home}/hosts -u '{user}:{password}'"
+
+
+def _containers(command: str) -> Mapping[str, str]:
+    """Return what podman and buildah have in common."""
+    return {
+        "prepare": f"{command} pull oci:{{layout}}:v1",
+        "login": f"{command} login -u '{{user}}' --password-stdin {{host}}",
+        "push": f"{command} push {{image}} docker://{{ref}}",
+        "beside": f"{command} push {{image}} docker://{{other}}",
+        "pull": f"{command} rmi -af && {command} pull docker://{{ref}}",
+    }
+
+
+CLIENTS = (
+    Client(
+        "skopeo",
+        "skopeo",
+        login="skopeo login -u '{user}' --password-stdin {host}",
+        push="skopeo --insecure-policy copy oci:{layout}:v1 docker://{ref}",
+        pull="skopeo --insecure-policy copy docker://{ref} oci:{home}/back:v1",
+        beside="skopeo --insecure-policy copy docker://{ref} docker://{other}",
+    ),
+    Client("podman", "podman", **_containers(_PODMAN)),  # type: ignore[arg-type]
+    Client("buildah", "buildah", **_containers(_BUILDAH)),  # type: ignore[arg-type]
+    Client(
+        "docker",
+        "docker",
+        needs=("dockerd", "skopeo"),
+        version=f"{_DOCKER} version --format '{{{{{{{{.Server.Version}}}}}}}}'",
+        daemon="dockerd --data-root {home}/data --exec-root {home}/exec -H unix://{home}/docker.sock -p {home}/docker.pid"
+        " --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs",
+        ready=f"{_DOCKER} info",
+        prepare="rm -f {home}/image.tar"
+        " && skopeo --insecure-policy copy oci:{layout}:v1 docker-archive:{home}/image.tar:antipode:v1"
+        f" && {_DOCKER} load -i {{home}}/image.tar",
+        login=f"{_DOCKER} login -u '{{user}}' --password-stdin {{host}}",
+        push=f"{_DOCKER} tag {{image}} {{ref}} && {_DOCKER} push {{ref}}",
+        beside=f"{_DOCKER} tag {{image}} {{other}} && {_DOCKER} push {{other}}",
+        pull=f"{_DOCKER} rmi -f {{image}}; {_DOCKER} pull {{ref}}",
+    ),
+    Client(
+        "crane",
+        "crane",
+        version="crane version",
+        login_asks=False,
+        login="crane auth login -u '{user}' --password-stdin {host}",
+        push="crane push {layout} {ref}",
+        pull="crane pull {ref} {home}/back.tar",
+        beside="crane copy {ref} {other}",
+    ),
+    Client(
+        "regctl",
+        "regctl",
+        version="regctl version --format '{{{{.VCSTag}}}}'",
+        settings={"REGCTL_CONFIG": "{home}/regctl.json"},
+        login="regctl registry login -u '{user}' --pass-stdin {host}",
+        push="regctl image copy ocidir://{layout}:v1 {ref}",
+        pull="regctl image copy {ref} ocidir://{home}/back:v1",
+        beside="regctl image copy {ref} {other}",
+    ),
+    Client(
+        "oras",
+        "oras",
+        version="oras version",
+        login="oras login -u '{user}' --password-stdin {host}",
+        push="oras cp --from-oci-layout {layout}:v1 {ref}",
+        pull="oras cp {ref} --to-oci-layout {home}/back:v1",
+        beside="oras cp {ref} {other}",
+    ),
+    Client(
+        "containerd (ctr)",
+        "ctr",
+        needs=("containerd",),
+        login_asks=False,
+        daemon="containerd --config {home}/containerd.toml",
+        ready=f"{_CTR} version",
+        # It keeps no logins: names and passwords go with each command.
+        login='mkdir -p {home}/hosts/{host} && printf \'server = "https://{host}"\\n[host."https://{host}"]\\nca = "%s"\\n\''
+        " $SSL_CERT_FILE > {home}/hosts/{host}/hosts.toml",
+        prepare="tar -C {layout} -cf {home}/image.tar . "
+        f"&& {_CTR} images import --base-name antipode --digests --no-unpack {{home}}/image.tar "
+        f"&& {_CTR} images ls -q",
+        push=f"{_CTR} images push {_CTR_REMOTE} {{ref}} antipode@{{manifest}}",
+        pull=f"{_CTR} images pull --snapshotter native {_CTR_REMOTE} {{ref}}",
+        beside=f"{_CTR} content fetch {_CTR_REMOTE} {{ref}} && {_CTR} images push {_CTR_REMOTE} {{other}} antipode@{{manifest}}",
+    ),
+)
+
+_CONTAINERD = """
+version = 2
+root = "{home}/root"
+state = "{home}/state"
+disabled_plugins = [
+  "io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs", "io.containerd.internal.v1.opt",
+]
+[grpc]
+address = "{home}/containerd.sock"
+"""
+
+
+@frozen
+class Bench:
+    """One client, ready to be used."""
+
+    client: Client
+    words: Mapping[str, str]
+    environment: Mapping[str, str]
+
+    async def run(self, line: str, given: str = "", words: Mapping[str, str] = _NONE) -> tuple[int, str]:
+        """Run a line; return its exit code and all that it said."""
+        filled = line.format(**{**self.words, **words})
+        with trio.fail_after(_RUN_SECONDS):
+            done = await trio.run_process(
+                ["sh", "-c", filled],
+                stdin=given.encode(),
+                capture_stdout=True,
+                stderr=STDOUT,
+                check=False,
+                env=dict(self.environment),
+            )
+        return done.returncode, done.stdout.decode(errors="replace")
+
+
+@asynccontextmanager
+async def bench(client: Client, words: Mapping[str, str], environment: Mapping[str, str]) -> AsyncIterator[Bench]:
+    """Start what the client needs, in a folder of its own, and end it afterwards."""
+    # Podman and containerd put sockets there, whose paths must be short: a test's own folder has a long name.
+    with TemporaryDirectory(prefix="antipode-", ignore_cleanup_errors=True) as folder:
+        async with _bench(client, Path(folder), words, environment) as made:
+            yield made
+
+
+@asynccontextmanager
+async def _bench(
+    client: Client, home: Path, words: Mapping[str, str], environment: Mapping[str, str]
+) -> AsyncIterator[Bench]:
+    (home / "containerd.toml").write_text(_CONTAINERD.format(home=home))
+    (home / "auth.json").write_text("{}")
+    known = {**words, "home": str(home), "program": client.program}
+    own = {
+        **environment,
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home),
+        "DOCKER_CONFIG": str(home / "docker"),
+        "REGISTRY_AUTH_FILE": str(home / "auth.json"),
+        **{name: value.format(**known) for name, value in client.settings.items()},
+    }
+    made = Bench(client, known, own)
+    if client.daemon is None:
+        yield made
+        return
+    with (home / "daemon.log").open("wb") as log:
+        async with trio.open_nursery() as nursery:
+            process = await nursery.start(_daemon, client.daemon.format(**known).split(), own, log)
+            try:
+                with trio.fail_after(_READY_SECONDS):
+                    while (await made.run(client.ready))[0] != 0:
+                        assert process.poll() is None, (home / "daemon.log").read_text()
+                        await trio.sleep(0.1)
+                yield made
+            finally:
+                process.terminate()
+                with trio.move_on_after(_READY_SECONDS, shield=True):
+                    await process.wait()
+                nursery.cancel_scope.cancel()
+
+
+async def _daemon(
+    words: list[str],
+    environment: Mapping[str, str],
+    log: IO[bytes],
+    *,
+    task_status: trio.TaskStatus[trio.Process] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    process = await trio.lowlevel.open_process(words, stdin=DEVNULL, stdout=log, stderr=STDOUT, env=dict(environment))
+    task_status.started(process)
+    try:
+        await process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
