@@ -240,6 +240,9 @@ class _Copied:
     cpu: float
     store: float
     peak: int
+    """The most memory that the process held, in bytes."""
+    held: int
+    """What it held before: the benchmark itself, its libraries and what the allocator keeps of the filling."""
 
 
 def compare_copies(sizes: Sizes, *, peers: bool) -> list[Outcome]:
@@ -275,6 +278,7 @@ async def _one(
     ground: Ground, label: str, way: Callable[[Ground, str], Awaitable[None]], stores: Sequence[int], mebibytes: int
 ) -> _Copied:
     reset_peak(os.getpid())
+    held = resident_bytes(os.getpid())
     before, began, store = os.times(), time.monotonic(), cpu_seconds(stores)
     with trio.fail_after(_PATIENCE):
         await way(ground, label)
@@ -286,6 +290,7 @@ async def _one(
         spent * 1024 / mebibytes,
         (cpu_seconds(stores) - store) * 1024 / mebibytes,
         resident_bytes(os.getpid(), peak=True) if way in (by_us, by_serial_stream) else 0,
+        held,
     )
 
 
@@ -296,19 +301,19 @@ def _outcome(found: Mapping[str, Mapping[str, Sequence[_Copied]]]) -> Outcome:
         for name, runs in by_way.items():
             rate = median(run.rate for run in runs)
             groups.setdefault(label, {})[name] = rate
-            peak = max(run.peak for run in runs)
+            peak, added = max((run.peak, run.peak - run.held) for run in runs)
             rows.append(
                 (
                     label, name, number(rate), ", ".join(f"{run.rate:.0f}" for run in runs), times(ours, rate),
                     number(median(run.cpu for run in runs)), number(median(run.store for run in runs)),
-                    str(peak >> 20) if peak else "-",
+                    f"{peak >> 20} ({added >> 20})" if peak else "-",
                 )
             )  # fmt: skip
     header = ("what", "how", "MiB/s", "rounds", "Antipode is", "copier CPU s/GiB", "store CPU s/GiB", "peak MiB")
     notes = [
         "Antipode: claims in PostgreSQL, every MiB verified, placements recorded. rclone and s5cmd: four files at once.",
         "s5cmd knows one endpoint at a time: down to this machine's memory, then up.",
-        "Peak: of the process that measures, in which the copier runs.",
+        "Peak: of the process that measures, in which the copier runs; in brackets what copying added to what it held before.",
     ]
     return Outcome(
         "copy", "Copies between two stores", header, rows, Chart("Copies between two stores", "MiB/s", groups), notes
