@@ -19,6 +19,7 @@ _REGIONS = ("us", "eu")
 _MINUTES = (
     "tests/api/test_schemathesis.py",
     "tests/crash/",
+    "tests/edge/test_over_tls.py",
     "tests/outage/",
     "tests/nemesis/test_real_clients.py",
     "tests/security/test_clients_by_tokens.py",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import trio
 
 from node.push.reading import OCI_INDEX
@@ -156,6 +157,7 @@ async def test_both_edges(start_cluster: StartCluster) -> None:
             assert answer.json()["token"] not in cluster["us"].log
 
 
+@pytest.mark.long
 async def test_waiting_for_an_image_of_ones_own(start_cluster: StartCluster, tmp_path: Path) -> None:
     """`antipode wait` logs in by options, by an application token, and with the refresh token that docker keeps after a login."""
     cluster = await registry(start_cluster, "us eu")

@@ -103,6 +103,7 @@ async def test_a_drill_of_a_running_registry(start_cluster: StartCluster, databa
     assert await trio.to_thread.run_sync(fetch_rows, database_uri, "SELECT id FROM drill") == []
 
 
+@pytest.mark.long
 async def test_an_interrupted_drill_ends_at_once(start_cluster: StartCluster, database_uri: str) -> None:
     """Ctrl-C ends a drill and says so; one whose leader is killed ends by itself; load balancers need not hear of either."""
     nodes = await start_cluster("us eu")
@@ -137,6 +138,7 @@ async def test_an_interrupted_drill_ends_at_once(start_cluster: StartCluster, da
     await _until(over)
 
 
+@pytest.mark.long
 async def test_a_drill_that_loses_its_database(start_cluster: StartCluster, database_uri: str, tmp_path: Path) -> None:
     """The command ends, and says that the drill will within 30 s and that the canary is left; clients saw no error."""
     nodes = await start_cluster("us eu")
