@@ -46,6 +46,8 @@ class Gate:
 
     async def acquire(self, ticket: object) -> None:
         """Come in. Raises RegistryError (429)."""
+        # Before the place is taken: who is cancelled here never leaves.
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self._limiter.acquire_on_behalf_of_nowait(ticket)
         except trio.WouldBlock:
@@ -55,8 +57,6 @@ class Gate:
                 await self._limiter.acquire_on_behalf_of(ticket)
             if scope.cancelled_caught:
                 raise self._refuse() from None
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
 
     def _refuse(self) -> RegistryError:
         self._refused += 1

@@ -73,3 +73,14 @@ async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
         assert gate.statistics().inside == 1
         assert gate.statistics().waiting == 0
     assert gate.statistics().inside == 0
+
+
+async def test_who_is_cancelled_at_the_gate_takes_no_place() -> None:
+    """A request that is cancelled as it comes in leaves the gate as empty as it was."""
+    gate = Gate("pulls", 1, 1.0)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with gate.enter():
+            pass
+    assert scope.cancelled_caught
+    assert gate.statistics().inside == 0
