@@ -11,7 +11,7 @@ An engine moves bytes between this process and one store. It knows nothing of lo
    same number and bytes). Reads are retried once on a connection that was found dead. Choosing another store is not theirs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
@@ -34,6 +34,10 @@ class PartsMissing(EngineError):
 
 class EngineUnavailable(EngineError):
     """The store did not answer in time, could not be reached, or answered that it is overloaded or broken."""
+
+
+class CannotStream(EngineError):
+    """The store sends its callers elsewhere, where only the methods that take a whole body in memory can follow."""
 
 
 class EngineRefused(EngineError):
@@ -86,6 +90,10 @@ class Limits:
     """Longest time for one part or one small object to be taken in and acknowledged."""
 
 
+Seen = Callable[[memoryview], bool | None]
+"""Given bytes that have come, in order, each byte once; may be called in a worker thread. True: fill the buffer once more."""
+
+
 class ObjectReader(Protocol):
     """An object being read from some offset on. Closed by the context manager that yielded it."""
 
@@ -93,6 +101,15 @@ class ObjectReader(Protocol):
         """Return exactly `most` bytes, fewer only at the end of the range, b"" after it.
 
         Raises EngineUnavailable when the store breaks off early or is silent for longer than its read limit.
+        """
+        ...
+
+    async def receive_into(self, buffer: memoryview, seen: Seen) -> int:
+        """Fill a buffer; return how many bytes came, fewer than it holds only at the end of the range, 0 after it.
+
+        `seen` is given them, and while it says so the buffer is filled again with what comes next: work on them there takes no way
+        to another thread and back. After an error or a cancellation a thread may go on for a moment, and with it `seen` and what
+        is written into the buffer. Raises what `receive` raises.
         """
         ...
 
@@ -181,6 +198,76 @@ class Engine(Protocol):
 
     async def list_keys(self, prefix: str, after: str | None = None, most: int = 1000) -> KeyPage:
         """Return one page of the keys that start with `prefix`."""
+        ...
+
+
+@frozen
+class Chunk:
+    """Some bytes of a body that is being made while it is sent, and their SHA-256. Good until the next chunk is asked for."""
+
+    data: memoryview
+    sha256: bytes
+    md5: str | None = None
+    """With the first chunk, where somebody has said it: the MD5 of the whole body, in hex."""
+
+
+ChunkMaker = Callable[[], Generator[Chunk, None, None]]
+"""Makes a body in the thread that sends it, in chunks of one MiB and one of what is left."""
+
+
+class Inflow(Protocol):
+    """Bytes of an object on their way into a worker thread. All but `stop` is for that thread alone."""
+
+    @property
+    def md5(self) -> str | None:
+        """Return the MD5 of a whole object in hex, as its store says it with the first bytes; None where it does not."""
+        ...
+
+    def receive_into(self, buffer: memoryview) -> None:
+        """Fill a buffer with the next bytes. Blocks. Raises EngineError.
+
+        The first call asks the store.
+        """
+        ...
+
+    def close(self) -> None:
+        """Be done with it: give the connection back after the last byte, before that close it."""
+        ...
+
+    def stop(self) -> None:
+        """End what the thread waits for, from any other thread. Never waits."""
+        ...
+
+
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """A store whose bytes a worker thread can hand on as they come, so that no body need be in memory as a whole.
+
+    `chunks` is called in the thread that sends, and makes the body; what it raises, other than OSError, leaves the call as it
+    is, and the store has no object then. `patience` is how long making all chunks may take, in seconds: a write's deadline
+    begins to count beyond it. Every method raises CannotStream, too.
+    """
+
+    async def inflow(self, key: str, start: int, length: int, silence: float, *, whole: bool = False) -> Inflow:
+        """Return the bytes [start, start + length) of an object, not asked for yet; no silence may be longer than `silence`.
+
+        `whole` says that these are all that the object should have.
+        """
+        ...
+
+    async def put_stream(
+        self, key: str, size: int, chunks: ChunkMaker, patience: float, sha256: str | None = None
+    ) -> ObjectFacts:
+        """Write a whole object of `size` bytes. `sha256` is that of all of it, in hex, where the caller knows it.
+
+        Where the first chunk tells an MD5, it is this that the store compares.
+        """
+        ...
+
+    async def put_part_stream(
+        self, key: str, upload: str, number: int, size: int, chunks: ChunkMaker, patience: float
+    ) -> Part:
+        """Write one part of `size` bytes, as `put_part` does."""
         ...
 
 

@@ -1,8 +1,8 @@
 """The one crossing from Trio to asyncio: how trio-native modules call an asyncio-only library. Knows no library.
 
 A Trio deadline is only advice on the other side: what it cancels there may go on for as long as it likes. So a crossing has
-a real timeout inside asyncio, and on this side it waits a bounded time more for the other side to unwind, then leaves it
-behind (it stays a task of the loop, is counted, and ends with it).
+its own task there, which is cancelled when the time is up, and on this side it waits a bounded time more for the other side to
+unwind, then leaves it behind (it stays a task of the loop, is counted, and ends with it).
 
 One crossing per unit of work: acquire, use and release a resource inside one asyncio-flavoured function.
 """
@@ -17,6 +17,8 @@ from typing import Any, TypeVar, TypeVarTuple
 import trio
 import trio_asyncio
 from attrs import define, field, frozen
+
+from engines.pump import install
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> As
     """
     failure: Exception | None = None
     async with trio_asyncio.open_loop() as loop:
+        install(loop)
         bridge = Bridge(loop, on_trouble)
         loop.set_exception_handler(bridge.report)
         # It asks of every callback whether it is a coroutine function, as asyncio does in debug mode only: 4 % of a push.
@@ -138,11 +141,11 @@ async def cross(
         raise RuntimeError("no bridge is open in this task: it must descend from the one that entered open_bridge()")
     await trio.lowlevel.checkpoint_if_cancelled()
     name = getattr(fn, "__qualname__", repr(fn))
-    task = bridge.start(_within, deadline, fn, args)
+    task = bridge.start(fn, *args)
     ended = trio.Event()
     task.add_done_callback(lambda _: ended.set())
     try:
-        with trio.move_on_after(deadline + UNWIND_SECONDS):
+        with trio.move_on_after(deadline):
             await ended.wait()
     except trio.Cancelled:
         if not await _unwound(task, ended):
@@ -151,23 +154,20 @@ async def cross(
         if task.cancelled() or task.exception() is not None:
             raise
         return task.result()
-    if not task.done():
-        task.cancel()
+    late = f"no answer within {deadline:g} s"
+    overdue = not task.done()
+    if overdue and not await _unwound(task, ended):
         bridge.leave_behind(task, name)
-        raise unavailable(f"no answer within {deadline:g} s")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise unavailable(late)
     try:
         return task.result()
     except TimeoutError as error:
         await trio.lowlevel.checkpoint_if_cancelled()
-        raise unavailable(str(error) or f"no answer within {deadline:g} s") from error
+        raise unavailable(str(error) or late) from error
     except asyncio.CancelledError as error:
         await trio.lowlevel.checkpoint_if_cancelled()
-        raise unavailable("the call cancelled itself") from error
-
-
-async def _within(deadline: float, fn: Callable[[*Arguments], Awaitable[Result]], args: tuple[*Arguments]) -> Result:
-    async with asyncio.timeout(deadline):
-        return await fn(*args)
+        raise unavailable(late if overdue else "the call cancelled itself") from error
 
 
 async def _unwound(task: "asyncio.Task[Any]", ended: trio.Event) -> bool:

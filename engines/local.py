@@ -23,6 +23,7 @@ from .contract import (
     OpenParts,
     Part,
     PartsMissing,
+    Seen,
 )
 from .local_files import Files, OpenFile
 from .trace import waiting
@@ -152,6 +153,21 @@ class LocalEngine:
         """Read from an open file, for this engine's readers."""
         return await self._run(self._read_limit, file.read, offset, most)
 
+    async def read_into(self, file: OpenFile, offset: int, most: int, buffer: memoryview, seen: Seen) -> int:
+        """Fill a buffer from the next `most` bytes of an open file as often as `seen` says, for this engine's readers."""
+
+        def work() -> int:
+            received, more = 0, True
+            while more and received < most:
+                part = buffer[: most - received]
+                if file.read_into(offset + received, part) < len(part):
+                    raise EngineUnavailable("the file was cut short while it was read")
+                received += len(part)
+                more = seen(part) is True
+            return received
+
+        return await self._run(self._read_limit, work)
+
     @property
     def _read_limit(self) -> float:
         return self._arguments.limits.read
@@ -201,6 +217,17 @@ class _Reader:
         self._offset += wanted
         self._left -= wanted
         return data
+
+    async def receive_into(self, buffer: memoryview, seen: Seen) -> int:
+        """Fill the buffer, as the contract has it. Reads nothing ahead: a buffer is large, or the disk slow."""
+        if self._left <= 0:
+            return 0
+        # What was read ahead is read once more: nobody mixes both ways on one reader.
+        self._ahead = b""
+        got = await self._engine.read_into(self._file, self._offset, self._left, buffer, seen)
+        self._offset += got
+        self._left -= got
+        return got
 
 
 @asynccontextmanager

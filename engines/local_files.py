@@ -64,6 +64,15 @@ class OpenFile:
         self._close_if_due()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from `offset` on; return how many bytes there were, fewer at the end of the file."""
+        with self._lock:
+            filled = 0
+            while filled < len(buffer) and (got := os.preadv(self._descriptor, [buffer[filled:]], offset + filled)):
+                filled += got
+        self._close_if_due()
+        return filled
+
     def close(self) -> None:
         """Close the file, or have the thread that is reading close it when it is done. Never blocks."""
         self._closed = True

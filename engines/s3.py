@@ -8,9 +8,11 @@ from attrs import define, field
 from . import presign
 from .contract import (
     MIB,
+    ChunkMaker,
     Engine,
     EngineRefused,
     EngineUnavailable,
+    Inflow,
     KeyPage,
     ObjectFacts,
     ObjectMissing,
@@ -87,6 +89,22 @@ class S3Engine:
     async def put(self, key: str, data: bytes, sha256: str | None = None) -> ObjectFacts:
         """Write a whole small object."""
         return await self._client.put(key, data, sha256)
+
+    async def inflow(self, key: str, start: int, length: int, silence: float, *, whole: bool = False) -> Inflow:
+        """Return the bytes [start, start + length), not asked for yet."""
+        return await self._client.inflow(key, start, length, silence, whole=whole)
+
+    async def put_stream(
+        self, key: str, size: int, chunks: ChunkMaker, patience: float, sha256: str | None = None
+    ) -> ObjectFacts:
+        """Write a whole object of `size` bytes while it is made. Raises CannotStream."""
+        return await self._client.put_stream(key, size, chunks, patience, sha256)
+
+    async def put_part_stream(
+        self, key: str, upload: str, number: int, size: int, chunks: ChunkMaker, patience: float
+    ) -> Part:
+        """Write one part of `size` bytes while it is made. Raises PartsMissing, CannotStream."""
+        return await self._client.put_part_stream(key, upload, number, size, chunks, patience)
 
     async def begin_parts(self, key: str) -> str:
         """Begin a multi-part write and return its id."""

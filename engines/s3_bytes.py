@@ -1,34 +1,34 @@
-"""Moves the bytes of objects to and from a bucket, by urllib3 in worker threads: parts, small objects, ranges.
+"""Moves the bytes of objects to and from a bucket in worker threads: parts, small objects, ranges.
 
 The asyncio library takes 3.5 ms of the processor for a small PUT, and 8.3 s for a GiB that is copied in parts, all in the one
-thread that everything else of the node waits for; this takes 0.9 ms and 4.4 s, and the kernel's copies and the hashing run beside
-the node (`scripts/bench copy`, 2 busy cores). What is asked seldom and answered in XML stays with the library (`s3_library.py`).
+thread that everything else of the node waits for. Here the kernel's copies and the hashing run beside the node, and a request costs
+a tenth of that (`s3_wire.py`). What is asked seldom and answered in XML stays with the library (`s3_library.py`).
 
 A thread cannot be cancelled. Its socket has a timeout for every step, and whoever does not wait for it any more shuts the socket
 down under it, which ends it at once. Only a thread that still looks up a name or connects goes on, as long as the connect limit.
 """
 
 import re
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256 as hash_of
 from html import unescape
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import trio
 import urllib3
-from attrs import define, field, frozen
+from attrs import define, field
 from botocore.exceptions import ClientError
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from .contract import EngineUnavailable
+from .contract import EngineUnavailable, Seen
 from .presign import EMPTY, UNSIGNED, Credentials, Target, place_of, sign
 from .s3_arguments import S3Arguments
+from .s3_calls import Call
+from .s3_stream import Streamed
+from .s3_wire import Answer, NoAnswer, Timeouts, ask, head
 from .trace import current_trace
 
 T = TypeVar("T")
@@ -40,78 +40,9 @@ _ELSEWHERE = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
 
-_thread = threading.local()
-"""`call`: what a worker thread is busy with."""
-
 
 class Elsewhere(Exception):
     """The store named another endpoint or region, where the library knows how to follow."""
-
-
-@define(eq=False)
-class _Call:
-    """What one thread at a time does on one connection, and the way to end it from outside."""
-
-    _socket: socket.socket | None = field(default=None, init=False)
-    _over: bool = field(default=False, init=False)
-    _lock: threading.Lock = field(factory=threading.Lock, init=False)
-
-    def works_on(self, given: socket.socket | None) -> None:
-        """Note the socket. Raises OSError when nobody waits for the answer any more."""
-        with self._lock:
-            self._socket = given
-            if self._over:
-                raise OSError("nobody waits for the answer")
-
-    def abort(self) -> None:
-        """End what the thread does, if it does anything."""
-        with self._lock:
-            self._over = True
-            if self._socket is not None:
-                with suppress(OSError):
-                    # Not the one of SSLSocket, which takes its session away from under the thread.
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-
-
-class _Noting:
-    """Says which socket a thread works on, and gives a body as long to be sent as a write may take."""
-
-    write_timeout: float
-
-    def request(self, *args: Any, **names: Any) -> None:
-        """Send a request."""
-        connection = cast("HTTPConnection", self)
-        if connection.sock is None:
-            connection.connect()
-        _thread.call.works_on(connection.sock)
-        # urllib3 sends within the time that it has to connect.
-        connection.timeout = self.write_timeout
-        super().request(*args, **names)  # type: ignore[misc] # the mixin's other half has it
-
-
-class _Connection(_Noting, HTTPConnection):
-    pass
-
-
-class _TlsConnection(_Noting, HTTPSConnection):
-    pass
-
-
-@frozen
-class Answer:
-    """What a store answered: its headers (lower-case names), and the body's size, of which a GET's has not been read."""
-
-    headers: Mapping[str, str]
-    size: int
-    response: Any = field(repr=False)
-
-    def receive(self, size: int) -> bytes:
-        """Return exactly `size` bytes of the body. Blocks. Raises OSError."""
-        # One allocation that the kernel fills: http.client reads past its own buffer.
-        data: bytes = self.response.read(size)
-        if len(data) < size:
-            raise OSError(f"the store broke off {size - len(data)} bytes before the end")
-        return data
 
 
 @define(eq=False)
@@ -136,21 +67,22 @@ class ByteLane:
         self, credentials: Credentials, key: str, start: int, length: int | None, deadline: float
     ) -> "Incoming":
         """Open bytes of an object, to its end where `length` is None; the caller closes what is returned."""
-        call = _Call()
-        answer = await self._in_thread(call, deadline, lambda: self._get(credentials, key, start, length))
+        call = Call()
+        answer = await self._in_thread(call, deadline, lambda: self._get(call, credentials, key, start, length))
         return Incoming(self, call, answer)
 
     async def read(self, credentials: Credentials, key: str, start: int, length: int, deadline: float) -> bytes:
         """Return `length` bytes from `start`, fewer only where the object ends."""
+        call = Call()
 
         def work() -> bytes:
-            answer = self._get(credentials, key, start, length)
+            answer = self._get(call, credentials, key, start, length)
             with closing_after_errors(answer):
                 data = answer.receive(min(answer.size, length))
-            answer.response.release_conn()
+            answer.release()
             return data
 
-        return await self._in_thread(_Call(), deadline, work)
+        return await self._in_thread(call, deadline, work)
 
     async def put(
         self,
@@ -163,16 +95,17 @@ class ByteLane:
         deadline: float,
     ) -> Mapping[str, str]:
         """Send a body and return the headers of the answer. `query` is sorted and quoted, `sha256` the body's if it is known."""
+        call = Call()
 
         def work() -> Mapping[str, str]:
             # Over TLS nobody can change the body on its way, and hashing it once more costs CPU.
             plain = self._target.endpoint.startswith("http://")
             payload = (sha256 or hash_of(data).hexdigest()) if plain else UNSIGNED
-            return self._ask(credentials, "PUT", key, query, headers, payload, data).headers
+            return self._ask(call, credentials, "PUT", key, query, headers, payload, data).headers
 
-        return await self._in_thread(_Call(), deadline, work)
+        return await self._in_thread(call, deadline, work)
 
-    async def receive(self, call: _Call, answer: Answer, size: int, deadline: float) -> bytes:
+    async def receive(self, call: Call, answer: Answer, size: int, deadline: float) -> bytes:
         """Return exactly `size` more bytes of an open body."""
 
         def work() -> bytes:
@@ -181,15 +114,25 @@ class ByteLane:
 
         return await self._in_thread(call, deadline, work)
 
-    async def _in_thread(self, call: _Call, deadline: float, work: Callable[[], T]) -> T:
+    async def receive_into(
+        self, call: Call, answer: Answer, buffer: memoryview, most: int, seen: Seen, deadline: float
+    ) -> int:
+        """Fill a buffer from an open body that has `most` bytes left; `seen` is called in the thread."""
+
+        def work() -> int:
+            with closing_after_errors(answer):
+                return answer.receive_into(buffer, most, seen)
+
+        return await self._in_thread(call, deadline, work)
+
+    async def _in_thread(self, call: Call, deadline: float, work: Callable[[], T]) -> T:
         ended = False
 
         def run() -> T:
-            _thread.call = call
             try:
                 return work()
             except urllib3.exceptions.HTTPError as error:
-                raise OSError(_words(error)) from error
+                raise OSError(words_of(error)) from error
 
         try:
             with trio.move_on_after(deadline):
@@ -204,58 +147,92 @@ class ByteLane:
                 call.abort()
         raise EngineUnavailable(f"no answer within {deadline:g} s")
 
+    async def stream(
+        self,
+        credentials: Credentials,
+        key: str,
+        query: str,
+        headers: Mapping[str, str],
+        body: Streamed,
+        deadline: float,
+    ) -> Mapping[str, str]:
+        """Send a body that is made while it is sent, and return the headers of the answer. `query` is sorted and quoted."""
+        call = Call()
+
+        def work() -> Mapping[str, str]:
+            try:
+                body.begin()
+                return self._ask(
+                    call, credentials, "PUT", key, query, {**headers, **body.headers}, body.payload, body
+                ).headers
+            finally:
+                body.close()
+
+        return await self._in_thread(call, deadline, work)
+
     # In the thread.
 
-    def _get(self, credentials: Credentials, key: str, start: int, length: int | None) -> Answer:
+    def opened(
+        self, call: Call, credentials: Credentials, key: str, start: int, length: int | None, silence: float
+    ) -> Answer:
+        """Open bytes of an object, to its end where `length` is None, in the caller's own thread; `call` ends it from outside."""
+        return self._get(call, credentials, key, start, length, silence)
+
+    def _get(
+        self,
+        call: Call,
+        credentials: Credentials,
+        key: str,
+        start: int,
+        length: int | None,
+        silence: float | None = None,
+    ) -> Answer:
         ranged = start > 0 or length is not None
         headers = {"range": f"bytes={start}-" + ("" if length is None else str(start + length - 1))} if ranged else {}
         try:
-            answer = self._ask(credentials, "GET", key, "", headers, EMPTY, None)
-        except urllib3.exceptions.ProtocolError:
+            answer = self._ask(call, credentials, "GET", key, "", headers, EMPTY, b"", silence)
+        except NoAnswer:
             # A kept connection that the store had closed meanwhile: once more.
-            answer = self._ask(credentials, "GET", key, "", headers, EMPTY, None)
+            answer = self._ask(call, credentials, "GET", key, "", headers, EMPTY, b"", silence)
         if ranged and answer.size and not answer.headers.get("content-range", "").startswith(f"bytes {start}-"):
-            answer.response.close()
+            answer.close()
             raise OSError("the store did not heed the Range header")
         return answer
 
     def _ask(
         self,
+        call: Call,
         credentials: Credentials,
         method: str,
         key: str,
         query: str,
         headers: Mapping[str, str],
         payload: str,
-        body: bytes | None,
+        body: bytes | Streamed,
+        silence: float | None = None,
     ) -> Answer:
         """Send one request and return its answer; a body was read to its end unless it is that of a good GET."""
-        limits = self._arguments.limits
+        limits, sends = self._arguments.limits, method == "PUT"
         address, signed = sign(
             self._target, credentials, method, key, query=query, headers=headers, payload=payload, now=time.time()
         )
-        response = self._pool.urlopen(
-            method,
-            address if self._by_proxy else "/" + address.split("/", 3)[3],
-            body=body,
-            headers={**signed, **_who_asks()},
-            retries=False,
-            redirect=False,
-            assert_same_host=False,
-            timeout=urllib3.Timeout(connect=limits.connect, read=limits.read if body is None else limits.write),
-            preload_content=False,
-            decode_content=False,
-        )
-        answer = Answer(
-            {name.lower(): value for name, value in response.headers.items()},
-            int(response.headers.get("content-length") or 0),
-            response,
+        length = {"content-length": str(body.length if isinstance(body, Streamed) else len(body))} if sends else {}
+        answer = ask(
+            self._pool,
+            call,
+            head(
+                method,
+                address if self._by_proxy else "/" + address.split("/", 3)[3],
+                {**signed, **length, **_who_asks()},
+            ),
+            body.sent(self._target, credentials, signed) if isinstance(body, Streamed) else body,
+            Timeouts(limits.connect, limits.write, silence or (limits.write if sends else limits.read)),
         )
         with closing_after_errors(answer):
-            if response.status >= 300:
+            if answer.status >= 300:
                 answer = _refused(answer, method)
-            elif body is not None:
-                response.drain_conn()
+            elif sends:
+                answer.drain()
         return answer
 
 
@@ -264,7 +241,7 @@ class Incoming:
     """An open body of an object: `size` bytes are left to receive."""
 
     _lane: ByteLane
-    _call: _Call
+    _call: Call
     _answer: Answer
     size: int = field(init=False)
     _receiving: bool = field(default=False, init=False)
@@ -280,15 +257,23 @@ class Incoming:
         self.size -= size
         return data
 
+    async def receive_into(self, buffer: memoryview, seen: Seen, deadline: float) -> int:
+        """Fill a buffer as often as `seen` says; return how many bytes came. Raises what the lane's calls raise."""
+        self._receiving = True
+        got = await self._lane.receive_into(self._call, self._answer, buffer, self.size, seen, deadline)
+        self._receiving = False
+        self.size -= got
+        return got
+
     def close(self) -> None:
         """Give the connection back to the pool after the last byte; before that, close it. Never waits."""
         if self._receiving:
             # A thread may be in it still: it closes what it has when it finds its socket shut down.
             self._call.abort()
         elif self.size:
-            self._answer.response.close()
+            self._answer.close()
         else:
-            self._answer.response.release_conn()
+            self._answer.release()
 
 
 def _who_asks() -> Mapping[str, str]:
@@ -305,22 +290,21 @@ def closing_after_errors(answer: Answer) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        answer.response.close()
+        answer.close()
         raise
 
 
 def _refused(answer: Answer, method: str) -> Answer:
     """Return an empty answer for a range behind the object's end. Raises ClientError or Elsewhere for all else."""
-    response = answer.response
-    text = response.read(_ERROR_BYTES).decode("utf-8", "replace")
-    response.close()
+    text = answer.text(_ERROR_BYTES)
     code, message = _element(text, "Code"), _element(text, "Message")
-    if response.status == 416 or code == "InvalidRange":
-        return Answer(answer.headers, 0, response)
-    if response.status < 400 or code in _ELSEWHERE:
-        raise Elsewhere(code or str(response.status))
-    error = {"Code": code or str(response.status), "Message": message}
-    raise ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": response.status}}, method)  # type: ignore[unused-ignore]
+    if answer.status == 416 or code == "InvalidRange":
+        answer.size = 0
+        return answer
+    if answer.status < 400 or code in _ELSEWHERE:
+        raise Elsewhere(code or str(answer.status))
+    error = {"Code": code or str(answer.status), "Message": message}
+    raise ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": answer.status}}, method)  # type: ignore[unused-ignore]
 
 
 def _element(text: str, name: str) -> str:
@@ -328,7 +312,7 @@ def _element(text: str, name: str) -> str:
     return unescape(found.group(1)) if found else ""
 
 
-def _words(error: Exception) -> str:
+def words_of(error: Exception) -> str:
     """Return what went wrong without the connection object's address that urllib3 puts in front."""
     inner = error.args[-1] if error.args else error
     return str(inner).partition(">: ")[2] or str(inner) or type(error).__name__
@@ -347,6 +331,4 @@ def open_lane(arguments: S3Arguments) -> Iterator[ByteLane]:
     proxy = get_environ_proxies(address).get(scheme)
     with urllib3.ProxyManager(proxy, **names) if proxy else urllib3.PoolManager(**names) as manager:
         pool: Any = manager.connection_from_url(address)
-        base = _TlsConnection if scheme == "https" else _Connection
-        pool.ConnectionCls = type(base.__name__, (base,), {"write_timeout": arguments.limits.write})
         yield ByteLane(arguments, target, pool, bool(proxy) and scheme == "http")

@@ -10,15 +10,29 @@ from functools import partial
 from typing import TypeVar, TypeVarTuple
 from urllib.parse import quote
 
-from attrs import define
+import trio
+from attrs import define, field
 
-from .contract import MIB, EngineUnavailable, KeyPage, ObjectFacts, OpenParts, Part
+from .contract import (
+    MIB,
+    CannotStream,
+    ChunkMaker,
+    EngineRefused,
+    EngineUnavailable,
+    KeyPage,
+    ObjectFacts,
+    OpenParts,
+    Part,
+    Seen,
+)
 from .crossing import cross
-from .presign import Credentials
+from .presign import STREAMED, UNSIGNED, Credentials
 from .s3_arguments import S3Arguments, StaticKeys
 from .s3_bytes import ByteLane, Elsewhere, Incoming, open_lane
 from .s3_errors import translate
+from .s3_inflow import ByteInflow
 from .s3_library import FAILURES, Library, bare, open_library
+from .s3_stream import Streamed
 from .trace import waiting
 
 Result = TypeVar("Result")
@@ -28,6 +42,9 @@ _ON_PARTS = frozenset({"PUT part", "GET parts", "POST upload", "DELETE upload"})
 
 SLOWEST = 64 * 1024
 """Bytes per second. A store that sends a body more slowly than this on the whole counts as silent."""
+
+_AGAIN = 600.0
+"""Seconds until a store that refused a body signed in chunks, or with an MD5, is sent another."""
 
 SLOWEST_COPY = 16 * MIB
 """Likewise for a store that copies its own bytes."""
@@ -43,6 +60,8 @@ class S3Client:
     _arguments: S3Arguments
     _library: Library
     _lane: ByteLane
+    _no_chunks_until: float = field(default=float("-inf"), init=False)
+    _no_md5_until: float = field(default=float("-inf"), init=False)
 
     def credentials(self) -> Credentials | None:
         """Return what the last request was signed with; None before the first where that is not in the configuration."""
@@ -78,7 +97,12 @@ class S3Client:
             except Elsewhere:
                 pass
             else:
-                return S3Body(incoming.size, partial(self._receive_more, key, incoming), incoming.close)
+                return S3Body(
+                    incoming.size,
+                    partial(self._receive_more, key, incoming),
+                    incoming.close,
+                    partial(self._receive_into, key, incoming),
+                )
         stream, size = await self._call("GET", key, self._limits_read, self._library.open, key, start, length)
 
         async def receive(wanted: int) -> bytes:
@@ -90,6 +114,10 @@ class S3Client:
     async def _receive_more(self, key: str, incoming: Incoming, wanted: int) -> bytes:
         with self._translated("GET", key):
             return await incoming.receive(wanted, self._arguments.limits.read + wanted / SLOWEST)
+
+    async def _receive_into(self, key: str, incoming: Incoming, buffer: memoryview, seen: Seen) -> int:
+        with self._translated("GET", key):
+            return await incoming.receive_into(buffer, seen, self._arguments.limits.read + len(buffer) / SLOWEST)
 
     async def put(self, key: str, data: bytes, sha256: str | None = None) -> ObjectFacts:
         """Write a whole object."""
@@ -109,6 +137,58 @@ class S3Client:
                 return await self._lane.put(keys, key, query, headers, data, sha256, self._limits_write)
             except Elsewhere:
                 return None
+
+    async def inflow(self, key: str, start: int, length: int, silence: float, *, whole: bool) -> "S3Inflow":
+        """Return bytes of an object for a worker thread of the caller."""
+        keys = await self._fresh_keys()
+        where = f"GET {self._arguments.bucket}/{key}"
+        return S3Inflow(where, ByteInflow(self._lane, keys, key, start, length, silence, whole))
+
+    async def put_stream(
+        self, key: str, size: int, chunks: ChunkMaker, patience: float, sha256: str | None
+    ) -> ObjectFacts:
+        """Write a whole object while it is made."""
+        headers = {"x-amz-server-side-encryption": "AES256"} if self._arguments.encrypt else {}
+        payload = (sha256 or STREAMED) if self._plain else UNSIGNED
+        body = Streamed(size, chunks, payload, by_md5=trio.current_time() >= self._no_md5_until)
+        answer = await self._stream("PUT", key, "", headers, body, patience)
+        return ObjectFacts(size, bare(answer.get("etag")))
+
+    async def put_part_stream(
+        self, key: str, upload: str, number: int, size: int, chunks: ChunkMaker, patience: float
+    ) -> Part:
+        """Write one part while it is made. Raises PartsMissing."""
+        query = f"partNumber={number}&uploadId={quote(upload, safe='~')}"
+        body = Streamed(size, chunks, STREAMED if self._plain else UNSIGNED)
+        answer = await self._stream("PUT part", key, query, {}, body, patience)
+        return Part(number, size, bare(answer.get("etag")) or "")
+
+    async def _stream(
+        self, verb: str, key: str, query: str, headers: Mapping[str, str], body: Streamed, patience: float
+    ) -> Mapping[str, str]:
+        if body.payload == STREAMED and trio.current_time() < self._no_chunks_until:
+            raise CannotStream(f"{verb} {self._arguments.bucket}/{key}: the store refused a body signed in chunks")
+        keys = await self._fresh_keys()
+        try:
+            with self._translated(verb, key):
+                return await self._lane.stream(keys, key, query, headers, body, self._limits_write + patience)
+        except Elsewhere as error:
+            raise CannotStream(f"{verb} {self._arguments.bucket}/{key}: the store names another endpoint") from error
+        except EngineRefused as error:
+            # If the store meant something else than the way in which the body is to be compared, it will say so again.
+            if body.md5 is not None:
+                # What stands for a tag in the source is not always the MD5, whatever it looks like.
+                self._no_md5_until = trio.current_time() + _AGAIN
+            elif body.payload == STREAMED:
+                # Not every store knows this way to sign.
+                self._no_chunks_until = trio.current_time() + _AGAIN
+            else:
+                raise
+            raise CannotStream(str(error)) from error
+
+    @property
+    def _plain(self) -> bool:
+        return self._arguments.endpoint.startswith("http://")
 
     async def begin(self, key: str) -> str:
         """Begin a multi-part write and return its id."""
@@ -214,6 +294,8 @@ class S3Body:
     _receive: Callable[[int], Awaitable[bytes]]
     close: Callable[[], None]
     """Give the connection back to the pool after the last byte; before that, close it. Never waits."""
+    _receive_into: Callable[[memoryview, Seen], Awaitable[int]] | None = field(default=None)
+    """None where the library reads."""
 
     async def receive(self, most: int) -> bytes:
         """Return exactly `most` bytes, fewer at the end; one crossing, however short the library's own reads are."""
@@ -223,6 +305,50 @@ class S3Body:
         data = await self._receive(wanted)
         self.size -= wanted
         return data
+
+    async def receive_into(self, buffer: memoryview, seen: Seen) -> int:
+        """Fill the buffer, as the contract has it; one crossing."""
+        if self._receive_into is not None and self.size > 0:
+            got = await self._receive_into(buffer, seen)
+            self.size -= got
+            return got
+        got, more = 0, True
+        while more and self.size > 0:
+            part = buffer[: self.size]
+            part[:] = await self.receive(len(part))
+            got += len(part)
+            more = await trio.to_thread.run_sync(seen, part) is True
+        return got
+
+
+@define(eq=False)
+class S3Inflow:
+    """Bytes of an object on their way into a worker thread, with the contract's errors."""
+
+    _where: str
+    _inflow: ByteInflow
+
+    @property
+    def md5(self) -> str | None:
+        """Return the MD5 of a whole object."""
+        return self._inflow.md5
+
+    def receive_into(self, buffer: memoryview) -> None:
+        """Fill a buffer with the next bytes. Raises ObjectMissing and CannotStream."""
+        try:
+            self._inflow.receive_into(buffer)
+        except Elsewhere as error:
+            raise CannotStream(f"{self._where}: the store names another endpoint") from error
+        except FAILURES as error:
+            raise translate(self._where, error) from error
+
+    def close(self) -> None:
+        """Be done with it."""
+        self._inflow.close()
+
+    def stop(self) -> None:
+        """End what the thread waits for."""
+        self._inflow.stop()
 
 
 async def _nothing(_: int) -> bytes:

@@ -13,18 +13,23 @@ Wait = Literal["database", "store", "gate", "client"]
 """What a request may wait for. `gate` is its turn: a gate of the node, memory for parts, a cap of bandwidth; `client` is bytes of
 its body, or that the client takes the answer's."""
 
+LATELY = 60.0
+"""Seconds."""
+
 WAITS: tuple[Wait, ...] = get_args(Wait)
 
 
 class Trace:
     """One request: its id, and how long it has waited for what. Tasks that wait for the same at the same time count once."""
 
-    __slots__ = ("_waits", "id")
+    __slots__ = ("_slow", "_waits", "id")
 
     def __init__(self, request_id: str) -> None:
         self.id = request_id
         self._waits: dict[Wait, list[float]] = {}
         # wait -> seconds that are over, tasks that wait now, when the first of these began
+        self._slow: list[tuple[float, float]] = []
+        # When a slow answer came, and how many seconds it took
 
     def begin(self, wait: Wait) -> None:
         """Note that a task of this request begins to wait."""
@@ -49,6 +54,18 @@ class Trace:
         if kept is None:
             return 0.0
         return kept[0] + (trio.current_time() - kept[2] if kept[1] else 0.0)
+
+    def note_slow(self, seconds: float) -> None:
+        """Note that an answer which should be quick took so long: the database's."""
+        self._slow.append((trio.current_time(), seconds))
+
+    def slow_lately(self) -> float:
+        """Return how many seconds slow answers took that came within the last minute."""
+        if not self._slow:
+            return 0.0
+        since = trio.current_time() - LATELY
+        self._slow = [each for each in self._slow if each[0] > since]
+        return sum(seconds for _, seconds in self._slow)
 
 
 _current: ContextVar[Trace | None] = ContextVar("trace", default=None)

@@ -3,10 +3,11 @@
 (py-spy, 16 connections on a warm digest: 32 % of the process's samples in `log_exchange`; queueing here is below 2 %.)
 """
 
-import json
 import logging
 from collections import deque
 from datetime import UTC, datetime
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _quoted
 from time import time
 from typing import TextIO
 
@@ -19,8 +20,8 @@ MOST_WAITING = 10_000
 """Lines that may wait. A stream that is slower than the node loses lines, which are counted, and never holds a request up."""
 
 _BATCH = 500
-_EVERY = 0.05
-"""Seconds that a line waits at most for others to be written with it."""
+EVERY = 0.2
+"""Seconds that a line waits at most for others to be written with it: a batch wakes a thread, and that this one, 250 us in all."""
 
 
 class AccessWriter:
@@ -28,20 +29,21 @@ class AccessWriter:
 
     def __init__(self, stream: TextIO, node: str, *, debug: bool = False) -> None:
         self._stream = stream
-        self._node = node
+        self._node = _quoted(node)
         self._debug = debug
-        self._waiting: deque[tuple[float, float, Exchange]] = deque()
+        self._waiting: deque[str] = deque()
         self._arrived = trio.Event()
         self.dropped = 0
 
     def __call__(self, exchange: Exchange, seconds: float) -> None:
         """Take one ended request in. Never waits."""
-        if not self._debug and level_of(exchange) == "debug":
+        level = level_of(exchange)
+        if level == "debug" and not self._debug:
             return
         if len(self._waiting) >= MOST_WAITING:
             self.dropped += 1
             return
-        self._waiting.append((time(), seconds, exchange))
+        self._waiting.append(self._line(time(), seconds, exchange, level))
         self._arrived.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -51,32 +53,44 @@ class AccessWriter:
             while True:
                 await self._arrived.wait()
                 self._arrived = trio.Event()
-                while self._waiting:
+                whole = True
+                while whole:
                     # In a thread: whoever reads the stream may be slow. The batch is taken there, so nothing is lost in between.
-                    await trio.to_thread.run_sync(self._write_batch, abandon_on_cancel=False)
-                await trio.sleep(_EVERY)
+                    # What came meanwhile waits for more, or one batch after the other would be a line or two.
+                    whole = await trio.to_thread.run_sync(self._write_batch, abandon_on_cancel=False)
+                await trio.sleep(EVERY)
         finally:
             while self._waiting:
                 self._write_batch()
 
-    def _write_batch(self) -> None:
+    def _write_batch(self) -> bool:
+        """Write what waits; return whether it was a whole batch."""
         lines: list[str] = []
         while self._waiting and len(lines) < _BATCH:
-            lines.append(self._line(*self._waiting.popleft()))
-        self._stream.write("\n".join(lines) + "\n")
-        self._stream.flush()
+            lines.append(self._waiting.popleft())
+        if lines:
+            self._stream.write("\n".join(lines) + "\n")
+            self._stream.flush()
+        return len(lines) == _BATCH
 
-    def _line(self, at: float, seconds: float, exchange: Exchange) -> str:
-        return json.dumps(
-            {
-                **exchange.fields(seconds),
-                "event": "request",
-                "node": self._node,
-                "logger": "antipode.access",
-                "level": level_of(exchange),
-                "timestamp": datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z"),
-            }
+    def _line(self, at: float, seconds: float, exchange: Exchange, level: str) -> str:
+        # Made at once: a thread that makes lines takes the interpreter from the event loop at every system call of a request.
+        # Written out, it takes 3 us and not the 8 of json.dumps, and no exchange has to be kept.
+        theirs = f'"client_request_id": {_quoted(exchange.client_id)}, ' if exchange.client_id else ""
+        second = int(at)
+        return (
+            f'{{"method": {_quoted(exchange.method)}, "path": {_quoted(exchange.path)}, "status": {exchange.status}, '
+            f'"sent": {exchange.sent}, "duration": {seconds:.6f}, "outcome": "{exchange.outcome}", '
+            f'"answered": {_quoted(exchange.answered)}, "request_id": {_quoted(exchange.id)}, '
+            f'"client": {_quoted(exchange.client)}, {theirs}"event": "request", "node": {self._node}, '
+            f'"logger": "antipode.access", "level": "{level}", '
+            f'"timestamp": "{_moment(second)}.{int((at - second) * 1e6):06d}Z"}}'
         )
+
+
+@lru_cache(maxsize=4)
+def _moment(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def access_writer(node: str) -> AccessWriter | None:

@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import Factory, field, frozen
+
+from replication.flow import Sink
 
 Headers = tuple[tuple[str, str], ...]
 """Response headers in order. Names are lower case; values are latin-1 without control characters."""
@@ -60,7 +62,19 @@ class Request:
         return values[0] if values else None
 
 
-StreamOpener = Callable[[], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+Chunk = bytes | memoryview
+"""Bytes of a body, which stay as they are as long as somebody holds them."""
+
+StreamOpener = Callable[[], AbstractAsyncContextManager[AsyncIterator[Chunk]]]
+
+
+@runtime_checkable
+class Flowing(Protocol):
+    """Chunks of which some may go another way."""
+
+    def flow_into(self, sink: Sink) -> None:
+        """Let bytes go to `sink` while no chunk is asked for but none has come, in their place among the chunks."""
+        ...
 
 
 @frozen

@@ -6,18 +6,24 @@ deletes do not come here: they write their line in their own transaction (`node/
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import TypeVar
 
 import structlog
 import trio
 from attrs import define, field, frozen
 
-from node.records.auditlog import Line, drop_lines, write_lines
+from node.answers import Request
+from node.names import namespace_of
+from node.records.auditlog import Line, Pull, drop_lines, write_lines, write_pulls
 from node.records.postgres import Database
 from node.settings import Settings
 from replication.ports import LedgerUnavailable
 
 _log = structlog.get_logger("antipode.audit")
+
+T = TypeVar("T")
 
 
 @frozen
@@ -49,6 +55,7 @@ class AuditLog:
     """Lines that found the queue full since the start."""
     _said: int = field(default=0, init=False)
     _waiting: deque[tuple[float, Line]] = field(factory=deque, init=False)
+    _pulls: deque[Pull] = field(factory=deque, init=False)
     _arrived: trio.Event = field(factory=trio.Event, init=False)
 
     @property
@@ -56,14 +63,18 @@ class AuditLog:
         """This process's id, as lines have it."""
         return self._node
 
-    def pulled(self, line: Line) -> None:
-        """Note a pull, if pulls are noted (AUDIT_PULLS). Never waits."""
-        if not self._current().audit_pulls:
+    def pulled(self, request: Request, repository: str, reference: str, digest: str) -> None:
+        """Note the pull of a manifest, if pulls are noted (AUDIT_PULLS). Never waits."""
+        settings = self._current()
+        if not settings.audit_pulls:
             return
-        if len(self._waiting) >= self.settings.waiting:
+        if self._lines() >= self.settings.waiting:
             self.dropped += 1
             return
-        self._waiting.append((self.clock(), line))
+        namespace = namespace_of(repository, settings.library_namespace)
+        self._pulls.append(
+            Pull(self.clock(), request.who, namespace, repository, reference, digest, request.client, request.id)
+        )
         self._arrived.set()
 
     async def record(self, line: Line) -> None:
@@ -87,7 +98,7 @@ class AuditLog:
                 try:
                     await self._write()
                 except LedgerUnavailable as error:
-                    _log.error("the last lines of the audit log are lost", lines=len(self._waiting), reason=str(error))
+                    _log.error("the last lines of the audit log are lost", lines=self._lines(), reason=str(error))
 
     async def _write_for_ever(self) -> None:
         while True:
@@ -98,17 +109,29 @@ class AuditLog:
             try:
                 await self._write()
             except LedgerUnavailable as error:
-                _log.warning("the audit log waits: the database is away", lines=len(self._waiting), reason=str(error))
+                _log.warning("the audit log waits: the database is away", lines=self._lines(), reason=str(error))
                 self._arrived.set()
                 await trio.sleep(self.settings.again)
             self._say_dropped()
 
+    def _lines(self) -> int:
+        return len(self._waiting) + len(self._pulls)
+
     async def _write(self) -> None:
         while self._waiting:
-            batch = [self._waiting[place] for place in range(min(self.settings.batch, len(self._waiting)))]
+            batch = self._first(self._waiting)
             await write_lines(self._database, [line for _, line in batch], [at for at, _ in batch])
             for _ in batch:
                 self._waiting.popleft()
+        while self._pulls:
+            pulls = self._first(self._pulls)
+            await write_pulls(self._database, self._node, pulls)
+            for _ in pulls:
+                self._pulls.popleft()
+
+    def _first(self, waiting: deque[T]) -> Sequence[T]:
+        """Return a batch of those that have waited longest. They go when they are written."""
+        return list(islice(waiting, self.settings.batch))
 
     def _say_dropped(self) -> None:
         if self.dropped > self._said:

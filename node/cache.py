@@ -35,9 +35,15 @@ class Cache(Generic[K, V]):
 
     def get(self, key: K, oldest: float = -inf) -> V | None:
         """Return the value if it was asked for after `oldest`, on the clock of `keep`."""
+        value = self.glance(key, oldest)
+        if value is None:
+            self._misses += 1
+        return value
+
+    def glance(self, key: K, oldest: float = -inf) -> V | None:
+        """Return what `get` does, for one who asks properly where there is none: only then is that a miss."""
         entry = self._entries.get(key)
         if entry is None or entry[1] <= oldest:
-            self._misses += 1
             return None
         self._entries.move_to_end(key)
         self._hits += 1

@@ -88,6 +88,8 @@ _TOPICS = {
     "drill": "drill",
     "immutability": "immutability",
     "location": "location",
+    "login": "signing_in",
+    "logout": "signing_out",
     "namespace": "namespace",
     "org": "org",
     "orphans": "orphans",

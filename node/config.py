@@ -21,13 +21,14 @@ from node.config_federation import read_federation
 from node.config_hops import open_hops
 from node.config_keys import KEYS, SUPPORTED, nearest
 from node.config_ldap import read_ldap
+from node.config_oidc import ENDING, read_oidc
 from node.config_redis import read_redis
 from node.config_secrets import resolve
 from node.config_spool import read_spool
 from node.config_storage import read_storage
 from node.config_values import Findings, Problem, Unfit, say_duration, say_size, show
 from node.quay_keys import is_unsupported
-from node.settings import Settings, SpoolSettings
+from node.settings import CONNECTIONS_OVER_TLS, Settings, SpoolSettings
 
 __all__ = ["OVERRIDE_VARIABLE", "ConfigurationErrors", "Problem", "describe_database", "load_settings", "read_settings"]
 
@@ -114,7 +115,7 @@ def _check_names(document: Mapping[object, object], findings: Findings) -> dict[
     for name, value in document.items():
         if not isinstance(name, str):
             findings.wrong(str(name), show(name), "a key must be text")
-        elif name in SUPPORTED:
+        elif name in SUPPORTED or (name.endswith(ENDING) and not is_unsupported(name)):
             known[name] = value
         elif is_unsupported(name):
             unsupported.append(name)
@@ -241,6 +242,7 @@ def _read(
     )
     authorities = read_authorities(known, folder, findings)
     ldap = read_ldap(known, findings, authorities)
+    oidc = read_oidc(known, findings)
     federation = read_federation(known, findings)
     if values.get("replicate") and database is not None and storage is not None:
         for hop in open_hops(storage.locations, database.uri, redis, [replica.uri for replica in replicas]):
@@ -254,6 +256,8 @@ def _read(
         redis = redis and trust_redis(redis, authorities)
     if database.pool is not None:
         values["database_pool"] = database.pool
+    if edge.tls is not None:
+        values.setdefault("maximum_connections", CONNECTIONS_OVER_TLS)
     return Settings(
         **values,
         database_uri=database.uri,
@@ -264,6 +268,7 @@ def _read(
         edge=edge,
         redis=redis,
         ldap=ldap,
+        oidc=oidc,
         federation=federation,
         tee_spool=tee_spool,
         upload_spool=upload_spool,

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from node.config_values import Findings, show
+from node.config_values import Findings, Unfit, show
 from node.settings import FederationRule
 
-KEY = "ROBOT_FEDERATION"
+KEY, ISSUERS_KEY = "ROBOT_FEDERATION", "ROBOT_FEDERATION_ISSUERS"
 _FIELDS = ("robot", "issuer", "audience", "subject")
 _ROBOT = re.compile(r"[a-z0-9][a-z0-9._-]*\+[a-z0-9][a-z0-9._-]*")
 _LEAST = 8
@@ -38,7 +38,7 @@ def _read(where: str, entry: object, hostname: str, findings: Findings) -> Feder
     texts = {"audience": hostname, **{name: value for name, value in entry.items() if value is not None}}
     for name in _FIELDS:
         value = texts.get(name)
-        wrong = "write some text" if not isinstance(value, str) or not value else _refuse(name, value)
+        wrong = "write some text" if not isinstance(value, str) or not value else refuse(name, value)
         if wrong is not None:
             findings.wrong(f"{where}.{name}", show(value), wrong)
     if len(findings.problems) > before:
@@ -46,12 +46,24 @@ def _read(where: str, entry: object, hostname: str, findings: Findings) -> Feder
     return FederationRule(**{name: str(texts[name]) for name in _FIELDS})
 
 
-def _refuse(name: str, value: str) -> str | None:
+def read_issuers(value: object) -> tuple[str, ...]:
+    """Return a list of issuers. Raises Unfit."""
+    if isinstance(value, list | tuple) and all(
+        isinstance(item, str) and refuse("issuer", item) is None for item in value
+    ):
+        return tuple(value)
+    raise Unfit("write a list of providers' https URLs, just as their tokens have them in iss")
+
+
+def refuse(name: str, value: str) -> str | None:
     """Return what would be right instead of a field's text; None: it is right."""
     if name == "robot" and _ROBOT.fullmatch(value) is None:
         return "write a robot's whole name, such as team+ci"
     if name == "issuer":
-        parts = urlsplit(value)
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            return "it is not a URL"
         if parts.scheme != "https" or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
             return "write the provider's https URL, just as its tokens have it in iss"
     if name == "subject" and "*" in value and value.index("*") < _LEAST:

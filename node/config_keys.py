@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from attrs import frozen
 
+from node.config_federation import read_issuers
 from node.config_ldap import LDAP_KEYS
 from node.config_values import (
     GIB,
@@ -51,16 +52,20 @@ KEYS = (
     Key("FEATURE_STORAGE_REPLICATION", "replicate", read_flag),
     Key("FEATURE_PROXY_STORAGE", "proxy_storage", read_flag),
     Key("FEATURE_OPEN_REGISTRY", "open_registry", read_flag),
-    Key("AUTHENTICATION_TYPE", "authentication_type", read_choice("Database", "LDAP")),
+    Key("AUTHENTICATION_TYPE", "authentication_type", read_choice("Database", "LDAP", "OIDC")),
     # Shorter ones are guessed from a stolen copy of the database.
     Key("DATABASE_SECRET_KEY", "secret_key", read_long_text(16), secret=True),
     Key("SUPER_USERS", "superusers", read_names),
     Key("FEATURE_SUPERUSERS_FULL_ACCESS", "superusers_full_access", read_flag),
+    Key("FEATURE_SUPERUSERS_ORG_CREATION_ONLY", "superusers_make_organizations", read_flag),
     Key("FEATURE_ANONYMOUS_ACCESS", "anonymous_access", read_flag),
     Key("CREATE_PRIVATE_REPO_ON_PUSH", "private_on_push", read_flag),
     # The access log is kept for two days.
     Key("TOKEN_LIFETIME", "token_lifetime", read_whole_duration(60, DAY)),
     Key("REFRESH_TOKEN_LIFETIME", "refresh_token_lifetime", read_whole_duration(HOUR, 365 * DAY)),
+    # Beyond, somebody who left goes on for too long.
+    Key("LOGIN_TOKEN_LIFETIME", "login_token_lifetime", read_whole_duration(60, 90 * DAY)),
+    Key("ROBOT_FEDERATION_ISSUERS", "federation_issuers", read_issuers),
     Key("REGISTRY_STATE", "registry_state", read_choice("normal", "readonly")),
     Key("DISABLE_PUSHES", "disable_pushes", read_flag),
     Key("DEFAULT_SYSTEM_REJECT_QUOTA_BYTES", "default_quota", read_size()),
@@ -75,6 +80,8 @@ KEYS = (
     # The spec asks registries to take manifests of 4 MiB; beyond 64 they would not fit a database row well.
     Key("MAXIMUM_MANIFEST_SIZE", "maximum_manifest_size", read_size(64 * KIB, 64 * MIB)),
     Key("UPLOAD_MAX_AGE", "upload_max_age", read_duration(1)),
+    # As many as the bound are counted at each POST: index entries of one namespace.
+    Key("MAXIMUM_UPLOADS_PER_NAMESPACE", "maximum_uploads_per_namespace", read_number(0, 100_000)),
     Key("DELETED_BLOB_RETENTION", "deleted_blob_retention", parse_duration),
     # A HEAD promises that a blob stays for an hour; what used it until now, that it stays for two.
     Key("GARBAGE_GRACE", "garbage_grace", read_duration(2 * HOUR)),
@@ -120,6 +127,8 @@ KEYS = (
     Key("MAXIMUM_PULLS", "maximum_pulls", read_number(1, 100_000)),
     Key("MAXIMUM_STREAMS", "maximum_streams", read_number(1, 100_000)),
     Key("MAXIMUM_PUSHES", "maximum_pushes", read_number(1, 100_000)),
+    Key("MAXIMUM_TOKEN_REQUESTS", "maximum_token_requests", read_number(1, 100_000)),
+    Key("MAXIMUM_WAITING", "maximum_waiting", read_number(0, 100_000)),
     Key("QUEUE_PATIENCE", "queue_patience", read_duration(0, 600)),
     Key("ENABLE_HEALTH_DEBUG_SECRET", "debug_secret", read_text, secret=True),
 )

@@ -66,6 +66,11 @@ def _picture(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "open to anybody", "yes" if settings.open_registry else "no"
     if settings.ldap is not None:
         yield "people", f"proven by {_directory(settings.ldap)}, or by a password in the database"
+    if settings.oidc is not None:
+        yield (
+            "people",
+            f"proven by {settings.oidc.service_name}, {settings.oidc.server}, or by a password in the database",
+        )
     for rule in settings.federation:
         yield rule.robot, f"also with a token of {rule.issuer} for {rule.audience}, about {rule.subject}"
     if settings.registry_state != NORMAL:
@@ -91,7 +96,9 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
         "namespace",
         f"at most {say_size(quota)} unless it has a quota of its own" if quota else "as much as its quota",
     )
-    yield "upload", f"given up after {say_duration(settings.upload_max_age)}"
+    most = settings.maximum_uploads_per_namespace
+    at_once = f"{most} open in a namespace at once" if most else "any number open at once"
+    yield "upload", f"given up after {say_duration(settings.upload_max_age)}; {at_once}"
     yield "deleted blob", f"its bytes stay for {say_duration(settings.deleted_blob_retention)}"
     yield "part buffers", f"{say_size(settings.part_memory)} in parts of {say_size(settings.part_size)}"
     kept = settings.upload_spool

@@ -97,6 +97,8 @@ class HealthFacts:
     services: Mapping[str, ServiceFacts] = Factory(dict)
     disk: DiskSpace | None = None
     draining: bool = False
+    clock: str = ""
+    """How far the machine's clock is off, in words, empty while it is right."""
     collection_paused: str = ""
     """Why garbage collection is paused, empty while it is not."""
     node: str = field(default="")
@@ -173,12 +175,16 @@ def instance(facts: HealthFacts, now: float) -> HealthAnswer:
 
 
 def warning(facts: HealthFacts) -> HealthAnswer:
-    """Answer `/health/warning`: what will be a failure soon. Garbage that is not collected is shown while that is so."""
-    disk = _disk("disk_space_warning", facts, DISK_WARNING_THRESHOLD)
-    if not facts.collection_paused:
-        return HealthAnswer((disk,))
+    """Answer `/health/warning`: what will be a failure soon.
+
+    Garbage that is not collected, and a clock that is wrong, are shown while that is so.
+    """
+    shown = {"garbage_collection": facts.collection_paused, "clock": facts.clock}
     return HealthAnswer(
-        (disk, Check("garbage_collection", ok=False, message=facts.collection_paused, counts=False)),
+        (
+            _disk("disk_space_warning", facts, DISK_WARNING_THRESHOLD),
+            *(Check(name, ok=False, message=message, counts=False) for name, message in shown.items() if message),
+        )
     )
 
 

@@ -146,8 +146,11 @@ async def _open_redis(settings: RedisSettings) -> AsyncIterator[Line]:
     line = _RedisLine(client, listener, f"{CHANNEL}:{settings.db}")
 
     async def close() -> None:
-        await listener.aclose()  # type: ignore[no-untyped-call]  # the library has no types here
-        await client.aclose()
+        try:
+            await listener.aclose()  # type: ignore[no-untyped-call]  # the library has no types here
+        finally:
+            # Whatever became of that one: a connection that is left open is closed by nobody.
+            await client.aclose()
 
     try:
         await cross(line.listen, deadline=CONNECT_SECONDS, unavailable=LineLost)

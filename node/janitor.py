@@ -4,6 +4,7 @@ import structlog
 import trio
 
 from node.records.application_tokens import drop_ended_tokens
+from node.records.idempotency import drop_old_keys
 from node.records.members import agree_on_defaults
 from node.records.postgres import Database
 from node.records.rights import drop_old_changes
@@ -30,6 +31,7 @@ async def sweep_up(database: Database, hints: Hints) -> None:
     await drop_old_changes(database, _ACCESS_LOG)
     await drop_ended_tokens(database)
     await drop_keys(database)
+    await drop_old_keys(database)
     changed = await agree_on_defaults(database, _LIVE)
     if changed is not None:
         _log.info("all live nodes agree: the default locations changed", locations=list(changed))

@@ -9,7 +9,6 @@ from attrs import define, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from node.assembly import Node
 from node.health import ServiceState
 from node.metrics import Described
 from node.records.collect import KINDS
@@ -19,8 +18,10 @@ from node.records.postgres import Database
 from node.records.reconcile import look_at_round
 from node.records.totals import LocationTotals, look_at_totals
 from node.registry import Memory
+from node.running import Node
 from replication.model import LocationState, Verdict
 from replication.ports import LedgerUnavailable
+from replication.proof import Proof
 
 _log = structlog.get_logger("antipode.metrics")
 
@@ -90,6 +91,19 @@ STATE: Mapping[str, Described] = {
     "antipode_reconciler_failures_total": _described(
         "counter", "Pages of a round that were put off because the database was away."
     ),
+    "antipode_trim_reads_total": _described(
+        "counter",
+        "Blobs of which this node read a copy that stays before it trimmed another, by what came of it.",
+        "outcome",
+    ),
+    "antipode_trim_read_bytes_total": _described("counter", "Bytes of those that were right."),
+    "antipode_drain_reads_total": _described(
+        "counter",
+        "Copies that this node read because their blobs are in a location that is being emptied, by what came of it.",
+        "outcome",
+    ),
+    "antipode_drain_read_bytes_total": _described("counter", "Bytes of those that were right."),
+    "antipode_trims_waiting": _described("gauge", "Blobs that wait for that."),
     "antipode_reconciliation_age_seconds": _described(
         "gauge", "Time since the last whole round ended (whole registry)."
     ),
@@ -98,6 +112,9 @@ STATE: Mapping[str, Described] = {
     "antipode_collection_rounds_total": _described("counter", "Complete collections by this node."),
     "antipode_collection_paused": _described("gauge", "Whether collection is paused, as after a restore."),
     "antipode_database_up": _described("gauge", "Whether the latest statement was answered."),
+    "antipode_clock_ahead_seconds": _described(
+        "gauge", "How far this machine's clock is ahead of the database's; behind: less than zero."
+    ),
     "antipode_database_trips_total": _described("counter", "Statements sent to the database."),
     "antipode_database_unavailable_total": _described("counter", "Statements that the database did not answer."),
     "antipode_database_changes_total": _described(
@@ -244,11 +261,18 @@ class State(Collector):
 
     def _upkeep(self) -> Iterator[Sample]:
         reconciler, collector = self._node.reconciler, self._node.collector.statistics()
-        found = reconciler.totals
+        found, trims = reconciler.findings(), reconciler.trimmer
         yield "antipode_reconciled_blobs_total", (), found.blobs
         for change in ("owed", "moving", "struck", "trimmed", "tags", "busy"):
             yield "antipode_reconciled_changes_total", (change,), getattr(found, change)
         yield "antipode_reconciler_failures_total", (), reconciler.failures
+        for outcome in Proof:
+            yield "antipode_trim_reads_total", (outcome.value,), getattr(trims.totals, outcome.value)
+        yield "antipode_trim_read_bytes_total", (), trims.totals.read_bytes
+        yield "antipode_trims_waiting", (), trims.waiting
+        for outcome in Proof:
+            yield "antipode_drain_reads_total", (outcome.value,), getattr(reconciler.drainer.totals, outcome.value)
+        yield "antipode_drain_read_bytes_total", (), reconciler.drainer.totals.read_bytes
         collected = dict(collector.collected.removed)
         for kind in KINDS:
             yield "antipode_collected_total", (kind.replace(" ", "_"),), collected.get(kind, 0)
@@ -259,6 +283,8 @@ class State(Collector):
     def _shared(self) -> Iterator[Sample]:
         database, hints = self._node.database.statistics(), self._node.hints.statistics()
         yield "antipode_database_up", (), float(self._node.database.reachability()[0])
+        if self._node.ledger.clock.ahead is not None:
+            yield "antipode_clock_ahead_seconds", (), self._node.ledger.clock.ahead
         yield "antipode_database_trips_total", (), database.trips
         yield "antipode_database_unavailable_total", (), database.unavailable
         fail_overs = self._node.fail_overs
@@ -272,7 +298,8 @@ class State(Collector):
         for replica in self._node.replicas.replicas if self._node.replicas is not None else ():
             for outcome in ("used", "missed", "behind", "failed"):
                 yield "antipode_replica_lookups_total", (replica.name, outcome), replica.looked[outcome]
-        yield "antipode_hints_connected", (hints.transport,), float(hints.connected)
+        for hub in filter(None, (self._node.hints, self._node.deletes)):
+            yield "antipode_hints_connected", (hub.transport,), float(hub.statistics().connected)
         yield "antipode_hints_published_total", (), hints.published
         yield "antipode_hints_received_total", (), hints.received
         yield "antipode_hints_dropped_total", (), hints.dropped

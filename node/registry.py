@@ -7,6 +7,7 @@ from attrs import define, field
 
 from engines.contract import Engine
 from node.acknowledged import Acknowledged
+from node.alike import Alike
 from node.answers import Request
 from node.auditlog import AuditLog
 from node.auth.access import Access
@@ -14,6 +15,7 @@ from node.cache import Cache, Freshness
 from node.forgetting import Forgetting
 from node.gates import Gates
 from node.names import namespace_of
+from node.pull.redirects import Redirects
 from node.records.auditlog import Line
 from node.records.manifests import FoundManifest, Look, TagAsked, find_by_tags
 from node.records.postgres import Database
@@ -22,6 +24,7 @@ from node.records.replicas import Replicas
 from node.settings import Settings
 from node.together import Together
 from node.waiting import Waiting
+from replication.macs import MacKeys
 from replication.model import LocationState, Placement
 from replication.parts import PartPool
 from replication.patience import Patience
@@ -48,8 +51,8 @@ def _bytes(value: bytes) -> int:
 
 
 def _links(found: FoundBlob) -> int:
-    """Weigh a blob in entries: the piece digests of a large one are as long as those of many others together."""
-    return 1 + len(found.blob.pieces or b"") // _ENTRY
+    """Weigh a blob in entries: what is kept of a large one's pieces is as long as many others together."""
+    return 1 + (len(found.blob.pieces or b"") + len(found.blob.macs or b"")) // _ENTRY
 
 
 @define(eq=False)
@@ -65,10 +68,13 @@ class Memory:
     """(repository, digest) -> what it has, without the bytes."""
     blobs: Cache[tuple[str, str], FoundBlob] = field(factory=lambda: Cache(_LINKS, weigh=_links))
     """(repository, digest) -> the blob and its placements."""
+    redirects: Redirects = field(factory=Redirects)
     policies: Cache[str, tuple[int, Policy]] = field(factory=lambda: Cache(_LINKS))
     """namespace -> version and policy; every commit checks the version, so an old one is only a detour."""
     last_digest: Cache[tuple[str, str], str] = field(factory=lambda: Cache(_LINKS))
     """(repository, tag) -> where it pointed last, only to spare the bytes a journey."""
+    pulled: Cache[str, str] = field(factory=lambda: Cache(_LINKS))
+    """repository -> the manifest that was pulled last, only to know what will be asked for with a blob."""
 
 
 @define(eq=False)
@@ -85,6 +91,8 @@ class Registry:
     watcher: Watcher
     reader: Reader
     tees: Tees
+    macs: MacKeys
+    """What the pieces of a new blob get MACs by."""
     wanted: Wanted
     hints: Hints
     forgetting: Forgetting
@@ -111,6 +119,9 @@ class Registry:
     """Who is asked first for digests, where the database has read replicas."""
     tags: Together[TagAsked, Look] = field(init=False)
     """Looks tags up, all that wait at the same moment in one statement."""
+    manifests: Alike[Look] = field(factory=Alike, init=False)
+    blobs: Alike[FoundBlob | None] = field(factory=Alike, init=False)
+    """Look digests up, those that wait for the same one at the same moment once."""
 
     def __attrs_post_init__(self) -> None:
         self.tags = Together(lambda asked: find_by_tags(self.database, asked))

@@ -8,9 +8,10 @@ import structlog
 import trio
 from attrs import evolve, frozen
 
-from node.assembly import Node
 from node.config import ConfigurationErrors
 from node.config_keys import KEYS
+from node.config_oidc import ENDING
+from node.running import Node
 from node.settings import Settings
 
 _log = structlog.get_logger("antipode.reload")
@@ -42,6 +43,7 @@ _STRUCTURED = {
     "edge": "SSL_CERTIFICATE",
     "authorities": "EXTRA_CA_CERTS",
     "ldap": "LDAP_URI",
+    "oidc": f"<NAME>{ENDING}",
     "federation": "ROBOT_FEDERATION",
 }
 _PLAIN = {key.field: key.name for key in KEYS}

@@ -12,6 +12,8 @@ from attrs import Factory, field, frozen
 from engines import EngineSpec
 
 MIB = 1 << 20
+CLOCKS_APART = 900.0
+"""Seconds by which a signer's clock may differ from a store's: with more it takes no signature (S3: RequestTimeTooSkewed)."""
 
 
 @frozen
@@ -53,6 +55,10 @@ class TlsSettings:
     protocols: tuple[str, ...] = ("TLSv1.2", "TLSv1.3")
     ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
     """For TLS 1.2, as OpenSSL writes them."""
+
+
+CONNECTIONS_OVER_TLS = 2048
+"""MAXIMUM_CONNECTIONS by default where the node ends TLS itself: each takes twice the memory then."""
 
 
 @frozen
@@ -123,6 +129,32 @@ class LdapSettings:
 
 
 @frozen
+class OidcSettings:
+    """An identity provider, and how this registry is its client: a <NAME>_LOGIN_CONFIG."""
+
+    name: str
+    """That name, in lower case."""
+    server: str
+    """OIDC_SERVER: where its description is found."""
+    issuer: str
+    """OIDC_ISSUER, else the same: what it calls itself."""
+    client_id: str
+    """CLIENT_ID."""
+    client_secret: str | None = field(default=None, repr=False)
+    """CLIENT_SECRET; None: a public client."""
+    service_name: str = "the identity provider"
+    """SERVICE_NAME: what people call it."""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    """LOGIN_SCOPES."""
+    username_claim: str | None = None
+    """PREFERRED_USERNAME_CLAIM_NAME."""
+    email_claim: str | None = None
+    """VERIFIED_EMAIL_CLAIM_NAME."""
+    user_endpoint: bool = True
+    """Not OIDC_DISABLE_USER_ENDPOINT: whether it may be asked for the name, where the ID token has none."""
+
+
+@frozen
 class Settings:
     """Everything a node needs to know before it starts. Durations in seconds, sizes in bytes."""
 
@@ -150,14 +182,22 @@ class Settings:
     """AUTHENTICATION_TYPE: who proves people's passwords."""
     ldap: LdapSettings | None = None
     """The directory, where that is LDAP."""
+    oidc: OidcSettings | None = None
+    """The identity provider, where that is OIDC."""
+    login_token_lifetime: float = 12 * 3600.0
+    """LOGIN_TOKEN_LIFETIME: of the application token that a login with the identity provider gives."""
     federation: tuple[FederationRule, ...] = ()
     """ROBOT_FEDERATION."""
+    federation_issuers: tuple[str, ...] = ()
+    """ROBOT_FEDERATION_ISSUERS: which issuers' tokens the owners of robots may let count for them."""
     secret_key: str | None = field(default=None, repr=False)
     """DATABASE_SECRET_KEY: what the database's secrets are encrypted with; there always is one where there are accounts."""
     superusers: tuple[str, ...] = ()
     """SUPER_USERS, besides those that the database calls so."""
     superusers_full_access: bool = False
     """FEATURE_SUPERUSERS_FULL_ACCESS: superusers may do anything to every repository."""
+    superusers_make_organizations: bool = False
+    """FEATURE_SUPERUSERS_ORG_CREATION_ONLY: other users make no organisations by the API."""
     anonymous_access: bool = True
     """FEATURE_ANONYMOUS_ACCESS: nobody in particular may pull from public repositories."""
     private_on_push: bool = True
@@ -194,6 +234,8 @@ class Settings:
     """MAXIMUM_MANIFEST_SIZE."""
     upload_max_age: float = 48 * 3600
     """UPLOAD_MAX_AGE."""
+    maximum_uploads_per_namespace: int = 1000
+    """MAXIMUM_UPLOADS_PER_NAMESPACE: uploads that a namespace may have open at once; 0: any number."""
     deleted_blob_retention: float = 24 * 3600
     """DELETED_BLOB_RETENTION."""
     garbage_grace: float = 72 * 3600
@@ -274,16 +316,20 @@ class Settings:
     """DRAIN_DEADLINE: how long requests in flight may go on after the listener closed."""
     slow_request: float = 10.0
     """SLOW_REQUEST_THRESHOLD: requests that take longer are logged with where the time went."""
-    maximum_connections: int = 1000
-    """MAXIMUM_CONNECTIONS."""
+    maximum_connections: int = 4096
+    """MAXIMUM_CONNECTIONS: clients' connections at once; what a process may have open bounds them, too (CONNECTIONS_OVER_TLS)."""
     maximum_pulls: int = 256
     """MAXIMUM_PULLS: pull requests that are being answered at once; streams count only until they begin."""
     maximum_streams: int = 128
     """MAXIMUM_STREAMS: blobs that the node streams at once."""
     maximum_pushes: int = 64
     """MAXIMUM_PUSHES: requests that change something, at once."""
-    queue_patience: float = 10.0
-    """QUEUE_PATIENCE: how long a request waits for one of these before it is sent away (429)."""
+    maximum_token_requests: int = 128
+    """MAXIMUM_TOKEN_REQUESTS: requests for tokens, logins among them, that are being answered at once."""
+    maximum_waiting: int = 4096
+    """MAXIMUM_WAITING: requests that wait for each of these four."""
+    queue_patience: float = 40.0
+    """QUEUE_PATIENCE: how long a request waits for one of these before it is sent away (429); a quarter where nothing moves."""
     read_replicas: tuple[str, ...] = field(default=(), repr=False)
     """DB_READ_REPLICAS: URIs of replicas that are asked for digests."""
     database_pool: int = 10
@@ -297,3 +343,11 @@ class Settings:
     def preferred(self) -> str:
         """The name of this node's preferred location."""
         return self.preference[0]
+
+    @property
+    def keep_trimmed(self) -> float:
+        """How long, in seconds, the bytes of a copy that was taken away stay: longer than anybody may still read them.
+
+        A node whose clock is ahead signs URLs that end later, as far as a store takes them.
+        """
+        return self.presign_lifetime + self.metadata_staleness + CLOCKS_APART

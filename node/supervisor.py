@@ -24,12 +24,16 @@ import trio
 
 from engines.crossing import open_bridge
 from node.access_writer import access_writer
+from node.again import answering_again
 from node.allocator import return_large_buffers
-from node.assembly import Node, assemble
+from node.assembly import assemble
 from node.auth.first import offer_first_contact
 from node.cache import Freshness
 from node.config_database import describe_database
+from node.cycles import spare_the_collector
+from node.descriptors import within_limit
 from node.health import DiskSpace
+from node.hint_hub import Hub
 from node.hints import open_hints
 from node.janitor import run_janitor
 from node.markers import keep_markers
@@ -40,6 +44,7 @@ from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnava
 from node.records.replicas import DEADLINE, Replica
 from node.reload import reload_on_hangup
 from node.routes import Routes
+from node.running import Node
 from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
 from node.settings import Settings, TlsSettings
 from node.systemd import Manager, inherited_sockets
@@ -53,10 +58,12 @@ from node.web.lane import Lane
 from node.web.listener import Address, CannotListen, serve, serve_sockets, tune
 from node.web.slow import SlowRequests
 from replication.ports import Forget, Heard, Placed, Seen
+from replication.standstill import Standstill
 
 _log = structlog.get_logger("antipode.node")
 
 _SIGN_OFF_SECONDS = 3.0
+_ENROL_SECONDS = 5.0
 _DISK_EVERY = 15.0
 LAST_RESORT = 20.0
 """Seconds that services, pools and clients together may take to close after the last request ended."""
@@ -90,26 +97,34 @@ async def run_node(settings: Settings, bind: tuple[str, int], load: Callable[[],
     return_large_buffers()
     for line in settings.warnings:
         _log.warning(line)
+    settings = within_limit(settings)
     certificates = None if settings.edge.tls is None else _certificates(settings.edge.tls)
     manager, sockets = Manager(os.environ), inherited_sockets(os.environ)
     member = Membership(uuid4(), settings.preference, settings.default_locations, version("antipode"))
+    standstill = Standstill()
     try:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(open_bridge())
             database = await stack.enter_async_context(
-                open_database(settings.database_uri, most=settings.database_pool)
+                open_database(settings.database_uri, most=settings.database_pool, standstill=standstill)
             )
             rows = await _prepare(database, settings)
             hints = await stack.enter_async_context(open_hints(settings.redis, settings.database_uri, str(member.id)))
+            deletes = None
+            if settings.redis is not None:
+                deletes = await stack.enter_async_context(open_hints(None, settings.database_uri, str(member.id)))
             engines = {
                 name: await stack.enter_async_context(location.engine.open())
                 for name, location in settings.locations.items()
             }
             replicas = [
-                Replica(describe_database(uri), await stack.enter_async_context(open_database(uri, deadline=DEADLINE)))
+                Replica(
+                    describe_database(uri),
+                    await stack.enter_async_context(open_database(uri, deadline=DEADLINE, standstill=standstill)),
+                )
                 for uri in settings.read_replicas
             ]
-            node = assemble(settings, database, hints, engines, rows, member, replicas)
+            node = assemble(settings, database, hints, engines, rows, member, replicas, standstill, deletes)
             structlog.contextvars.bind_contextvars(node=node.name)
             node.handed_over = bool(sockets)
             node.load = load
@@ -149,7 +164,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
     freshness = Freshness(node.settings.metadata_staleness, node.settings.metadata_grace)
     registry, totals = node.registry(freshness), Totals(node.database)
     node.metrics.add(State(node, registry.memory, totals, version("antipode")))
-    answer = node.metrics.counting(Routes(registry).answer)
+    routes = Routes(registry)
+    answer = node.metrics.counting(answering_again(routes.answer, node.standstill))
     access = access_writer(node.name)
     app = create_app(
         answer,
@@ -161,7 +177,8 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         write=access,
     )
     slow = SlowRequests(node.settings.slow_request, node.metrics.request)
-    lane = Lane(answer, lambda: node.draining, slow, access or log_exchange)
+    at_once = node.metrics.counting_at_once(routes.at_once)
+    lane = Lane(answer, lambda: node.draining, slow, access or log_exchange, at_once=at_once)
 
     marked = trio.Event()
 
@@ -185,6 +202,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             async def start(name: str, service: Service, restart: RestartPolicy = ALWAYS_RESTART) -> None:
                 await services.start(partial(supervise, name, service, board=node.board, restart=restart))
 
+            await start("clock", node.standstill.run)
             await start("markers", markers, _UNTIL_DONE)
             # A store that is new and well has its marker before it is first probed for it; one that is away is not waited for.
             with trio.move_on_after(node.settings.probe_deadline):
@@ -204,11 +222,15 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
                 await start("reload", partial(reload_on_hangup, node, node.load))
             if access is not None:
                 await start("access log", access.run)
+            await node.mac_keyring.refresh()
+            await start("keys for MACs", node.mac_keyring.run)
             await node.access.open()
             if not node.settings.open_registry:
                 await offer_first_contact(node.database)
             await start("access", node.access.run)
             await start("events", partial(_listen, node, freshness))
+            if node.deletes is not None:
+                await start("deletes", partial(_listen_for_deletes, node, freshness, node.deletes))
             if node.replicas is not None:
                 await start("replicas", node.replicas.run)
             await start("spot checks", node.spot_checks.run)
@@ -222,11 +244,15 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             await start("disk", partial(_look_at_disk, node))
             await start("totals", totals.keep)
             await node.watcher.first_round()
+            # Whoever deletes something waits for the nodes that have a row; one that answers clients should have one.
+            with trio.move_on_after(_ENROL_SECONDS):
+                await node.scheduler.enrolled.wait()
             shutdown = trio.Event()
             async with trio.open_nursery() as serving:
                 tls = None if node.certificates is None else node.certificates.current
                 server = partial(serving_on, app, lane, node.settings, shutdown, tls)
                 bound = await serving.start(partial(supervise, "http", server, board=node.board, restart=_SERVER))
+                spare_the_collector()
                 _log.info("node is up", address=str(bound), preference=list(node.settings.preference))
                 await start("watchdog", partial(manager.run_watchdog, lambda: True))
                 manager.tell("READY=1", f"STATUS=serving {bound}")
@@ -298,16 +324,37 @@ async def _listen(node: Node, freshness: Freshness, *, task_status: trio.TaskSta
         task_status.started()
         async for hint in subscription:
             node.access.heard(hint)
-            if isinstance(hint, Forget | Placed):
+            if isinstance(hint, Placed):
                 freshness.note(hint, trio.current_time())
-            if isinstance(hint, Forget):
-                if hint.token is not None:
-                    node.acknowledged.forget(hint.repository, hint.digest)
-                node.forgetting.obeyed(hint)
             elif isinstance(hint, Seen):
                 node.elsewhere.heard(hint)
-            elif isinstance(hint, Heard):
-                node.forgetting.heard(hint)
+            elif isinstance(hint, Forget | Heard):
+                _heed(node, freshness, hint, node.hints)
+
+
+async def _listen_for_deletes(
+    node: Node, freshness: Freshness, way: Hub, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Do for deletes that come by a way of their own what `_listen` does.
+
+    A gap in this way says nothing: it has no more to tell than the other.
+    """
+    async with way.subscribe() as subscription:
+        task_status.started()
+        async for hint in subscription:
+            if isinstance(hint, Heard) or (isinstance(hint, Forget) and hint.token is not None):
+                _heed(node, freshness, hint, way)
+
+
+def _heed(node: Node, freshness: Freshness, hint: Forget | Heard, way: Hub) -> None:
+    """Forget what another node has deleted and say so by the way that the word came; or take in that another one has."""
+    if isinstance(hint, Heard):
+        node.forgetting.heard(hint)
+        return
+    freshness.note(hint, trio.current_time())
+    if hint.token is not None:
+        node.acknowledged.forget(hint.repository, hint.digest)
+    node.forgetting.obeyed(hint, way)
 
 
 async def _look_at_disk(node: Node, *, task_status: trio.TaskStatus[None]) -> None:

@@ -1,6 +1,7 @@
 # ruff: noqa: ASYNC110 - on a virtual clock polling costs nothing, and keeps the observer out of the code
 """Two minutes in which everything that can go wrong with a simulated cluster does, at random; then everything heals."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
@@ -9,7 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from node.records.locations import Change
-from property_tests.cluster import KEEP, Node, PromiseBroken, World, random_faults, wait_for_unavailable
+from property_tests.cluster import KEEP, Node, PromiseBroken, World
+from property_tests.images import Images, random_rules
 from property_tests.memory_engine import LATEST, MIB, Faults
 from property_tests.memory_rounds import ask_for_round
 from replication.model import Blob, LocationState, Placement
@@ -21,11 +23,34 @@ NAMESPACES = ("team", "shared", "strict")
 _EMPTYING = (LocationState.DRAINING, LocationState.DRAINED)
 
 
+def random_faults(random: Random) -> Faults:
+    """Return something that goes wrong with a store."""
+    return random.choice(
+        [
+            Faults(down=True),
+            Faults(hanging=True),
+            Faults(latency=1.5),
+            Faults(bytes_per_second=100e3),
+            Faults(fail_rate=0.3),
+            Faults(torn_rate=0.3),
+            Faults(wrong_rate=0.3),
+        ]
+    )
+
+
+async def wait_for_unavailable(world: World) -> None:
+    """Make the ledger fail for a while, as a far database does."""
+    world.truth.unavailable_rate = 0.3
+    await trio.sleep(world.random.uniform(1, 20))
+    world.truth.unavailable_rate = 0.0
+
+
 def simulate(
     seed: int,
     scenario: Callable[[World], Awaitable[None]],
     locations: tuple[str, ...] = ("us", "eu", "ap"),
     later: tuple[str, ...] = (),
+    service: frozenset[str] = frozenset(),
 ) -> None:
     """Run one scenario deterministically: the same seed gives the same schedule of tasks, faults and clients."""
     run: Any = trio._core._run
@@ -33,7 +58,7 @@ def simulate(
     run._r.seed(seed)
     print(f"replay with SIMULATION_FIRST_SEED={seed} SIMULATION_SEEDS={seed + 1}")
     try:
-        trio.run(scenario, World(Random(seed), locations, later), clock=MockClock(autojump_threshold=0))
+        trio.run(scenario, World(Random(seed), locations, later, service), clock=MockClock(autojump_threshold=0))
     finally:
         run._ALLOW_DETERMINISTIC_SCHEDULING = False
 
@@ -84,6 +109,7 @@ class Chaos:
         self.nodes: dict[str, Node] = {}
         self.blobs: list[Blob] = []
         self.gone: list[bytes] = []
+        self.images = Images(world.truth, self.random)
 
     async def run(self) -> None:
         world = self.world
@@ -107,7 +133,9 @@ class Chaos:
                 store.set_faults(Faults())
             for name, node in self.nodes.items():
                 node.fuse = None
-                if not node.line.alive:
+                # One that was just being stopped takes on nothing any more.
+                if not node.line.alive or node.scheduler.draining:
+                    node.crash()
                     await self.start(name, nursery)
             await self.heal()
             nursery.cancel_scope.cancel()
@@ -129,16 +157,36 @@ class Chaos:
             await self.random.choice(list(self.nodes.values())).pull(blob)
 
     async def end_maintenance(self) -> None:
-        """Bring every location into a state that lasts: active, or removed once nothing is only there."""
+        """Bring every location into a state that lasts: active, or removed once nothing is only there.
+
+        One stays on its way out for ever if policies let blobs be nowhere else; the removal must be refused for exactly these.
+        """
         truth = self.world.truth
         for at in truth.states:
             if truth.states[at] is LocationState.PAUSED or self.random.random() < 0.5:
                 self.changed(truth.change(at, LocationState.ACTIVE).outcome is Change.DONE)
+        deadline = trio.current_time() + 3000
         while emptying := [at for at, state in truth.states.items() if state in _EMPTYING]:
-            for at in emptying:
-                truth.remove(at)
+            refused = {at: changed.blobs for at in emptying if (changed := truth.remove(at)).outcome is not Change.DONE}
+            stuck = Counter(at for blob, at in truth.placements if at in emptying and self.is_nowhere_else(blob, at))
+            if refused and refused == stuck:
+                return
+            if trio.current_time() > deadline:
+                left = [(blob, at) for blob, at in truth.placements if at in emptying and not truth.outlives(blob, at)]
+                raise PromiseBroken(f"{emptying} cannot be removed: {[(p, truth.facts(p[0])) for p in left]}")
             await trio.sleep(1)
             self.world.check_debt()
+
+    def is_nowhere_else(self, blob: int, at: str) -> bool:
+        """Return whether a blob is in one location only, and every other one that takes copies is forbidden to all who link it."""
+        truth = self.world.truth
+        elsewhere = {
+            p.location for p in truth.sources(blob) if truth.states[p.location] is not LocationState.REMOVED
+        } - {at}
+        taking = {other for other, state in truth.states.items() if state is LocationState.ACTIVE} - {at}
+        nevers = [policy.never for namespace, policy in truth.policies.items() if namespace in truth.links[blob]]
+        forbidden = len(nevers) == len(truth.links[blob]) and all(taking <= never for never in nevers)
+        return not elsewhere and forbidden
 
     def alive(self) -> list[Blob]:
         return [blob for blob in self.blobs if blob.id in self.world.truth.blobs]
@@ -157,9 +205,13 @@ class Chaos:
                 await self.push(node)
             elif blobs and choice < 0.45:
                 self.collect(self.random.choice(blobs))
+            elif choice < 0.55:
+                self.images.act(self.random.choice(NAMESPACES))
             elif blobs and choice < 0.7:
                 location = self.random.choice(list(self.world.truth.states))
                 nursery.start_soon(node.wait, self.random.choice(blobs), location, self.random.uniform(1, 60))
+            elif blobs and choice < 0.78:
+                nursery.start_soon(node.fetch, self.random.choice(blobs), self.random.uniform(0, 3))
             elif blobs:
                 nursery.start_soon(node.pull, self.random.choice(blobs))
 
@@ -173,6 +225,8 @@ class Chaos:
 
     def collect(self, blob: Blob) -> None:
         """Nothing uses a blob any more, and its grace is over."""
+        if self.world.truth.tags.uses(blob.id):
+            return
         self.world.truth.drop_blob(blob.id, KEEP)
         self.gone.append(self.world.pushed[blob.id])
         self.world.hints.publish(Forget(None, blob.digest))
@@ -190,7 +244,15 @@ class Chaos:
     def rot(self) -> None:
         """Damage or lose one copy of a blob that has another good one."""
         truth = self.world.truth
-        candidates = [blob.id for blob in self.alive() if blob.size and len(self.copies(blob.id)) > 1]
+        # What rots after a copy was read and before the other one goes, nobody can know.
+        candidates = [
+            blob.id
+            for blob in self.alive()
+            if blob.size
+            and len(self.copies(blob.id)) > 1
+            and blob.id not in truth.trims
+            and not any(truth.states[at] in _EMPTYING and truth.outlives(blob.id, at) for at in truth.good(blob.id))
+        ]
         if not candidates:
             return
         blob = self.random.choice(candidates)
@@ -203,22 +265,22 @@ class Chaos:
             store.objects[placement.key] = data[:-1] + bytes([data[-1] ^ 1])
         store.fault_epoch += 1
         self.world.rotten.add((placement.location, placement.key))
-        if self.moves:
-            # An audit has found it: what nobody knows of yet could be what an operator keeps when all else is trimmed.
-            truth.suspect(blob, placement.location, "found by an audit")
 
     def copies(self, blob: int) -> list[Placement]:
-        """Return all copies with the right bytes that nobody distrusts."""
-        found = self.world.truth.sources(blob)
+        """Return all copies with the right bytes that nobody distrusts, where they are there to stay."""
+        truth = self.world.truth
+        found = [p for p in truth.sources(blob) if truth.states[p.location] is not LocationState.REMOVED]
         return [p for p in found if not p.suspect and self.world.right(blob, p)]
 
     async def crasher(self, nursery: trio.Nursery) -> None:
-        """Kill a node, at a moment or between two of its calls, and start it again."""
+        """Kill a node, at a moment or between two of its calls, or stop it in good order, and start it again."""
         while True:
             await trio.sleep(self.random.expovariate(1 / 20))
             name = self.random.choice(list(self.nodes))
-            node = self.nodes[name]
-            if self.random.random() < 0.7:
+            node, how = self.nodes[name], self.random.random()
+            if how < 0.3:
+                await node.stop()
+            elif how < 0.8:
                 node.fuse = self.random.randrange(1, 60)
                 with trio.move_on_after(30):
                     while node.line.alive:
@@ -253,16 +315,17 @@ class Chaos:
         return self.world.truth.change(at, wanted).outcome is Change.DONE
 
     def remove(self) -> bool:
-        truth = self.world.truth
-        emptying = [at for at, state in truth.states.items() if state in _EMPTYING]
-        return bool(emptying) and truth.remove(self.random.choice(emptying)).outcome is Change.DONE
+        emptying = [at for at, state in self.world.truth.states.items() if state in _EMPTYING]
+        return bool(emptying) and self.world.truth.remove(self.random.choice(emptying)).outcome is Change.DONE
 
     def policy(self) -> bool:
         truth, random = self.world.truth, self.random
         never = frozenset(random.sample(list(self.world.stores), random.choice([0, 0, 1])))
         others = [at for at in self.world.stores if at not in never]
         required = frozenset(random.sample(others, random.randint(1, 2))) if random.random() < 0.6 else None
-        truth.policies[random.choice(NAMESPACES)] = Policy(required, never)
+        truth.policies[random.choice(NAMESPACES)] = Policy(
+            required, never, random_rules(random, list(self.world.stores))
+        )
         return True
 
     def wish(self) -> bool:
@@ -287,6 +350,7 @@ class Chaos:
         while True:
             await trio.sleep(0.7)
             self.world.check_debt()
+            self.world.check_kept()
             self.world.look_at_stores()
             for node in self.nodes.values():
                 if node.line.alive:

@@ -1,14 +1,14 @@
 """A simulated cluster: real watcher, reader, copier, sweeper, scheduler, reconciler and waits over memory stores, hints, ledger."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
 import trio
 from attrs import define, field
 
 from node.waiting import Subject, Vanished, Waiting
-from property_tests.memory_engine import MIB, Faults, MemoryEngine, MemoryStore
+from property_tests.memory_engine import MIB, MemoryCopyingEngine, MemoryEngine, MemoryStore
 from property_tests.memory_hints import MemoryHints
 from property_tests.memory_ledger import Line, MemoryLedger
 from property_tests.memory_rounds import MemoryRounds
@@ -16,12 +16,15 @@ from property_tests.memory_truth import COUNTING, Truth
 from replication.arrival import Status, arrival
 from replication.closure import Closure, ClosureBlob, Debt, Need, Place
 from replication.copier import Copier, CopierSettings
-from replication.digests import Digest, blob_key, pieces_of
+from replication.digests import Digest, blob_key
+from replication.drainer import Drainer, DrainSettings
 from replication.health import HealthRules
+from replication.macs import MacKey, MacKeys
 from replication.model import Blob, LocationState, Placement, Verdict
 from replication.offload import inline
 from replication.parts import PartPool
 from replication.ports import LedgerUnavailable, Wake
+from replication.proof import Prover
 from replication.reader import NoGoodSource, Reader
 from replication.reconcile import settle
 from replication.reconciler import Reconciler, ReconcilerSettings
@@ -30,8 +33,12 @@ from replication.sources import choose_sources
 from replication.suspects import Suspects
 from replication.sweeper import Sweeper
 from replication.targets import choose_targets
+from replication.trimmer import Trimmer, TrimSettings
 from replication.watcher import Watcher, probe_keys
+from replication.within import WithinLimits
+from tests.copies import pieces_of
 
+KEY = MacKey(b"cluster.", b"k" * 32)
 MARKER = b"the right bucket"
 KEEP = 125.0
 """Seconds that the bytes of trimmed and collected copies stay."""
@@ -43,11 +50,15 @@ class PromiseBroken(AssertionError):
 
 @define(eq=False)
 class World:
-    """What outlives the nodes: stores, database, hints, and what was pushed. `later` are stores whose location is added later."""
+    """What outlives the nodes: stores, database, hints, and what was pushed. `later` are stores whose location is added later.
+
+    `service` are stores that are buckets of one service, which copies between them by itself.
+    """
 
     random: Random
     locations: tuple[str, ...] = ("us", "eu", "ap")
     later: tuple[str, ...] = ()
+    service: frozenset[str] = frozenset()
     stores: dict[str, MemoryStore] = field(factory=dict)
     pushed: dict[int, bytes] = field(factory=dict)
     excused: set[tuple[int, str]] = field(factory=set)
@@ -108,6 +119,16 @@ class World:
         for dead in self.truth.dead.values():
             if (dead.location, dead.key) in live:
                 raise PromiseBroken(f"{dead} is live")
+        for task in self.truth.tasks.values():
+            if task.attempts and not task.error:
+                raise PromiseBroken(f"nobody can see why {task} fails")
+
+    def check_kept(self) -> None:
+        """Promise 1: of every blob that was acknowledged and not collected there is a right copy on record."""
+        for blob in self.truth.blobs:
+            copies = (p for p in self.truth.sources(blob) if self.truth.states[p.location] is not LocationState.REMOVED)
+            if not any(self.right(blob, copy) for copy in copies):
+                raise PromiseBroken(f"blob {blob} is lost: {self.truth.facts(blob)}")
 
     def look_at_stores(self) -> None:
         """Note which stores are silent."""
@@ -134,11 +155,15 @@ class World:
         truth = self.truth
         if truth.dead or truth.tasks:
             return f"tasks {list(truth.tasks.values())}, dead {list(truth.dead.values())}"
+        if truth.tags.stale(truth.policies):
+            return "a tag's locations are not what its policy says"
         for blob in truth.blobs:
             required, forbidden, good = truth.required(blob), truth.forbidden(blob), truth.good(blob)
             spare = {p.location for p in truth.sources(blob)} - required
             staying = {at for at in spare if truth.states[at] not in COUNTING or not required}
-            if not required <= good or spare - staying or (spare & forbidden and good - forbidden):
+            # What is about to go does not count: a copy where it is forbidden is not given up for one that is being drained.
+            kept = {at for at in good - forbidden if truth.states[at] is LocationState.ACTIVE}
+            if not required <= good or spare - staying or (spare & forbidden and kept):
                 return (
                     f"blob {blob}: required {sorted(required)}, placed {truth.sources(blob)}, never {sorted(forbidden)}"
                 )
@@ -178,7 +203,11 @@ class Node:
         self.random = Random(seed)
         self.fuse: int | None = None
         """Calls of the database and the stores until it dies."""
-        self.engines = {name: MemoryEngine(store) for name, store in world.stores.items()}
+        self.ended = trio.Event()
+        self.engines = {
+            name: MemoryCopyingEngine(store, world.service) if name in world.service else MemoryEngine(store)
+            for name, store in world.stores.items()
+        }
         for engine in self.engines.values():
             engine.called = self.burn
         self.line = Line(world.truth, step=self.burn)
@@ -191,14 +220,21 @@ class Node:
             writable=lambda name: name in self.preference,
             changed=lambda _, after: self.scheduler.nudge(after.location),
         )
-        self.reader = Reader(self.engines, self.watcher.report, self.suspects.note, offload=inline)
+        self.reader = Reader(self.engines, self.watcher.report, self.suspects.note, offload=inline, macs=MacKeys([KEY]))
+        pool = PartPool(8 * MIB)
         self.copier = Copier(
             self.engines,
             self.reader,
             self.ledger,
-            PartPool(8 * MIB),
+            pool,
             lambda placements: choose_sources(placements, self.preference, self.watcher.board),
-            CopierSettings(part_size=MIB, parts_per_blob=2, write_deadline=15.0),
+            CopierSettings(
+                part_size=MIB,
+                parts_per_blob=2,
+                write_deadline=15.0,
+                # What is larger than a part and fits in two is copied in one call, the rest in parts.
+                within=WithinLimits(whole=2 * MIB, part=MIB, least=MIB + 1),
+            ),
             offload=inline,
         )
         self.scheduler = Scheduler(
@@ -212,13 +248,31 @@ class Node:
             SchedulerSettings(streams=4, streams_per_location=4),
             self.random.random,
         )
+        rounds = MemoryRounds(self.line)
+        prover = Prover(self.reader, pool, {}, lambda: MIB, lambda: 2)
+        self.trimmer = Trimmer(
+            rounds,
+            world.hints.publish,
+            prover.prove,
+            self._choose,
+            self._down,
+            TrimSettings(keep=KEEP, lease_seconds=60.0),
+        )
+        drainer = Drainer(rounds, prover.prove, self._choose, self._down, DrainSettings(batch=4, lease_seconds=60.0))
         self.reconciler = Reconciler(
-            MemoryRounds(self.line),
+            rounds,
             world.hints,
             ReconcilerSettings(page=4, keep=KEEP, between_rounds=30.0),
-            lambda: frozenset(name for name, line in self.watcher.board.items() if line.verdict is Verdict.DOWN),
+            self.trimmer,
+            drainer,
         )
         self.waiting = Waiting(self._look, world.hints, 100)
+
+    def _choose(self, placements: Iterable[Placement]) -> tuple[Placement, ...]:
+        return choose_sources(placements, self.preference, self.watcher.board)
+
+    def _down(self) -> frozenset[str]:
+        return frozenset(name for name, line in self.watcher.board.items() if line.verdict is Verdict.DOWN)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with self.scope:
@@ -230,6 +284,7 @@ class Node:
                     await nursery.start(self.reconciler.run)
                     await nursery.start(self.waiting.run)
                 task_status.started()
+        self.ended.set()
 
     def burn(self) -> None:
         """Come one call nearer to the end."""
@@ -242,6 +297,13 @@ class Node:
         """Die without a word."""
         self.line.alive = False
         self.scope.cancel()
+
+    async def stop(self) -> None:
+        """Stop as an operator stops it: it takes on nothing new, and gives back what it has leased."""
+        self.scheduler.draining = True
+        await trio.sleep(self.random.uniform(0, 4))
+        self.scope.cancel()
+        await self.ended.wait()
 
     async def push(
         self, size: int, with_pieces: bool = True, *, data: bytes | None = None, namespace: str = "team"
@@ -297,6 +359,11 @@ class Node:
         if still and bytes(got) != world.pushed[blob.id] and (blob.pieces is not None or len(sources) == 1):
             raise PromiseBroken(f"{blob.digest} could not be pulled though {still} were well: {wrong}")
 
+    async def fetch(self, blob: Blob, seconds: float) -> None:
+        """Bring a blob to the preferred store because a client waits for it, who goes away after so many seconds."""
+        with trio.move_on_after(seconds):
+            await self.scheduler.pay_at_once(blob.id, self.preference[0])
+
     async def _look(self, subject: Subject) -> Closure | None:
         await self.line.call()
         blob = int(subject.repository)
@@ -331,25 +398,3 @@ class Node:
             _, since = self.world.silent.get(line.location, (0, float("inf")))
             if line.fresh_until - HealthRules().freshness > since:
                 raise PromiseBroken(f"{self.name} vouches for {line.location}, silent since {since}: {line}")
-
-
-def random_faults(random: Random) -> Faults:
-    """Return something that goes wrong with a store."""
-    return random.choice(
-        [
-            Faults(down=True),
-            Faults(hanging=True),
-            Faults(latency=1.5),
-            Faults(bytes_per_second=100e3),
-            Faults(fail_rate=0.3),
-            Faults(torn_rate=0.3),
-            Faults(wrong_rate=0.3),
-        ]
-    )
-
-
-async def wait_for_unavailable(world: World) -> None:
-    """Make the ledger fail for a while, as a far database does."""
-    world.truth.unavailable_rate = 0.3
-    await trio.sleep(world.random.uniform(1, 20))
-    world.truth.unavailable_rate = 0.0

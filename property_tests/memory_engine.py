@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from random import Random
 
 import trio
@@ -17,6 +17,7 @@ from engines.contract import (
     OpenParts,
     Part,
     PartsMissing,
+    Seen,
 )
 
 MIB = 1 << 20
@@ -108,6 +109,14 @@ class _MemoryReader:
         await self._engine.step("receive", "", len(chunk))
         self._offset += len(chunk)
         return self._engine.damaged(chunk)
+
+    async def receive_into(self, buffer: memoryview, seen: Seen) -> int:
+        got, more = 0, True
+        while more and (data := await self.receive(len(buffer))):
+            buffer[: len(data)] = data
+            got += len(data)
+            more = seen(buffer[: len(data)]) is True
+        return got
 
 
 class MemoryEngine:
@@ -206,12 +215,26 @@ class MemoryEngine:
         return self.store.new_upload(key)
 
     async def put_part(self, key: str, upload: str, number: int, data: bytes) -> Part:
-        await self.step("put_part", key, len(data))
+        try:
+            await self.step("put_part", key, len(data))
+        except trio.Cancelled:
+            self._part_may_come(key, upload, number, data)
+            raise
         found = self._upload(key, upload)
         found.parts[number] = data
         if self.store.random.random() < self.store.faults.torn_rate:
             raise EngineUnavailable("put_part: the connection broke")
         return _part(number, data)
+
+    def _part_may_come(self, key: str, upload: str, number: int, data: bytes) -> None:
+        """The client of a part went away: perhaps the part comes all the same, if its write is still open then."""
+
+        def write() -> None:
+            found = self.store.uploads.get(upload)
+            if found is not None and found.key == key:
+                found.parts[number] = data
+
+        self.store.maybe_later(write)
 
     async def list_parts(self, key: str, upload: str) -> Sequence[Part]:
         await self.step("list_parts", key)
@@ -219,7 +242,18 @@ class MemoryEngine:
         return [_part(number, data) for number, data in sorted(found.parts.items())]
 
     async def finish_parts(self, key: str, upload: str, parts: Sequence[Part]) -> ObjectFacts:
-        await self.step("finish_parts", key)
+        try:
+            await self.step("finish_parts", key)
+        except trio.Cancelled:
+            self.store.maybe_later(lambda: self._finish_if_it_can(key, upload, parts))
+            raise
+        return self._finish(key, upload, parts)
+
+    def _finish_if_it_can(self, key: str, upload: str, parts: Sequence[Part]) -> None:
+        with suppress(PartsMissing, EngineUnavailable):
+            self._finish(key, upload, parts)
+
+    def _finish(self, key: str, upload: str, parts: Sequence[Part]) -> ObjectFacts:
         if self.store.finished.get(upload) == key and key in self.store.objects:
             facts = _facts(self.store.objects[key])
             if facts.size == sum(part.size for part in parts):
@@ -252,7 +286,14 @@ class MemoryEngine:
         return [OpenParts(o.key, name) for name, o in self.store.uploads.items() if o.key.startswith(prefix)]
 
     async def delete(self, key: str) -> None:
-        await self.step("delete", key)
+        try:
+            await self.step("delete", key)
+        except trio.Cancelled:
+            self.store.maybe_later(lambda: self._delete(key))
+            raise
+        self._delete(key)
+
+    def _delete(self, key: str) -> None:
         self.store.deleting(key)
         self.store.objects.pop(key, None)
         self.store.deleted.add(key)
@@ -282,10 +323,22 @@ class MemoryCopyingEngine(MemoryEngine):
     def copies_from(self, other: Engine) -> bool:
         return isinstance(other, MemoryEngine) and other.store.name in self.service
 
+    async def _source(self, call: str, other: Engine, source: str, key: str, size: int) -> bytes:
+        """Take the time of a copy on both sides; return what the other store has there, as it arrives."""
+        assert isinstance(other, MemoryEngine)
+        await other.step(call, source)
+        await self.step(call, key, size)
+        return self.damaged(other._object(source))
+
     async def copy_object(self, other: Engine, source: str, key: str, size: int) -> ObjectFacts:
         assert isinstance(other, MemoryEngine)
-        await self.step("copy_object", key)
-        data = other._object(source)
+        try:
+            data = await self._source("copy_object", other, source, key, size)
+        except trio.Cancelled:
+            copied = other.store.objects.get(source)
+            if copied is not None:
+                self.store.maybe_later(lambda: self.store.objects.update({key: copied}))
+            raise
         if len(data) != size:
             raise EngineUnavailable(f"copy_object: {source} has {len(data)} bytes, not {size}")
         self._tear(key, data)
@@ -296,7 +349,13 @@ class MemoryCopyingEngine(MemoryEngine):
         self, other: Engine, source: str, key: str, upload: str, number: int, start: int, length: int
     ) -> Part:
         assert isinstance(other, MemoryEngine)
-        await self.step("copy_part", key)
+        try:
+            data = (await self._source("copy_part", other, source, key, length))[start : start + length]
+        except trio.Cancelled:
+            copied = other.store.objects.get(source)
+            if copied is not None:
+                self._part_may_come(key, upload, number, copied[start : start + length])
+            raise
         found = self._upload(key, upload)
-        data = found.parts[number] = other._object(source)[start : start + length]
+        found.parts[number] = data
         return _part(number, data)

@@ -7,8 +7,9 @@ from attrs import define, evolve, field
 
 from property_tests.memory_truth import NodeRow, Task, Truth
 from replication.digests import Digest, blob_key
+from replication.macs import PieceProofs
 from replication.model import ClusterView, CopyTask, DeadObject, LocationState, NodeView, Placement
-from replication.plan import precedence
+from replication.plan import precedence, worth_claiming
 from replication.ports import CopyOutcome, LedgerUnavailable
 
 FINISH_GRACE = 60.0
@@ -48,11 +49,13 @@ class MemoryLedger:
         self._truth = line.truth
         self._node = NodeRow(node, preference, float("-inf"))
 
-    async def claim_copies(self, location: str, key_prefix: str, most: int, lease_seconds: float) -> Sequence[CopyTask]:
+    async def claim_copies(
+        self, location: str, key_prefix: str, most: int, lease_seconds: float, ahead: int = 0
+    ) -> Sequence[CopyTask]:
         await self._line.call()
         truth, now = self._truth, self._truth.now()
         due = [task for task in truth.tasks.values() if task.destination == location and task.due <= now]
-        claimed = self._claim(due, key_prefix, most, lease_seconds)
+        claimed = self._claim(due, key_prefix, most, lease_seconds, ahead)
         self._line.done()
         return claimed
 
@@ -63,21 +66,26 @@ class MemoryLedger:
         self._line.done()
         return claimed[0] if claimed else None
 
-    def _claim(self, tasks: Sequence[Task], key_prefix: str, most: int, lease_seconds: float) -> list[CopyTask]:
+    def _claim(
+        self, tasks: Sequence[Task], key_prefix: str, most: int, lease_seconds: float, ahead: int = 0
+    ) -> list[CopyTask]:
         truth, now = self._truth, self._truth.now()
         free = [
             task
             for task in tasks
             if task.lease_until <= now and truth.states.get(task.destination) is LocationState.ACTIVE
         ]
-        free.sort(key=lambda task: precedence(task.created, task.priority, truth.blobs[task.blob].size))
+        free.sort(key=self._place)
         claimed = []
-        for task in free[:most]:
+        for task in free[: worth_claiming([truth.blobs[task.blob].size for task in free], most, ahead)]:
             if task.destination in truth.good(task.blob) | truth.forbidden(task.blob):
                 self._strike(task)
             else:
                 claimed.append(self._lease(task, key_prefix, lease_seconds))
         return claimed
+
+    def _place(self, task: Task) -> float:
+        return precedence(task.created, task.priority, self._truth.blobs[task.blob].size)
 
     def _strike(self, task: Task) -> None:
         """Strike off what is paid, or must not be paid."""
@@ -108,8 +116,9 @@ class MemoryLedger:
         sources = truth.sources(blob.id)
         age = now - task.created
         return CopyTask(
-            blob, task.destination, task.key, sources, task.lease, task.upload, task.attempts, age, claimed_before
-        )
+            blob, task.destination, task.key, sources, task.lease, task.upload, task.attempts, age, claimed_before,
+            self._place(task),
+        )  # fmt: skip
 
     def _leased(self, lease: str) -> Task | None:
         return next((task for task in self._truth.tasks.values() if task.lease == lease), None)
@@ -133,31 +142,47 @@ class MemoryLedger:
         self._line.done()
         return row is not None
 
-    async def finish_copy(self, task: CopyTask, pieces: bytes | None) -> CopyOutcome:
+    async def change_key(self, task: CopyTask) -> str | None:
         await self._line.call()
-        outcome = self._finish(task, pieces)
+        row = self._leased(task.lease)
+        if row is not None:
+            assert row.key is not None
+            if not self._placed(row.destination, row.key):
+                self._truth.bury(row.destination, row.key, FINISH_GRACE)
+            row.key = f"{row.key.rpartition('.')[0]}.{self._truth.serial():08x}"
+            row.upload = None
         self._line.done()
-        return outcome
+        return None if row is None else row.key
 
-    def _finish(self, task: CopyTask, pieces: bytes | None) -> CopyOutcome:
+    async def finish_copies(self, finished: Sequence[tuple[CopyTask, PieceProofs]]) -> Sequence[CopyOutcome]:
+        await self._line.call()
+        outcomes = [self._finish(task, proofs) for task, proofs in finished]
+        self._line.done()
+        return outcomes
+
+    def _finish(self, task: CopyTask, proofs: PieceProofs) -> CopyOutcome:
         truth, place = self._truth, (task.blob.id, task.destination)
         old, row = truth.placements.get(place), truth.tasks.get(place)
         blob = truth.blobs.get(task.blob.id)
-        if blob is not None and blob.pieces is None and pieces is not None:
-            truth.blobs[blob.id] = blob = evolve(blob, pieces=pieces)
-        # Whoever struck the task has buried its key: only a task that is still there, or a repeat, makes it a placement.
-        mine = (row is not None and row.key == task.key) or self._placed(task.destination, task.key)
-        placed = blob is not None and mine and (old is None or old.suspect or old.key == task.key)
-        ours = row is not None and (row.lease == task.lease or row.key == task.key)
-        if row is not None and (ours or (placed and row.lease_until <= truth.now())):
+        if blob is not None:
+            blob = evolve(blob, pieces=blob.pieces or proofs.pieces, macs=proofs.macs or blob.macs)
+            truth.blobs[blob.id] = blob
+        # Whoever struck the task has buried its key: only a task that is still there makes it a placement.
+        mine = row is not None and row.key == task.key
+        # A repeat of what is recorded says nothing new: since then the copy may have been distrusted, and be owed anew.
+        repeated = old is not None and old.key == task.key
+        placed = blob is not None and mine and (old is None or old.suspect)
+        if row is not None and (row.lease == task.lease or row.key == task.key):
             del truth.tasks[place]
             if row.key is not None and row.key != task.key:
                 truth.bury(task.destination, row.key, FINISH_GRACE)
+        if repeated:
+            return CopyOutcome.PLACED
         if not placed:
             truth.bury(task.destination, task.key, FINISH_GRACE)
             return CopyOutcome.SUPERSEDED
         assert blob is not None
-        if old is not None and old.key != task.key:
+        if old is not None:
             truth.bury(old.location, old.key, FINISH_GRACE)
         truth.place(blob, Placement(task.destination, task.key))
         return CopyOutcome.PLACED

@@ -4,14 +4,24 @@ from collections.abc import Sequence
 
 from property_tests.memory_ledger import Line
 from property_tests.memory_truth import COUNTING, Truth
+from replication.model import LocationState, Placement
 from replication.reconcile import BlobFacts, Settlement
-from replication.rounds import Applied, Candidate, CandidatePage, ClaimedPage, PageKind
+from replication.rounds import (
+    Applied,
+    Candidate,
+    CandidatePage,
+    ClaimedPage,
+    PageKind,
+    Spare,
+    Unproven,
+    UnprovenPage,
+)
 
 LEASE_SECONDS = 60.0
 
 
 class MemoryRounds:
-    """See `replication.rounds.Rounds`. The simulation has no tags, so that there is nothing to compile."""
+    """See `replication.rounds.Rounds`."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -99,10 +109,62 @@ class MemoryRounds:
             truth.bury(at, truth.placements.pop((blob, at)).key, keep)
         return Applied.DONE
 
+    async def claim_trims(self, blobs: Sequence[int], lease_seconds: float) -> Sequence[Spare]:
+        await self._line.call()
+        truth, now, taken = self._truth, self._truth.now(), []
+        for blob in (truth.blobs[number] for number in blobs if number in truth.blobs):
+            if truth.trims.get(blob.id, float("-inf")) < now and truth.sources(blob.id):
+                truth.trims[blob.id] = now + lease_seconds
+                candidate = Candidate(blob.id, blob.digest, blob.size, truth.facts(blob.id), "")
+                taken.append(Spare(candidate, blob, truth.sources(blob.id)))
+        self._line.done()
+        return taken
+
+    async def finish_trims(self, blobs: Sequence[int]) -> None:
+        await self._line.call()
+        for blob in blobs:
+            self._truth.trims.pop(blob, None)
+        self._line.done()
+
+    async def claim_unproven(self, after: int, most: int, lease_seconds: float, slowest: int) -> UnprovenPage:
+        await self._line.call()
+        truth, now, items = self._truth, self._truth.now(), []
+        readable = (LocationState.ACTIVE, LocationState.DRAINING, LocationState.DRAINED)
+        looked, size, last = 0, 0, after
+        for number in sorted(blob for blob in truth.blobs if blob > after):
+            copies = tuple(copy for copy in truth.sources(number) if truth.states[copy.location] in readable)
+            leaving = {
+                copy.location
+                for copy in copies
+                if truth.states[copy.location] is not LocationState.ACTIVE and not truth.outlives(number, copy.location)
+            }
+            if not any({copy.location for copy in copies if not copy.suspect} - {at} for at in leaving):
+                continue
+            looked, last = looked + 1, number
+            size += truth.blobs[number].size
+            if truth.trims.get(number, float("-inf")) < now:
+                items.append(Unproven(truth.blobs[number], copies, frozenset(leaving)))
+            if looked == most:
+                break
+        for item in items:
+            truth.trims[item.blob.id] = now + lease_seconds + size / slowest
+        self._line.done()
+        return UnprovenPage(tuple(items), last if looked == most else None)
+
+    async def note_proven(self, copies: Sequence[tuple[int, Placement]]) -> None:
+        await self._line.call()
+        truth = self._truth
+        for blob, copy in copies:
+            known = truth.placements.get((blob, copy.location))
+            if known is not None and known.key == copy.key and not known.suspect:
+                truth.proven[blob, copy.location] = copy.key, truth.now()
+        self._line.done()
+
     async def compile_tags(self) -> int:
         await self._line.call()
+        changed = self._truth.compile_tags()
         self._line.done()
-        return 0
+        return changed
 
     async def forget_wishes(self) -> None:
         await self._line.call()

@@ -7,6 +7,7 @@ import trio
 from attrs import define, evolve, field
 
 from node.records.locations import Change, Changed
+from property_tests.memory_tags import Tags
 from replication.model import Blob, LocationState, Placement
 from replication.policy import NO_POLICY, Policy
 from replication.reconcile import BlobFacts
@@ -82,12 +83,21 @@ class Truth:
     links: dict[int, frozenset[str]] = field(factory=dict)
     """The namespaces that link a blob."""
     policies: dict[str, Policy] = field(factory=dict)
+    tags: Tags = field(factory=Tags)
     wishes: dict[tuple[int, str], float] = field(factory=dict)
     placements: dict[tuple[int, str], Placement] = field(factory=dict)
     tasks: dict[tuple[int, str], Task] = field(factory=dict)
     dead: dict[int, Dead] = field(factory=dict)
     nodes: dict[str, NodeRow] = field(factory=dict)
     round: Round = field(factory=Round)
+    trims: dict[int, float] = field(factory=dict)
+    """Blobs of which a node reads a copy, and until when they are its own."""
+    emptying: dict[str, float] = field(factory=dict)
+    """Since when locations that are being emptied are."""
+    placed: dict[tuple[int, str], float] = field(factory=dict)
+    """When the copies there are were made."""
+    proven: dict[tuple[int, str], tuple[str, float]] = field(factory=dict)
+    """Under which key, and when, a copy was read and was right."""
     left: set[tuple[str, str]] = field(factory=set)
     """Objects in buckets of removed locations, which nobody deletes, as (location, key)."""
     suspicions: list[tuple[tuple[int, str], str]] = field(factory=list)
@@ -134,6 +144,7 @@ class Truth:
     def place(self, blob: Blob, placement: Placement) -> None:
         """Record a placement."""
         self.placements[blob.id, placement.location] = placement
+        self.placed[blob.id, placement.location] = self.now()
         if self.recorded is not None:
             self.recorded(blob, placement)
 
@@ -142,6 +153,19 @@ class Truth:
         now = self.now()
         task = self.tasks.setdefault((blob, location), Task(blob, location, now, priority, now))
         task.due = min(task.due, now)
+
+    def owe_all(self, blobs: Iterable[int] | None = None) -> None:
+        """Owe what is required of these blobs (None: of all that manifests have) and nobody has been told of."""
+        for blob in sorted(set().union(*(m.blobs for m in self.tags.manifests.values())) if blobs is None else blobs):
+            for at in sorted(self.required(blob) - self.good(blob)):
+                if (blob, at) not in self.tasks:
+                    self.owe(blob, at)
+
+    def compile_tags(self) -> int:
+        """Give tags what their policies say, and owe what that adds; return how many blobs that concerns."""
+        touched = self.tags.compile(self.policies)
+        self.owe_all(touched)
+        return len(touched)
 
     def drop_blob(self, blob: int, retention: float = 0.0) -> None:
         """Collect a blob: its rows go, its objects are dead, and their bytes stay for `retention` seconds."""
@@ -181,6 +205,7 @@ class Truth:
         """Return where a blob must be."""
         defaults = frozenset(self.states) if self.defaults is None else self.defaults
         wanted = {at for (owner, at), until in self.wishes.items() if owner == blob and until > self.now()}
+        wanted |= self.tags.wanted(blob)
         for policy in map(self.policy, self.links[blob]):
             wanted |= (defaults if policy.required is None else policy.required) - policy.never
         counting = {at for at, state in self.states.items() if state in COUNTING}
@@ -198,13 +223,21 @@ class Truth:
             states=tuple(self.states.items()),
         )
 
-    def only_at(self, location: str) -> int:
-        """Return how many blobs have no good copy outside a location."""
-        return sum(
-            not (self.good(blob) - {location})
-            for blob in self.blobs
-            if any(placement.location == location for placement in self.sources(blob))
-        )
+    def outlives(self, blob: int, location: str) -> bool:
+        """Return whether a blob has a good copy outside a location that was made or read since that is being emptied."""
+        since = self.emptying.get(location, float("inf"))
+        for copy in self.sources(blob):
+            place = blob, copy.location
+            if copy.location == location or copy.suspect or self.states[copy.location] is LocationState.REMOVED:
+                continue
+            key, at = self.proven.get(place, ("", float("-inf")))
+            if self.placed.get(place, float("-inf")) >= since or (key == copy.key and at >= since):
+                return True
+        return False
+
+    def unproven_at(self, location: str) -> int:
+        """Return how many blobs would not outlive a location, as far as anybody knows."""
+        return sum(not self.outlives(blob, location) for blob, at in self.placements if at == location)
 
     def change(self, location: str, state: LocationState) -> Changed:
         """Make a location active, paused or draining, if that is possible from where it is."""
@@ -218,10 +251,12 @@ class Truth:
         if (state is not LocationState.ACTIVE and not others) or rows:
             return Changed(Change.REFUSED, before)
         self.states[location] = state
+        if state is LocationState.DRAINING and before is not state:
+            self.emptying[location] = self.now()
         return Changed(Change.DONE, before)
 
     def remove(self, location: str) -> Changed:
-        """Take a draining or drained location out for good, unless a blob has its only copy there."""
+        """Take a draining or drained location out for good, unless a blob may have its only good copy there."""
         before = self.states.get(location)
         if before is None:
             return Changed(Change.UNKNOWN)
@@ -231,9 +266,9 @@ class Truth:
             return Changed(Change.REFUSED)
         if any(self.states[at] is LocationState.REMOVED for _, at in self.placements):
             return Changed(Change.ANOTHER_REMOVAL)
-        only = self.only_at(location)
-        if only:
-            return Changed(Change.ONLY_COPIES, blobs=only)
+        unproven = self.unproven_at(location)
+        if unproven:
+            return Changed(Change.ONLY_COPIES, blobs=unproven)
         self.states[location] = LocationState.REMOVED
         for place in [place for place in self.tasks if place[1] == location]:
             self.lose_task(*place)
@@ -263,11 +298,11 @@ class Truth:
         return len(copies) + len(dead) + len(tasks) + len(wishes)
 
     def note_drained(self) -> list[str]:
-        """Make draining locations drained where nothing is only there any more, and the other way round."""
+        """Make draining locations drained where each blob has a proven copy elsewhere, and the other way round."""
         drained = []
         for at, state in self.states.items():
             if state in (LocationState.DRAINING, LocationState.DRAINED):
-                self.states[at] = LocationState.DRAINING if self.only_at(at) else LocationState.DRAINED
+                self.states[at] = LocationState.DRAINING if self.unproven_at(at) else LocationState.DRAINED
                 if self.states[at] is not state and self.states[at] is LocationState.DRAINED:
                     drained.append(at)
         return drained

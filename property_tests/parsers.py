@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import h11
 import jwt
+from attrs import evolve
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.answers import Request
@@ -18,24 +19,36 @@ from node.api.replication import parse_wait
 from node.auth.challenge import bearer
 from node.auth.endpoint import _form
 from node.auth.header import Basic, Bearer, Malformed, read_authorization
+from node.auth.id_token import describe, email_of, name_of, refuse
+from node.auth.issuers import keys_of
 from node.auth.keyring import Keyring
+from node.auth.outgoing import NoAnswer, read_object
+from node.auth.provider import read_device
 from node.auth.scopes import MOST, Need, read_scopes
-from node.auth.sealing import Sealer
+from node.auth.sealing import Sealed, Sealer
+from node.auth.sign_in import is_loopback, proves
 from node.auth.tokens import BadToken, Tokens
+from node.commands.loopback import read_return
+from node.commands.own_logins import read_logins
+from node.commands.signing_in import Failed, read_answer
 from node.config_values import Unfit
 from node.errors import RegistryError
 from node.hint_wire import BadMessage, decode
-from node.names import check_digest, check_name, is_name, is_tag, namespace_of
+from node.names import check_digest, check_name, is_account, is_name, is_tag, namespace_of
 from node.pull.accept import accepts, default_child
 from node.pull.listings import _page_size
 from node.pull.ranges import RangeNotSatisfiable, parse_range
 from node.push.durability import read_seconds
+from node.push.idempotency import HEADER, identify, read_key
+from node.push.idempotency import MOST as LONGEST_KEY
 from node.push.reading import KNOWN, read_manifest
 from node.push.uploads import _content_range, _upload_id
 from node.records.postgres import Database, DatabaseUnavailable
+from node.settings import OidcSettings
 from node.web.access import SANE_ID, request_ids
+from node.web.heads import Head, Heads, NotHere
 from node.web.incoming import headers_of, origin_form, path_of, query_of
-from node.web.lane import HEAD_MOST, _Head, _NotHere, _request
+from node.web.lane import HEAD_MOST
 from node.web.proxies import Proxies
 from node.web.proxy_protocol import BadProxyHeader, read_header
 from replication.policy import Durability, DurabilityInvalid, PolicyInvalid, dump_policy, parse_policy
@@ -180,20 +193,27 @@ def fuzz_head(data: bytes) -> None:
     end = data.find(b"\r\n\r\n")
     if not 0 <= end + 4 <= HEAD_MOST or end < 0:
         return
-    whole, head = data[: end + 4], _Head()
+    whole, heads = data[: end + 4], Heads("192.0.2.1", PROXIES)
     try:
-        method = head.parse(whole)
-        request = _request(head, method, PROXIES.origin("192.0.2.1", head.headers), "made")
-    except _NotHere:
+        head = heads.read(whole)
+    except NotHere:
         return
+    # What was remembered means what it meant.
+    assert _told(heads.read(whole)) == _told(head)
     other = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MOST)
     other.receive_data(whole)
     event = other.next_event()
     assert isinstance(event, h11.Request), event
-    assert (event.method.decode(), event.target) == (method, head.target)
+    raw_path, _, query = bytes(event.target).partition(b"?")
+    request = head.request
+    assert (event.method.decode(), path_of(raw_path), query_of(query)) == (request.method, request.path, request.query)
     origin = PROXIES.origin("192.0.2.1", [(bytes(name), bytes(value)) for name, value in event.headers])
     assert headers_of(origin.headers) == request.headers
     assert isinstance(other.next_event(), h11.EndOfMessage), "there is no body"
+
+
+def _told(head: Head) -> object:
+    return evolve(head, request=evolve(head.request, id=""))
 
 
 def fuzz_authorization(data: bytes) -> None:
@@ -206,6 +226,18 @@ def fuzz_authorization(data: bytes) -> None:
             case Bearer(token):
                 assert token
                 assert token.isascii()
+
+
+def fuzz_key(data: bytes) -> None:
+    with suppress(RegistryError):
+        key = read_key(Request("PUT", "/", headers={HEADER: text(data)}))
+        assert key is not None
+        assert 0 < len(key) <= LONGEST_KEY
+        assert key.isascii()
+        assert key.isprintable()
+        quoted = '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        assert read_key(Request("PUT", "/", headers={HEADER: quoted})) == key
+        assert identify(key, "", "a", "b", ("b",), DIGEST, "k") != identify(key, "a", "", "b", ("b",), DIGEST, "k")
 
 
 def fuzz_scopes(data: bytes) -> None:
@@ -283,6 +315,51 @@ def fuzz_policy(data: bytes) -> None:
         policy.for_tag("v1.0")
 
 
+OIDC = OidcSettings("mock", "https://i.test", "https://i.test", "registry")
+
+
+def fuzz_provider(data: bytes) -> None:
+    """What an identity provider answers: bytes, an object, a device authorisation, a key set, claims."""
+    for status in (200, 400):
+        try:
+            document = read_object(data, status)
+        except NoAnswer:
+            assert status == 200
+            continue
+        device = read_device(document)
+        if device is not None:
+            assert device.uri.startswith("https://")
+            assert device.user_code.isprintable()
+            assert 1 <= device.interval <= 60
+            assert 0 <= device.lifetime <= 3600
+        for key in keys_of(document).values():
+            assert not {"HS256", "none"} & set(key.algorithms)
+        if refuse(document, issuer="https://i.test", client="registry", nonce="n", now=1000.0) is None:
+            assert (document["iss"], document["nonce"]) == ("https://i.test", "n")
+        name = name_of(document, OIDC)
+        assert name is None or is_account(name)
+        assert describe(document, OIDC)
+        email_of(document, OIDC)
+
+
+def fuzz_login(data: bytes) -> None:
+    """What a login gets back: a handle, a browser's request, a file of logins, the registry's answer."""
+    sealer = Sealer("a secret key for tests")
+    with suppress(Sealed):
+        sealer.unseal(text(data), "login")
+    came = read_return(data, "/callback", "state")
+    if came is not None:
+        assert (came.code is None) is bool(came.error)
+        assert came.error.isprintable()
+    with suppress(Unfit):
+        read_logins(data, "logins.json")
+    with suppress(Failed):
+        read_answer(200, data)
+    given = text(data)
+    assert not is_loopback(given) or given.startswith(("http://127.0.0.1:", "http://[::1]:", "http://localhost:"))
+    assert not proves(given, "x" * 43)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "accept": fuzz_accept,
     "authorization": fuzz_authorization,
@@ -292,9 +369,12 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "forwarded": fuzz_forwarded,
     "head": fuzz_head,
     "hints": fuzz_hints,
+    "idempotency-key": fuzz_key,
     "manifest": fuzz_manifest,
     "name": fuzz_name,
+    "login": fuzz_login,
     "policy": fuzz_policy,
+    "provider": fuzz_provider,
     "proxy-protocol": fuzz_proxy_protocol,
     "range": fuzz_range,
     "scopes": fuzz_scopes,
@@ -330,6 +410,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b'{"v":1,"from":"n","hints":[["wake",["us"]],["forget","r",null,"t"],["heard","t","n"],["placed","d","l"],["x"]]}',
         b'{"v":1,"from":"n","hints":[["seen","us","down","n"],[],[1]]}',
     ),
+    "idempotency-key": (b'"8e03978e-40d5-43dd-bc93-6894a57f9324"', b"k" * 128, b'"a \\" \\\\"', b'"a', b"a, b", b""),
     "manifest": (
         _OCI + b'manifest.v1+json\n{"schemaVersion":2,"config":' + _DESCRIPTOR + b',"layers":[' + _DESCRIPTOR
         + b'],"annotations":{"a":"\\u0000","\\ud800":"b"},"subject":' + _DESCRIPTOR + b"}",
@@ -337,6 +418,22 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     ),
     "name": (b"library/ubuntu", b"a__b/c-d.e", b"latest", b"a" * 300),
     "policy": (b'{"required":["us"],"never":["eu"],"tags":[{"pattern":"v*","locations":["us"]}],"durability":"quorum:2"}',),
+    "login": (
+        b"GET /callback?state=state&code=c HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /callback?state=state&error=a&error_description=%00 HTTP/1.1\r\n\r\n",
+        b"GET http://[/callback?state=state&code=c HTTP/1.1\r\n\r\n",
+        b"a1$AAAA",
+        b"http://[::1]:65536/a",
+        b'{"a": {"account": "a"}}',
+    ),
+    "provider": (
+        b'{"device_code":"d","user_code":"u","verification_uri":"https://i.test/d","expires_in":1e400,"interval":null}',
+        b'{"device_code":"d","user_code":"u","verification_uri":"https://i.test/d","expires_in":60,"interval":5}',
+        b'{"keys":[{"kty":"RSA","n":"AA","e":"AQAB","kid":1},{"kty":"oct","k":"AA"},{"kty":"EC","crv":"P-256","x":"A","y":"A"}]}',
+        b'{"iss":"https://i.test","aud":["registry"],"sub":"1","iat":990,"exp":1100,"nonce":"n","preferred_username":"A@b"}',
+        b'{"iss":"https://i.test","aud":[[]],"sub":"1","iat":NaN,"exp":1e999,"azp":{},"preferred_username":["a"]}',
+        b"[" * 5000,
+    ),
     "proxy-protocol": (
         b"PROXY TCP4 192.0.2.1 203.0.113.1 1 2\r\nGET",
         b"PROXY TCP6 ::1 ::2 1 2\r\n",

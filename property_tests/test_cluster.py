@@ -3,14 +3,16 @@
 
 import os
 from collections.abc import Awaitable, Callable
+from random import Random
 
 import pytest
 import trio
 
-from property_tests.chaos import PREFERENCES, chaos, check_all_right, settle, simulate
-from property_tests.cluster import Node, World
+from property_tests.chaos import PREFERENCES, Chaos, chaos, check_all_right, settle, simulate
+from property_tests.cluster import Node, PromiseBroken, World
 from property_tests.memory_engine import MIB, Faults
-from replication.model import Verdict
+from replication.model import LocationState, Verdict
+from replication.policy import Policy
 
 SEEDS = range(int(os.environ.get("SIMULATION_FIRST_SEED", "0")), int(os.environ.get("SIMULATION_SEEDS", "12")))
 
@@ -18,7 +20,8 @@ SEEDS = range(int(os.environ.get("SIMULATION_FIRST_SEED", "0")), int(os.environ.
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_cluster_under_faults_keeps_its_promises(seed: int) -> None:
     """Whatever breaks, is lost or is changed: acknowledged blobs are pullable, bytes are right, no debt stays lost, all heals."""
-    simulate(seed, chaos, later=("sa",) if seed % 3 else ())
+    service = frozenset({"us", "ap"}) if seed % 2 else frozenset[str]()
+    simulate(seed, chaos, later=("sa",) if seed % 3 else (), service=service)
 
 
 def test_a_seed_replays() -> None:
@@ -35,6 +38,32 @@ def test_a_seed_replays() -> None:
         return seen
 
     assert calls() == calls()
+
+
+@pytest.mark.parametrize("free", ["no location", "a location", "a copy", "another namespace"])
+def test_a_location_may_stay_only_for_what_is_forbidden_elsewhere(free: str) -> None:
+    """The simulation accepts a refused removal for nothing else: here nobody moves anything, and it complains if somebody could."""
+
+    async def scenario(world: World) -> None:
+        truth, scene = world.truth, Chaos(world)
+        truth.recorded = None  # the stores are empty
+        truth.policies["team"] = Policy(None, frozenset({"eu"} if free == "a location" else {"eu", "ap"}))
+        placed = {"us": "k", "eu": "k"} if free == "a copy" else {"us": "k"}
+        namespaces = ["team", "open"] if free == "another namespace" else ["team"]
+        truth.add_blob("sha256:0", 1, None, placed, owed=[], namespaces=namespaces)
+        await trio.sleep(1)
+        truth.states["us"] = LocationState.DRAINING
+        truth.emptying["us"] = truth.now()
+        world.excuse()
+        scene.random = Random(0)  # which leaves what is being emptied so
+        if free == "no location":
+            await scene.end_maintenance()
+            assert truth.states["us"] is LocationState.DRAINING
+        else:
+            with pytest.raises(PromiseBroken, match="cannot be removed"):
+                await scene.end_maintenance()
+
+    simulate(1, scenario)
 
 
 async def _with_nodes(world: World, names: list[str], body: Callable[[dict[str, Node]], Awaitable[None]]) -> None:
@@ -64,6 +93,28 @@ def test_a_small_blob_arrives_well_below_a_second() -> None:
         await _with_nodes(world, ["us1", "eu1", "ap1"], body)
 
     simulate(1, scenario)
+
+
+def test_a_copy_that_failed_is_tried_again_when_it_is_due() -> None:
+    """A second later, and not at the next poll: its location was looked at for the last time while it was still under way."""
+
+    async def scenario(world: World) -> None:
+        async def body(nodes: dict[str, Node]) -> None:
+            await trio.sleep(5)
+            world.stores["us"].set_faults(Faults(latency=0.05))
+            blob = await nodes["us1"].push(1000)
+            assert blob is not None
+            world.stores["us"].set_faults(Faults(down=True))
+            while nodes["us1"].scheduler.statistics.failed == 0:
+                await trio.sleep(0.01)
+            world.stores["us"].set_faults(Faults())
+            with trio.fail_after(4):
+                while not any(p.location == "eu" for p in world.truth.sources(blob.id)):
+                    await trio.sleep(0.01)
+
+        await _with_nodes(world, ["us1"], body)
+
+    simulate(6, scenario, locations=("us", "eu"))
 
 
 @pytest.mark.parametrize("faults", [Faults(hanging=True), Faults(latency=1.9), Faults(bytes_per_second=20e3)])

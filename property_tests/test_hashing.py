@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication import hashing
-from replication.digests import pieces_of
 from replication.hashing import BlobHasher, HashStateInvalid, can_save
 from replication.model import PIECE
+from tests.copies import pieces_of
 
 ALGORITHMS = st.sampled_from(["sha256", "sha512"])
 BLOB = hashlib.shake_128(b"blob").digest(3 * PIECE + 12345)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.health import HealthRules, Record, line, new_record, probed, witnessed
+from replication.health import HealthRules, Record, line, new_record, probed, settled_until, witnessed
 from replication.model import Verdict
 
 RULES = HealthRules()
@@ -82,6 +82,17 @@ def test_a_burst_of_broken_streams_is_one_failure(bursts: list[int]) -> None:
         now += RULES.interval
         assert record.health.verdict is not Verdict.DOWN
         record = probe(record, now, ok=True)
+
+
+@given(outcomes, st.floats(0, 100), st.floats(0, 100))
+def test_a_settled_line_stays(history: list[bool], later: float, wait: float) -> None:
+    """Until the moment that is told, time alone changes nothing about a location."""
+    record, _, now = run(history)
+    seen = now + later
+    until = settled_until(record, seen)
+    assert until >= seen or until == float("-inf")
+    if seen + wait <= until:
+        assert line(record, RULES, seen + wait) == line(record, RULES, seen)
 
 
 @given(outcomes, st.floats(0, 100))

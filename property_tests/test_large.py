@@ -12,10 +12,11 @@ from property_tests.memory_engine import MIB, MemoryEngine, MemoryStore
 from property_tests.memory_ledger import Line, MemoryLedger
 from property_tests.memory_truth import Truth
 from replication.copier import Copier, CopierSettings, CopyEnd
-from replication.digests import MOST_PARTS, part_layout, piece_count, piece_digest
+from replication.digests import MOST_PARTS, part_layout, piece_count
 from replication.model import PIECE, Blob, LocationState, Placement
 from replication.parts import PartPool
 from replication.reader import Reader
+from tests.copies import piece_digest
 
 GIB = 1 << 30
 SIZE = 5 * GIB + 3 * MIB + 7

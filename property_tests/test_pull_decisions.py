@@ -1,19 +1,59 @@
 """What a pull decides without asking anybody: ranges, acceptable types, how old an answer may be, what is a name."""
 
+import json
 import re
+import time
 from collections.abc import Iterable
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from engines.presign import LONGEST_EXPIRY, shared_moment
 from node.cache import Cache, Freshness
 from node.errors import RegistryError
 from node.names import check_digest, check_name, is_name, is_tag, namespace_of
 from node.pull.accept import accepts, default_child
 from node.pull.ranges import ByteRange, RangeNotSatisfiable, parse_range
 from node.push.reading import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from node.routes import About, about_of
 from replication.ports import Forget, Placed
+
+PATHS = {
+    "uploads": re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<last>[^/]*)"),
+    "blobs": re.compile(r"/v2/(?P<name>.+)/blobs/(?P<last>[^/]+)"),
+    "manifests": re.compile(r"/v2/(?P<name>.+)/manifests/(?P<last>[^/]+)"),
+    "tags": re.compile(r"/v2/(?P<name>.+)/tags/(?P<last>list)"),
+    "referrers": re.compile(r"/v2/(?P<name>.+)/referrers/(?P<last>[^/]+)"),
+}
+"""The endpoints as the specification writes them."""
+
+
+@given(
+    st.lists(st.sampled_from(["v2", "a", "", "blobs", "uploads", "manifests", "tags", "list", "referrers"]), max_size=8)
+)
+@example(["v2", "a", "blobs", "uploads", ""])
+@example(["v2", "a", "blobs", "uploads"])
+@example(["v2", "blobs", "uploads", "blobs", "uploads", "a"])
+@example(["v2", "", "blobs", "a"])
+def test_a_path_is_about_what_the_specification_says(parts: list[str]) -> None:
+    """Also where a repository is called as a part of these paths is."""
+    path = "/" + "/".join(parts)
+    expected = None
+    for kind, pattern in PATHS.items():
+        if match := pattern.fullmatch(path):
+            expected = About(kind, match["name"], match["last"])
+            break
+    assert about_of(path) == expected
+
+
+@given(st.floats(0, 4e9), st.integers(1, LONGEST_EXPIRY))
+def test_a_shared_url_has_nearly_all_of_its_life_before_it(now: float, expires: int) -> None:
+    """Nobody gets a URL of which more than a twentieth is over, or a second of a very short one, nor one that begins later."""
+    moment = shared_moment(now, expires)
+    assert 0 <= now - moment <= max(1.0, expires / 20)
+    assert shared_moment(moment, expires) == moment or expires % 20
+
 
 NUMBERS = st.one_of(st.just(""), st.integers(0, 30).map(str))
 
@@ -79,6 +119,16 @@ def test_accept_never_fails(header: str | None, index: bytes) -> None:
     assert accepts(" ", OCI_INDEX)
     accepts(header, OCI_INDEX)
     default_child(index, header)
+
+
+def test_a_long_header_is_read_once() -> None:
+    """An index with thousands of children and a header with thousands of ranges cost their sum, not their product."""
+    child = {"platform": {"os": "linux", "architecture": "amd64"}, "digest": "d"}
+    children = [{**child, "mediaType": f"a/{number}"} for number in range(2000)]
+    index = json.dumps({"manifests": [*children, {**child, "mediaType": "b/c"}]}).encode()
+    began = time.process_time()
+    assert default_child(index, ",".join(f"x/{number};q=1" for number in range(2000)) + ",b/*") == "d"
+    assert time.process_time() - began < 1
 
 
 @given(

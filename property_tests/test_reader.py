@@ -3,13 +3,15 @@
 import hashlib
 from random import Random
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from property_tests.memory_engine import MIB, Faults, MemoryEngine, MemoryStore
-from replication.digests import pieces_of
+from property_tests.test_macs import KEY, proofs_of
+from replication.macs import MacKey, MacKeys
 from replication.model import Blob, Placement
 from replication.offload import inline
 from replication.reader import NoGoodSource, Reader
@@ -20,17 +22,17 @@ NAMES = ("us", "eu", "ap")
 class Bench:
     """Three stores with one blob, and what the reader told about them."""
 
-    def __init__(self, size: int, with_pieces: bool = True) -> None:
+    def __init__(self, size: int, with_pieces: bool = True, key: MacKey | None = KEY) -> None:
         self.data = Random(size).randbytes(size)
         digest = f"sha256:{hashlib.sha256(self.data).hexdigest()}"
-        self.blob = Blob(1, digest, size, pieces_of(self.data) if with_pieces else None)
+        self.blob = Blob(1, digest, size, *(attrs.astuple(proofs_of(self.data, key)) if with_pieces else ()))
         self.stores = {name: MemoryStore(name, Random(1), objects={"k": self.data}) for name in NAMES}
         self.engines = {name: MemoryEngine(store) for name, store in self.stores.items()}
         self.sources = [Placement(name, "k") for name in NAMES]
         self.reported: list[tuple[str, bool]] = []
         self.got = bytearray()
         self.suspects: list[tuple[str, str]] = []
-        self.reader = Reader(self.engines, self.report, self.suspect, offload=inline)
+        self.reader = Reader(self.engines, self.report, self.suspect, offload=inline, macs=MacKeys([KEY]))
 
     def report(
         self, location: str, ok: bool, latency: float | None = None, reason: str | None = None, lied: bool = False
@@ -79,6 +81,20 @@ async def test_a_lying_source_is_replaced_at_the_same_offset(autojump_clock: Moc
     assert bench.suspects == [("us", "piece 2 is wrong")]
     assert ("us", False) in bench.reported
     assert (bench.opened("us"), bench.opened("eu"), bench.opened("ap")) == (1, 1, 0)
+
+
+async def test_a_copy_that_is_known_to_be_bad_says_nothing_new_of_its_store(autojump_clock: MockClock) -> None:
+    """One damaged blob that is asked for again and again, or tried to be healed, must not keep clients from all the others."""
+    for with_pieces in (True, False):
+        bench = Bench(SIZE, with_pieces)
+        bench.spoil("us", 7)
+        bench.sources = [Placement("us", "k", suspect=True)]
+        with pytest.raises(NoGoodSource):
+            await bench.read()
+        transfer = bench.reader.begin(bench.blob, bench.sources)
+        with pytest.raises(NoGoodSource):
+            await transfer.read_part(0, SIZE)
+        assert ("us", False) not in bench.reported
 
 
 async def test_a_missing_copy_is_suspect_and_says_nothing_of_its_store(autojump_clock: MockClock) -> None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from engines.contract import EngineError, EngineUnavailable
 from property_tests.memory_engine import Faults, MemoryEngine, MemoryStore
-from replication.digests import pieces_of
 from replication.hashing import BlobHasher
 from replication.parts import PartPool
 from replication.uploading import (
@@ -27,6 +26,7 @@ from replication.uploading import (
     part_size_at,
     record_every,
 )
+from tests.copies import pieces_of
 from tests.faulty_engine import FaultyEngine, Refuse
 from tests.registry.world import digest_of
 
@@ -162,7 +162,7 @@ def test_any_requests_by_any_writers(sequence: list[tuple[list[bytes], str]], pa
         assert store.objects[stored.key] == upload.data
         assert stored.size == len(upload.data)
         if stored.digest is not None:
-            assert (stored.digest, stored.pieces) == (digest_of(upload.data), pieces_of(upload.data))
+            assert (stored.digest, stored.proofs.pieces) == (digest_of(upload.data), pieces_of(upload.data))
         else:
             assert "hash lost" in [writer for _, writer in sequence]
         assert upload.pool.statistics().held == 0

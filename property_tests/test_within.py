@@ -3,22 +3,24 @@
 
 import hashlib
 from random import Random
+from typing import Any
 
+import pytest
 import trio
 from attrs import define
 from trio.testing import MockClock
 
-from engines.contract import EngineRefused, EngineUnavailable
-from property_tests.memory_engine import MIB, Faults, MemoryCopyingEngine, MemoryEngine, MemoryStore
+from engines.contract import EngineRefused, EngineUnavailable, ObjectFacts
+from property_tests.memory_engine import LATEST, MIB, Faults, MemoryCopyingEngine, MemoryEngine, MemoryStore
 from property_tests.memory_ledger import Line, MemoryLedger
 from property_tests.memory_truth import Truth
 from replication.copier import Copier, CopierSettings, CopyEnd, CopyReport
-from replication.digests import pieces_of
 from replication.model import Blob, LocationState, Placement
 from replication.offload import inline
 from replication.parts import PartPool
 from replication.reader import Reader
 from replication.within import WithinLimits
+from tests.copies import pieces_of
 
 SIZE = 12 * MIB + 5
 SERVICE = frozenset({"us", "eu"})
@@ -172,6 +174,38 @@ async def test_unverified_work_is_never_taken_for_verified(autojump_clock: MockC
         here.check()
 
 
+@pytest.mark.parametrize("dies", [True, False])
+async def test_a_copy_that_lands_late_hits_nothing(autojump_clock: MockClock, dies: bool) -> None:
+    """The store copies wrong bytes long after whoever asked for it has died or given up: by then they are nobody's key."""
+    here = bench()
+    here.stores["us"].objects["registry/b"] = b"\0" * SIZE
+    here.stores["eu"].late_rate = 1.0
+    engine = here.engines["eu"]
+    assert isinstance(engine, MemoryCopyingEngine)
+    original = engine.copy_object
+
+    async def slow(*arguments: Any) -> ObjectFacts:
+        here.stores["eu"].faults = Faults(latency=3600)
+        try:
+            return await original(*arguments)
+        finally:
+            here.stores["eu"].faults = Faults()
+
+    engine.copy_object = slow  # type: ignore[method-assign, assignment]
+    (task,) = await here.ledger.claim_copies("eu", "registry/", 1, 30.0)
+    with trio.move_on_after(1 if dies else 60):
+        assert (await here.copier.pay(task)).end is CopyEnd.DESTINATION_FAILED
+    await here.ledger.hand_back([task.lease])
+    del here.truth.placements[here.blob.id, "us"]
+    assert (await here.pay()).end is CopyEnd.PLACED
+    here.check()
+    await trio.sleep(LATEST)
+    here.stores["eu"].land()
+    here.check()
+    live = here.truth.placements[here.blob.id, "eu"].key
+    assert [dead.key for dead in here.truth.dead.values()] == [key for key in here.stores["eu"].objects if key != live]
+
+
 async def test_a_refusal_is_remembered(autojump_clock: MockClock) -> None:
     """A store that may not copy from its neighbour is asked once; the blob is copied as usual."""
     here = bench()
@@ -211,3 +245,18 @@ async def test_other_services_are_copied_as_usual(autojump_clock: MockClock) -> 
     assert (await here.pay()).end is CopyEnd.PLACED
     here.check()
     assert here.calls("eu", "copy_object", "copy_part") == 0
+
+
+async def test_a_larger_part_size_leaves_no_parts_behind(autojump_clock: MockClock) -> None:
+    """Where what was begun in parts is now small enough for one write, the parts are given up; also those that nobody noted."""
+    for noted in (True, False):
+        here = bench(placed=("ap",))
+        (task,) = await here.ledger.claim_copies("eu", "registry/", 1, 30.0)
+        upload = await here.engines["eu"].begin_parts(task.key)
+        await here.engines["eu"].put_part(task.key, upload, 1, here.data[: 2 * MIB])
+        if noted:
+            await here.ledger.note_parts(task, upload)
+        await here.ledger.hand_back([task.lease])
+        here.copier.settings = CopierSettings(part_size=16 * MIB, within=here.copier.settings.within)
+        assert (await here.pay()).end is CopyEnd.PLACED
+        here.check()

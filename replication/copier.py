@@ -2,24 +2,30 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import trio
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
-from engines.contract import Engine, Part
+from engines.contract import Engine, Part, StreamingEngine
 from replication.bandwidth import Bandwidth
-from replication.destination import UNVERIFIED, Destination, LeaseLost, WriteFailed
-from replication.digests import PartLayout, part_layout, pieces_of
+from replication.destination import ONE_CALL, UNVERIFIED, Destination, LeaseLost, WriteFailed
+from replication.digests import PartLayout, part_layout
+from replication.finishing import Finishing
+from replication.macs import PieceProofs, ProofMaker
 from replication.model import CopyTask, Placement
 from replication.offload import Offload, in_thread
 from replication.parts import PartPool
 from replication.plan import backoff
 from replication.ports import CopyOutcome, Ledger, LedgerUnavailable
 from replication.reader import NoGoodSource, Reader, Transfer
+from replication.relay import Relay, Send
 from replication.within import Within, WithinLimits
+from replication.workers import each
 
 MIB = 1 << 20
+T = TypeVar("T")
 
 
 class CopyEnd(Enum):
@@ -76,9 +82,9 @@ def _nothing_shared(_digest: str) -> SharedFetch | None:
     return None
 
 
-@frozen
+@define(eq=False)
 class _Job:
-    """One task being paid."""
+    """One task being paid; a copy that must begin anew changes the task's key."""
 
     task: CopyTask
     transfer: Transfer
@@ -89,6 +95,12 @@ class _Job:
     def source(self) -> str:
         """The location of the best source, "" if there is none."""
         return self.sources[0].location if self.sources else ""
+
+
+def _learnt(job: _Job) -> PieceProofs:
+    """Return what is known of a blob with pieces when all of it has been copied."""
+    check = job.transfer.check
+    return PieceProofs(job.task.blob.pieces, None if check is None else check.learnt())
 
 
 class Copier:
@@ -113,13 +125,15 @@ class Copier:
     ) -> None:
         self._engines = engines
         self._reader = reader
-        self._ledger = ledger
+        self._bringing = 0
+        self._finishing = Finishing(ledger, lambda: self._bringing > 0)
         self._pool = pool
         self._choose = choose
         self.settings = settings
         self._shared = shared
         self._bandwidth = bandwidth or {}
         self._offload = offload
+        self._relay = Relay(engines, pool)
         self._destination = Destination(engines, ledger, lambda: self.settings.write_deadline)
         self._within = Within(
             engines,
@@ -130,11 +144,13 @@ class Copier:
             lambda: self.settings.parts_per_blob,
             lambda: self.settings.part_size,
             settings.within,
+            reader.macs,
         )
 
-    async def pay(self, task: CopyTask) -> CopyReport:
+    async def pay(self, task: CopyTask, landed: Callable[[], None] = lambda: None) -> CopyReport:
         """Try to pay a task whose lease is ours, and record the placement when every byte was verified.
 
+        `landed` is called when all bytes are there and only the ledger is left to be told: from then on it loads no store.
         Returns how it ended; it is the caller who gives a failed task back. Cancelling it is safe at any point: what the
         destination has by then is found again by the next try.
         """
@@ -142,12 +158,14 @@ class Copier:
         sources = self._choose(task.placements)
         job = _Job(
             task,
-            self._reader.begin(task.blob, sources),
+            self._reader.begin(task.blob, sources, learn=True),
             part_layout(task.blob.size, self.settings.part_size),
             sources,
         )
         try:
-            report = await self._pay(job)
+            proofs, fetched = await self._bring(job)
+            landed()
+            report = await self._end(job, proofs, fetched)
         except NoGoodSource as error:
             report = CopyReport(CopyEnd.NO_SOURCE, str(error))
         except WriteFailed as error:
@@ -158,53 +176,69 @@ class Copier:
             report = CopyReport(CopyEnd.LEDGER_UNAVAILABLE, str(error))
         return evolve(report, seconds=trio.current_time() - began, source=job.transfer.roster.best() or job.source)
 
-    async def _pay(self, job: _Job) -> CopyReport:
-        size, pieces = job.task.blob.size, job.task.blob.pieces
+    async def _bring(self, job: _Job) -> tuple[PieceProofs, int]:
+        """Let the destination have all bytes; return what is to be kept of its pieces, and how many bytes were fetched."""
+        self._bringing += 1
+        try:
+            return await self._bring_somehow(job)
+        finally:
+            self._bringing -= 1
+            self._finishing.look()
+
+    async def _bring_somehow(self, job: _Job) -> tuple[PieceProofs, int]:
+        size = job.task.blob.size
+        if job.task.upload == ONE_CALL:
+            job.task = await self._destination.anew(job.task)
         source = None if job.layout.count == 1 else self._within.source_of(job.task, job.sources)
         if source is not None:
             whole = await self._within.copy(job.task, source)
             if whole is not None:
-                return await self._end(job, whole, size)
-            # Whatever stands there now, and in whichever parts, it is nobody's verified work.
-            job = evolve(job, task=evolve(job.task, upload=None))
+                return whole, size
+            # Whatever stands there now, or comes there when all has been forgotten, it is nobody's verified work.
+            job.task = await self._destination.anew(job.task)
         if job.layout.count == 1 or (size <= self.settings.whole and job.task.upload is None):
-            pieces = await self._copy_small(job)
-            fetched = size
-        elif pieces is None:
-            pieces = await self._copy_serially(job, sources=[c.placement for c in job.transfer.roster.candidates])
-            fetched = size
-        else:
-            fetched = await self._copy_in_parallel(job)
-        return await self._end(job, pieces, fetched)
+            return await self._copy_small(job), size
+        if job.task.blob.pieces is None:
+            return await self._copy_serially(job, sources=[c.placement for c in job.transfer.roster.candidates]), size
+        fetched = await self._copy_in_parallel(job)
+        return _learnt(job), fetched
 
-    async def _end(self, job: _Job, pieces: bytes | None, fetched: int) -> CopyReport:
-        outcome = await self._finish(job.task, pieces)
-        end = CopyEnd.PLACED if outcome is CopyOutcome.PLACED else CopyEnd.SUPERSEDED
-        return CopyReport(end, fetched=fetched, kept=job.task.blob.size - fetched)
-
-    async def _finish(self, task: CopyTask, pieces: bytes | None) -> CopyOutcome:
+    async def _end(self, job: _Job, proofs: PieceProofs, fetched: int) -> CopyReport:
         """Record the copy. The ledger takes the same report twice, so one whose answer was lost is repeated."""
         tries = 0
         while True:
             tries += 1
             try:
-                return await self._ledger.finish_copy(task, pieces)
+                outcome = await self._finishing.finish(job.task, proofs)
+                break
             except LedgerUnavailable:
                 if tries >= self.settings.ledger_tries:
                     raise
                 await trio.sleep(backoff(tries, 0.5, base=0.2, cap=5.0))
+        end = CopyEnd.PLACED if outcome is CopyOutcome.PLACED else CopyEnd.SUPERSEDED
+        return CopyReport(end, fetched=fetched, kept=job.task.blob.size - fetched)
 
-    async def _copy_small(self, job: _Job) -> bytes:
-        """Copy a blob with one plain write; return its pieces."""
+    async def _copy_small(self, job: _Job) -> PieceProofs:
+        """Copy a blob with one plain write; return what is to be kept of its pieces."""
         blob = job.task.blob
+        if job.task.upload is not None or (job.task.claimed_before and blob.size > MIB):
+            # Parts were smaller at an earlier try: nothing else would ever delete what it left under the key, which lives on.
+            await self._destination.abandon(job.task, None)
         await self._wait_for_bandwidth(job, blob.size)
+        relayed = await self._relayed(
+            job, 0, blob.size, lambda engine: partial(self._destination.put_stream, job.task, engine)
+        )
+        if relayed:
+            return _learnt(job)
         async with self._pool.hold(blob.size):
             data = await self._read_part(job, 0, blob.size) if blob.size else b""
-            pieces = blob.pieces
-            if pieces is None:
-                pieces = await self._offload(blob.size, lambda: pieces_of(data))
+            proofs = _learnt(job)
+            if blob.pieces is None:
+                maker = ProofMaker(self._reader.macs.current)
+                await self._offload(blob.size, lambda: maker.add(data))
+                proofs = maker.proofs()
             await self._destination.put(job.task, data)
-        return pieces
+        return proofs
 
     async def _copy_in_parallel(self, job: _Job) -> int:
         """Copy the parts that the destination does not have; return the bytes fetched."""
@@ -212,52 +246,61 @@ class Copier:
         if upload is None:
             return 0
         fetched = 0
-        missing = iter([number for number in range(1, job.layout.count + 1) if number not in done])
-        failures: list[Exception] = []
 
-        async def worker(scope: trio.CancelScope) -> None:
+        async def copy(number: int) -> None:
             nonlocal fetched
-            for number in missing:
-                try:
-                    done[number] = await self._copy_part(job, upload, number)
-                except (NoGoodSource, WriteFailed) as error:
-                    failures.append(error)
-                    scope.cancel()
-                    return
-                fetched += done[number].size
+            done[number] = await self._copy_part(job, upload, number)
+            fetched += done[number].size
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(self.settings.parts_per_blob, job.layout.count)):
-                nursery.start_soon(worker, nursery.cancel_scope)
-        if failures:
-            raise failures[0]
+        missing = [number for number in range(1, job.layout.count + 1) if number not in done]
+        at_once = min(self.settings.parts_per_blob, job.layout.count)
+        await each(missing, at_once, copy, (NoGoodSource, WriteFailed))
         await self._destination.finish(job.task, upload, done)
         return fetched
 
     async def _copy_part(self, job: _Job, upload: str, number: int) -> Part:
         start, length = job.layout.span(number)
         await self._wait_for_bandwidth(job, length)
+        part = await self._relayed(
+            job,
+            start,
+            length,
+            lambda engine: partial(self._destination.put_part_stream, job.task, engine, upload, number, length),
+        )
+        if part is not None:
+            return part
         # The memory is free again when the part was both verified and acknowledged, not before.
         async with self._pool.hold(length):
             data = await self._read_part(job, start, length)
             return await self._destination.put_part(job.task, upload, number, data)
+
+    async def _relayed(
+        self, job: _Job, start: int, length: int, send: Callable[[StreamingEngine], Send[T]]
+    ) -> T | None:
+        """Bring bytes over by a relay; return what `send` returned, None where they must go through memory."""
+        engine = self._relay.destination(job.task.destination, job.transfer)
+        if engine is None:
+            return None
+        return await self._relay.bring(
+            job.transfer, start, length, send(engine), lambda: self._shared(job.task.blob.digest) is not None
+        )
 
     async def _read_part(self, job: _Job, start: int, length: int) -> bytes:
         shared = self._shared(job.task.blob.digest)
         data = None if shared is None else await shared.part(start, length)
         return await job.transfer.read_part(start, length) if data is None else data
 
-    async def _copy_serially(self, job: _Job, sources: Iterable[Placement]) -> bytes:
+    async def _copy_serially(self, job: _Job, sources: Iterable[Placement]) -> PieceProofs:
         """Copy a blob that has no pieces: parts go out unverified, the last one only when the digest was right.
 
-        Nothing of an earlier try can be trusted, so it begins anew. Returns the pieces.
+        Nothing of an earlier try can be trusted, so it begins anew. Returns what is to be kept of the pieces.
         """
         task, layout = job.task, job.layout
         if task.upload is not None:
             await self._destination.abandon(task, task.upload.removeprefix(UNVERIFIED))
         upload = await self._destination.begin(task, verified=False)
         done: dict[int, Part] = {}
-        pieces = bytearray()
+        maker = ProofMaker(self._reader.macs.current)
         async with (
             self._pool.hold(layout.part),
             self._reader.open_blob(task.blob, sources) as stream,
@@ -265,7 +308,7 @@ class Copier:
             part = bytearray()
             async for chunk in stream:
                 await self._wait_for_bandwidth(job, len(chunk))
-                pieces += await self._offload(len(chunk), lambda chunk=chunk: pieces_of(chunk))  # type: ignore[misc] # bound early
+                await self._offload(len(chunk), partial(maker.add, chunk))
                 part += chunk
                 if len(part) == layout.part:
                     done[len(done) + 1] = await self._destination.put_part(task, upload, len(done) + 1, bytes(part))
@@ -273,7 +316,7 @@ class Copier:
             if part:
                 done[len(done) + 1] = await self._destination.put_part(task, upload, len(done) + 1, bytes(part))
         await self._destination.finish(job.task, upload, done)
-        return bytes(pieces)
+        return maker.proofs()
 
     async def _resume(self, job: _Job) -> tuple[str | None, dict[int, Part]]:
         """Return the open multi-part write and the parts it has; None for the write when the whole object is there already.

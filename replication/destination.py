@@ -3,13 +3,28 @@
 from collections.abc import Callable, Mapping
 
 import trio
+from attrs import evolve
 
-from engines.contract import Engine, EngineError, ObjectFacts, Part, PartsMissing
+from engines.contract import (
+    CannotStream,
+    ChunkMaker,
+    Engine,
+    EngineError,
+    ObjectFacts,
+    Part,
+    PartsMissing,
+    StreamingEngine,
+)
 from replication.model import CopyTask
 from replication.ports import Ledger
 
 UNVERIFIED = "unverified "
 """Noted before the id of a multi-part write whose parts nobody has verified: they prove nothing to another try."""
+
+
+ONE_CALL = UNVERIFIED + "in one call"
+"""Noted before a store is asked to copy an object by itself in one call: until somebody knows what became of that, wrong bytes may
+land under the key at any time."""
 
 
 class LeaseLost(Exception):
@@ -62,6 +77,18 @@ class Destination:
             raise LeaseLost
         await self.abandon(task, upload)
 
+    async def expect_whole(self, task: CopyTask) -> None:
+        """Let the ledger know that an object nobody has verified is about to come under the task's key. Raises LeaseLost."""
+        if not await self._ledger.note_parts(task, ONE_CALL):
+            raise LeaseLost
+
+    async def anew(self, task: CopyTask) -> CopyTask:
+        """Return the task with a key that nothing was ever sent to. Raises LeaseLost."""
+        key = await self._ledger.change_key(task)
+        if key is None:
+            raise LeaseLost
+        return evolve(task, key=key, upload=None, claimed_before=False)
+
     async def parts(self, task: CopyTask) -> dict[int, Part] | None:
         """Return the parts that an earlier try left under the task's multi-part id, by number; None if that is not open."""
         assert task.upload is not None
@@ -87,15 +114,24 @@ class Destination:
 
     async def put(self, task: CopyTask, data: bytes) -> None:
         """Write the whole object."""
-        # Signed with the blob's digest, it is the store that compares the whole.
-        algorithm, _, encoded = task.blob.digest.partition(":")
-        known = encoded if algorithm == "sha256" else None
         try:
             with self.limit("write the object"):
-                facts = await self._engines[task.destination].put(task.key, data, known)
+                facts = await self._engines[task.destination].put(task.key, data, _known(task))
         except EngineError as error:
             raise WriteFailed(f"{type(error).__name__}: {error}") from error
         self._check(task, facts)
+
+    async def put_stream(self, task: CopyTask, engine: StreamingEngine, chunks: ChunkMaker, patience: float) -> bool:
+        """Write the whole object while `chunks` makes it, which may take `patience` seconds. Raises CannotStream."""
+        try:
+            with self.limit("write the object", self._deadline() + patience):
+                facts = await engine.put_stream(task.key, task.blob.size, chunks, patience, _known(task))
+        except CannotStream:
+            raise
+        except EngineError as error:
+            raise WriteFailed(f"{type(error).__name__}: {error}") from error
+        self._check(task, facts)
+        return True
 
     async def put_part(self, task: CopyTask, upload: str, number: int, data: bytes) -> Part:
         """Write one part."""
@@ -106,6 +142,26 @@ class Destination:
             raise WriteFailed(f"part {number}: {type(error).__name__}: {error}") from error
         if part.size != len(data):
             raise WriteFailed(f"it says it took {part.size} of {len(data)} bytes of part {number}")
+        return part
+
+    async def put_part_stream(
+        self,
+        task: CopyTask,
+        engine: StreamingEngine,
+        upload: str,
+        number: int,
+        size: int,
+        chunks: ChunkMaker,
+        patience: float,
+    ) -> Part:
+        """Write one part of `size` bytes while `chunks` makes it, which may take `patience` seconds. Raises CannotStream."""
+        try:
+            with self.limit(f"write part {number}", self._deadline() + patience):
+                part = await engine.put_part_stream(task.key, upload, number, size, chunks, patience)
+        except CannotStream:
+            raise
+        except EngineError as error:
+            raise WriteFailed(f"part {number}: {type(error).__name__}: {error}") from error
         return part
 
     async def finish(self, task: CopyTask, upload: str, done: Mapping[int, Part]) -> None:
@@ -134,6 +190,12 @@ class Destination:
     def _check(self, task: CopyTask, facts: ObjectFacts) -> None:
         if facts.size != task.blob.size:
             raise WriteFailed(f"it says the object has {facts.size} of {task.blob.size} bytes")
+
+
+def _known(task: CopyTask) -> str | None:
+    """Return what the write can be signed with: then it is the store that compares the whole."""
+    algorithm, _, encoded = task.blob.digest.partition(":")
+    return encoded if algorithm == "sha256" else None
 
 
 class Limit:

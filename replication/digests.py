@@ -6,7 +6,7 @@ from typing import Self
 
 from attrs import frozen
 
-from replication.model import PIECE, PIECE_DIGEST
+from replication.model import PIECE
 
 MIB = 1 << 20
 DEFAULT_PART = 5 * MIB
@@ -57,43 +57,9 @@ def piece_count(size: int) -> int:
     return -(-size // PIECE)
 
 
-def piece_index(offset: int) -> int:
-    """Return the index of the piece that holds the byte at `offset`."""
-    return offset // PIECE
-
-
 def piece_bounds(start: int, end: int, size: int) -> tuple[int, int]:
     """Return the smallest run of whole pieces, as byte offsets, that covers [start, end) of a blob of `size` bytes."""
     return start // PIECE * PIECE, min(piece_count(end) * PIECE, size)
-
-
-def piece_digest(data: bytes) -> bytes:
-    """Return the digest of one piece: the first `PIECE_DIGEST` bytes of its SHA-256."""
-    return hashlib.sha256(data).digest()[:PIECE_DIGEST]
-
-
-def pieces_of(data: bytes) -> bytes:
-    """Return the digests of all pieces of `data`, which begins at a piece's first byte, one after another."""
-    view = memoryview(data)
-    return b"".join(
-        hashlib.sha256(view[start : start + PIECE]).digest()[:PIECE_DIGEST] for start in range(0, len(data), PIECE)
-    )
-
-
-def wrong_piece(pieces: bytes, start: int, data: bytes) -> int | None:
-    """Return the index of the first piece of `data`, which begins at `start` of the blob, that is wrong; None if all are right.
-
-    `start` must be a piece's first byte, and `data` end where a piece does. Raises ValueError when `start` is not.
-    """
-    if start % PIECE:
-        raise ValueError(f"offset {start} is inside a piece")
-    view = memoryview(data)
-    for offset in range(0, len(data), PIECE):
-        index = (start + offset) // PIECE
-        expected = pieces[index * PIECE_DIGEST : (index + 1) * PIECE_DIGEST]
-        if hashlib.sha256(view[offset : offset + PIECE]).digest()[:PIECE_DIGEST] != expected:
-            return index
-    return None
 
 
 def blob_key(prefix: str, digest: Digest, nonce: str) -> str:

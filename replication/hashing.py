@@ -14,6 +14,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from replication.macs import ENTRY, MacKey, PieceProofs
 from replication.model import PIECE, PIECE_DIGEST
 
 _HEADER = struct.Struct(">2s6sQI")
@@ -117,9 +118,12 @@ def _new_hash(algorithm: str, context: bytes | None = None) -> _Hash:
 
 
 class BlobHasher:
-    """Hashes a blob's bytes in order: `sha256` or `sha512` of the whole, and SHA-256 of every MiB."""
+    """Hashes a blob's bytes in order: `sha256` or `sha512` of the whole, and SHA-256 of every MiB.
 
-    def __init__(self, algorithm: str = "sha256") -> None:
+    With a key it makes MACs of the pieces too, as long as each of them is in memory as a whole when its end is hashed.
+    """
+
+    def __init__(self, algorithm: str = "sha256", key: MacKey | None = None) -> None:
         if algorithm not in _KINDS:
             message = f"algorithm {algorithm!r}: one of {', '.join(_KINDS)} is needed"
             raise ValueError(message)
@@ -128,19 +132,33 @@ class BlobHasher:
         self._whole = _new_hash(algorithm)
         self._piece = _new_hash("sha256")
         self._pieces = bytearray()
+        self._key = key
+        self._macs = bytearray()
+        self._last_mac = b""
+        """Of a piece that has begun, should it be the last."""
 
-    def update(self, data: bytes) -> None:
-        """Add the blob's next bytes. Releases the GIL for most of its time, so that a thread can run it."""
-        self._whole.update(data, 0, len(data))
-        start = 0
-        while start < len(data):
-            length = min(PIECE - self.offset % PIECE, len(data) - start)
-            self._piece.update(data, start, length)
-            start += length
+    def update(self, data: bytes, known: int = 0) -> None:
+        """Add the blob's next bytes, which follow `known` ones that were added before and are there for MACs only.
+
+        Releases the GIL for most of its time, so that a thread can run it.
+        """
+        self._whole.update(data, known, len(data) - known)
+        end = known
+        while end < len(data):
+            length = min(PIECE - self.offset % PIECE, len(data) - end)
+            self._piece.update(data, end, length)
+            end += length
+            begin = end - length - self.offset % PIECE
             self.offset += length
+            digest = self._piece.digest()
+            # Where its first bytes are gone there is no MAC of this piece, and so none of the blob.
+            mac = self._key.entry(digest, memoryview(data)[begin:end]) if self._key is not None and begin >= 0 else b""
             if self.offset % PIECE == 0:
-                self._pieces += self._piece.digest()[:PIECE_DIGEST]
+                self._pieces += digest[:PIECE_DIGEST]
+                self._macs += mac
                 self._piece = _new_hash("sha256")
+            else:
+                self._last_mac = mac
 
     def digest(self) -> str:
         """Return the digest of everything so far, as `algorithm:hex`. Hashing can go on."""
@@ -151,8 +169,15 @@ class BlobHasher:
         last = self._piece.digest()[:PIECE_DIGEST] if self.offset % PIECE else b""
         return bytes(self._pieces) + last
 
+    def proofs(self) -> PieceProofs:
+        """Return what is to be kept of the pieces, with MACs where all of them could be made."""
+        pieces = self.pieces()
+        macs = bytes(self._macs) + (self._last_mac if self.offset % PIECE else b"")
+        whole = self._key is not None and len(macs) // ENTRY == len(pieces) // PIECE_DIGEST
+        return PieceProofs(pieces, self._key.id + macs if self._key is not None and whole else None)
+
     def save(self) -> bytes | None:
-        """Return the state for another node, or None where it cannot be had."""
+        """Return the state for another node, or None where it cannot be had. MACs are not in it: the first copy makes them."""
         whole, piece = self._whole.save(), self._piece.save()
         if whole is None or piece is None:
             return None

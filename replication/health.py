@@ -5,6 +5,8 @@ again soon after it came back must be quiet for longer, up to eight times as lon
 between two probes at most, so that a hiccup which breaks many streams at once is one failure and not many.
 """
 
+from math import inf
+
 from attrs import evolve, field, frozen
 
 from replication.model import LocationHealth, Verdict
@@ -155,6 +157,14 @@ def witnessed(
 def doubted(record: Record, rules: HealthRules, now: float) -> Record:
     """Return the record after this node, or another, got wrong bytes from the location. That alone changes no verdict."""
     return evolve(record, health=evolve(record.health, doubted_until=now + rules.doubt))
+
+
+def settled_until(record: Record, now: float) -> float:
+    """Return until when the `line` of `now` stays as it is, if no new record comes; -inf where that is no later than `now`."""
+    health = record.health
+    if health.verdict in (Verdict.DOWN, Verdict.UNKNOWN):
+        return inf
+    return health.fresh_until if now <= health.fresh_until else -inf
 
 
 def line(record: Record, rules: HealthRules, now: float) -> LocationHealth:

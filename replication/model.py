@@ -38,12 +38,16 @@ class LocationState(Enum):
 
 @frozen
 class Blob:
-    """A blob's identity. `pieces` is `PIECE_DIGEST` bytes per piece in order, or None for a blob adopted without them."""
+    """A blob's identity. `pieces` is `PIECE_DIGEST` bytes per piece in order, or None for a blob adopted without them.
+
+    `macs` is what spares hashing them (`replication/macs.py`), or None where there is nothing, or hashing is the purpose.
+    """
 
     id: int
     digest: str
     size: int
     pieces: bytes | None = field(default=None, repr=False)
+    macs: bytes | None = field(default=None, repr=False)
 
 
 @frozen
@@ -98,6 +102,8 @@ class CopyTask:
     """Seconds since the debt arose, by the database's clock."""
     claimed_before: bool = False
     """Whether an earlier holder had the same key: it may have begun something there and died before it could say so."""
+    place: float = 0.0
+    """Its `plan.precedence`: the least goes first."""
 
 
 @frozen
@@ -135,3 +141,5 @@ class ClusterView:
     nodes: tuple[NodeView, ...]
     states: Mapping[str, LocationState]
     drills: Mapping[str, Drill] = field(factory=dict)
+    now: float | None = None
+    """The shared table's clock, POSIX seconds, where it has one."""

@@ -86,9 +86,13 @@ class PartPool:
     @asynccontextmanager
     async def hold(self, nbytes: int) -> AsyncIterator[None]:
         """Hold `nbytes` (or the whole pool, if that is less) for as long as the context lasts."""
-        async with self.open(nbytes) as share:
-            await share.grow(share.claim)
+        share = Share(min(nbytes, self._total), self)
+        try:
+            await self.grant(share, share.claim)
             yield
+        finally:
+            self._shares.discard(share)
+            self.settle()
 
     def statistics(self) -> PoolStatistics:
         """Return how full the pool is."""
@@ -101,6 +105,8 @@ class PartPool:
         waiter = _Waiter(share, nbytes)
         self._waiting.append(waiter)
         self.settle()
+        if waiter.granted.is_set():
+            return
         try:
             with waiting("gate"):
                 await waiter.granted.wait()

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from replication.macs import PieceProofs
 from replication.model import ClusterView, CopyTask, DeadObject
 
 
@@ -31,8 +32,12 @@ class CopyOutcome(Enum):
 class Ledger(Protocol):
     """Claims, placements and debt."""
 
-    async def claim_copies(self, location: str, key_prefix: str, most: int, lease_seconds: float) -> Sequence[CopyTask]:
+    async def claim_copies(
+        self, location: str, key_prefix: str, most: int, lease_seconds: float, ahead: int = 0
+    ) -> Sequence[CopyTask]:
         """Lease up to `most` due tasks whose destination is `location`, in the order of `plan.precedence`.
+
+        Up to `ahead` more are leased as `plan.worth_claiming` has it.
 
         A task without a key gets `{key_prefix}{algorithm}/{first two hex}/{hex}.{nonce}`, committed with the claim.
         Tasks whose lease ran out are due again.
@@ -58,11 +63,20 @@ class Ledger(Protocol):
         """Remember the multi-part id begun under the task's key, so that another try goes on. False: the lease is lost."""
         ...
 
-    async def finish_copy(self, task: CopyTask, pieces: bytes | None) -> CopyOutcome:
-        """Record that `task.destination` holds verified bytes under `task.key`, and that the debt is paid, in one transaction.
+    async def change_key(self, task: CopyTask) -> str | None:
+        """Give the task a new key, with no multi-part id noted, and return it. None: the lease is lost.
 
-        `pieces` are recorded for a blob that had none. A suspect placement that it replaces becomes a dead object. Repeating it
-        after success, also under a lease that is lost, returns PLACED and never makes a dead object of a key that is placed.
+        The old one becomes a dead object that is deleted when whatever was sent there has landed.
+        """
+        ...
+
+    async def finish_copies(self, finished: Sequence[tuple[CopyTask, PieceProofs]]) -> Sequence[CopyOutcome]:
+        """Record for each that `task.destination` holds verified bytes under `task.key`, and that the debt is paid.
+
+        Both in one transaction; the outcomes are in the same order. The proofs are recorded: pieces for a blob that had none, MACs
+        in place of older ones. A suspect placement that a copy replaces becomes a dead object. Repeating it after success, also
+        under a lease that is lost, returns PLACED and changes nothing: the copy may be suspect by then, and owed anew. A key
+        that is placed never becomes a dead object.
         """
         ...
 

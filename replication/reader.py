@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 
 from engines.contract import Engine
 from replication.hedging import Hedging
+from replication.macs import MacKeys
 from replication.model import Blob, Placement
 from replication.offload import Offload, in_thread
 from replication.roster import NoGoodSource
@@ -30,13 +31,19 @@ class Reader:
         settings: ReaderSettings | None = None,
         offload: Offload = in_thread,
         hedging: Hedging | None = None,
+        macs: MacKeys | None = None,
     ) -> None:
         self.hedging = hedging or Hedging()
-        self._tools = Tools(engines, report, suspect, settings or ReaderSettings(), offload, self.hedging)
+        self.macs = macs or MacKeys()
+        """What spares hashing: see `replication/macs.py`."""
+        self._tools = Tools(engines, report, suspect, settings or ReaderSettings(), offload, self.hedging, self.macs)
 
-    def begin(self, blob: Blob, sources: Iterable[Placement]) -> Transfer:
-        """Return a transfer of `blob` out of `sources`, best first, for `Transfer.read_part`; what it learns of them is kept."""
-        return Transfer(self._tools, blob, sources)
+    def begin(self, blob: Blob, sources: Iterable[Placement], *, learn: bool = False) -> Transfer:
+        """Return a transfer of `blob` out of `sources`, best first, for `Transfer.read_part`; what it learns of them is kept.
+
+        With `learn`, so are MACs of its pieces, if it has none (`PieceCheck.learnt`).
+        """
+        return Transfer(self._tools, blob, sources, learn=learn)
 
     def open_blob(
         self,

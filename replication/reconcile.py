@@ -48,17 +48,20 @@ class Settlement:
 
 
 def refuge(facts: BlobFacts, needed: frozenset[str]) -> str | None:
-    """Return the location that a blob must be copied to because no good copy of it can stay where it is, None if one can.
+    """Return the location that a blob must be copied to because no copy of it can stay where it is, None if one can.
 
     That is: all its good copies are in locations that are being emptied, or where it is forbidden, and nothing that it needs
-    anyway would take a copy now.
+    anyway would take a copy now. Where none is good those count that nobody trusts: copying reads them when there is nothing
+    better, and makes a copy only of right bytes. One that can stay is healed where it is.
     """
     states = dict(facts.states)
     good = frozenset(at for at, ok in facts.placed.items() if ok)
-    staying = {at for at in good - facts.forbidden if states.get(at) in STAYING}
+    staying = {at for at in (good or facts.placed.keys()) - facts.forbidden if states.get(at) in STAYING}
     takes = [at for at, state in facts.states if state is LocationState.ACTIVE and at not in facts.forbidden]
-    if not facts.linked or not good or staying or needed.intersection(takes):
+    if not facts.linked or not facts.placed or (good and staying) or needed.intersection(takes):
         return None
+    if staying:
+        takes = [at for at in takes if at in staying]
     return takes[0] if takes else None
 
 
@@ -77,7 +80,7 @@ def settle(facts: BlobFacts, *, replicate: bool, down: frozenset[str] = frozense
     if target is not None:
         needed |= {target}
     owe = tuple(sorted(needed - good - facts.tasks.keys()))
-    moving = bool(owe) and target is not None and owe == (target,)
+    moving = bool(owe) and owe == (target,) and target not in facts.placed
     if not replicate or not facts.linked:
         return Settlement(owe, moving=moving)
     trim: list[str] = []

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from attrs import field, frozen
 
+from replication.model import Blob, Placement
 from replication.reconcile import BlobFacts, Settlement
 
 
@@ -30,6 +31,35 @@ class CandidatePage:
 
     candidates: tuple[Candidate, ...]
     looked_at: int
+    last: int | None
+
+
+@frozen
+class Spare:
+    """A blob that the caller alone looks at for a while, because a copy of it may have to go: what is known of it now."""
+
+    candidate: Candidate
+    blob: Blob
+    placements: tuple[Placement, ...]
+
+
+@frozen
+class Unproven:
+    """A blob that the caller alone looks at for a while, because it is in locations that are being emptied, `leaving`.
+
+    No other copy of it was made or read since. `placements` are all that may be read now.
+    """
+
+    blob: Blob
+    placements: tuple[Placement, ...]
+    leaving: frozenset[str]
+
+
+@frozen
+class UnprovenPage:
+    """Some of these blobs. `last` is the last blob's id that was looked at, None where no more follow."""
+
+    items: tuple[Unproven, ...]
     last: int | None
 
 
@@ -95,6 +125,29 @@ class Rounds(Protocol):
         """
         ...
 
+    async def claim_trims(self, blobs: Sequence[int], lease_seconds: float) -> Sequence[Spare]:
+        """Take these blobs, to look whether a copy of them can go, and return those that nobody else has taken.
+
+        They are free again after `lease_seconds`, or with `finish_trims`. While collection is paused there are none to be had.
+        """
+        ...
+
+    async def finish_trims(self, blobs: Sequence[int]) -> None:
+        """Give taken blobs back."""
+        ...
+
+    async def claim_unproven(self, after: int, most: int, lease_seconds: float, slowest: int) -> UnprovenPage:
+        """Take up to `most` blobs with ids above `after` that are to leave a location and have copies elsewhere that nobody read.
+
+        They are free again after `lease_seconds` and one more for each `slowest` bytes of them all, or with `finish_trims`. Blobs
+        that somebody else has are passed over, and so are those without another good copy: they are copied first.
+        """
+        ...
+
+    async def note_proven(self, copies: Sequence[tuple[int, Placement]]) -> None:
+        """Write down that these copies (blob id, placement) were read to their end now, and were right."""
+        ...
+
     async def compile_tags(self) -> int:
         """Give every tag the locations of its namespace's policy; return how many changed."""
         ...
@@ -104,7 +157,7 @@ class Rounds(Protocol):
         ...
 
     async def note_drained(self) -> Sequence[str]:
-        """Make draining locations drained where nothing is only there any more, and drained ones draining where something is.
+        """Make draining locations drained where each blob has a copy elsewhere that was made or read since; and back where not.
 
         Returns the names of those that became drained.
         """

@@ -7,6 +7,7 @@ from attrs import define, evolve, field, frozen
 
 from replication import plan
 from replication.copier import Copier, CopyEnd, CopyReport
+from replication.leases import HAND_BACK_DEADLINE, Held, Leases
 from replication.model import Board, ClusterView, CopyTask, Verdict
 from replication.ports import Hints, Ledger, LedgerUnavailable, Placed, Wake
 from replication.sources import health_of
@@ -30,8 +31,8 @@ class SchedulerSettings:
     heartbeat: float = 2.0
     silent_after: float = 10.0
     """A node that has been silent for so long owns nothing."""
-    hand_back_deadline: float = 5.0
-    """How long stopping may take to give leases back."""
+    ahead: int = 32
+    """Tasks per location that are claimed before there is a stream for them."""
 
 
 @frozen
@@ -53,22 +54,17 @@ class Statistics:
 
 
 @define(eq=False)
-class _Running:
-    """A copy that runs under a lease which is certainly ours until `sure_until`."""
-
-    task: CopyTask
-    sure_until: float
-    scope: trio.CancelScope = field(factory=trio.CancelScope)
-
-
-@define(eq=False)
 class _Lane:
     """One location's loop."""
 
     location: str
     woken: trio.Event = field(factory=trio.Event)
+    nursery: trio.Nursery | None = None
+    """Where its copies run, as long as it is served."""
     hungry: bool = False
-    """The last claim got as much as it asked for: there may be more."""
+    """More may be due than is claimed."""
+    slow: bool = False
+    """What was claimed ahead had to go back: nothing is, until a stream is free again."""
     claiming: int = 0
     """Copies that a claim which is out may bring."""
     sweeping: bool = False
@@ -110,7 +106,7 @@ class Scheduler:
         self._jitter = jitter
         self._copied = copied
         self._lanes = {location: _Lane(location) for location in prefixes}
-        self._running: dict[str, _Running] = {}
+        self._leases = Leases(ledger, lambda: self.settings.lease_seconds, lambda: self._count(ledger_failures=1))
         self._duties = plan.Duties((), ())
         self._statistics = Statistics()
         self._last_error: dict[str, str] = {}
@@ -118,13 +114,15 @@ class Scheduler:
         """What the latest heartbeat brought back."""
         self.cluster_at = float("-inf")
         """When that was, on Trio's clock."""
+        self.enrolled = trio.Event()
+        """Set once the shared table has shown this node: the others can know of it."""
         self.draining = False
         """Set by a node that is about to stop: it takes on nothing new."""
 
     @property
     def statistics(self) -> Statistics:
         """Return the counts as of now."""
-        return evolve(self._statistics, running=self._count_running(), last_error=dict(self._last_error))
+        return evolve(self._statistics, running=self._leases.count(landed=True), last_error=dict(self._last_error))
 
     @property
     def duties(self) -> plan.Duties:
@@ -150,45 +148,28 @@ class Scheduler:
                     nursery.start_soon(self._serve, lane)
                 task_status.started()
         finally:
-            await self._hand_back()
+            await self._leases.hand_back()
 
     async def pay_at_once(self, blob_id: int, location: str) -> bool:
         """Claim and pay the debt of exactly this blob in the caller's task, beyond the limits of streams: a client waits.
 
         False: this node does not serve the location now, nothing is owed there, or another claim holds the task.
         """
-        lane, asked = self._lanes.get(location), trio.current_time()
+        lane = self._lanes.get(location)
         if lane is None or location not in self._duties.copies:
             return False
         try:
-            task = await self._ledger.claim_copy(
-                blob_id, location, self._prefixes[location], self.settings.lease_seconds
-            )
+            held = await self._leases.begin_at_once(blob_id, location, self._prefixes[location])
         except LedgerUnavailable:
             self._count(ledger_failures=1)
             return False
-        if task is None:
+        if held is None:
             return False
-        running = self._running[task.lease] = _Running(task, asked + self.settings.lease_seconds)
         try:
-            await self._pay(lane, running)
+            await self._pay(lane, held)
         finally:
-            if self._running.pop(task.lease, None) is not None:
-                await self._give_back([task.lease])
+            await self._leases.abort(held)
         return True
-
-    async def _hand_back(self) -> None:
-        leases = list(self._running)
-        self._running.clear()
-        if leases:
-            await self._give_back(leases)
-
-    async def _give_back(self, leases: list[str]) -> None:
-        with trio.move_on_after(self.settings.hand_back_deadline, shield=True):
-            try:
-                await self._ledger.hand_back(leases)
-            except LedgerUnavailable:
-                self._count(ledger_failures=1)  # They run out by themselves.
 
     async def _listen(self, task_status: trio.TaskStatus[None]) -> None:
         async with self._hints.subscribe() as subscription:
@@ -208,6 +189,7 @@ class Scheduler:
         drilled = set(self.cluster.drills) if self.cluster is not None else set()
         self.cluster = await self._ledger.heartbeat()
         self.cluster_at = trio.current_time()
+        self.enrolled.set()
         # What a location owes waits while it is drilled, and no longer.
         for location in drilled ^ set(self.cluster.drills):
             self.nudge(location)
@@ -215,9 +197,8 @@ class Scheduler:
         self._duties = plan.duties(
             self._preference, self._prefixes, self.cluster, self.settings.silent_after, self.draining
         )
-        for location in self._duties.sweeps:
-            if location not in before.sweeps or (location in self._duties.copies and location not in before.copies):
-                self.nudge(location)
+        for location in {*self._duties.sweeps} - {*before.sweeps} | {*self._duties.copies} ^ {*before.copies}:
+            self.nudge(location)
 
     async def _with_ledger(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work`, as often as it takes until the ledger is there."""
@@ -233,65 +214,107 @@ class Scheduler:
     async def _serve(self, lane: _Lane) -> None:
         """Look at one location whenever something may be due there."""
         wait = 0.0
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as lane.nursery:
 
             async def look() -> None:
                 nonlocal wait
-                wait = await self._look(lane, nursery)
+                wait = await self._look(lane)
 
-            while True:
-                lane.woken = trio.Event()
-                await self._with_ledger(look)
-                with trio.move_on_after(min(wait, self.settings.poll)):
-                    await lane.woken.wait()
+            try:
+                while True:
+                    lane.woken = trio.Event()
+                    await self._with_ledger(look)
+                    with trio.move_on_after(min(wait, self.settings.poll)):
+                        await lane.woken.wait()
+            finally:
+                lane.nursery = None
 
-    async def _look(self, lane: _Lane, nursery: trio.Nursery) -> float:
+    async def _look(self, lane: _Lane) -> float:
         """Start what can be started at one location; return how many seconds to wait for a wake-up."""
         location, settings = lane.location, self.settings
-        if location not in self._duties.sweeps:
-            return settings.poll
-        health = health_of(self._board(), location)
+        down = health_of(self._board(), location).verdict is Verdict.DOWN
         lane.hungry = False
-        if health.verdict is Verdict.DOWN:
+        if down or location not in self._duties.copies:
+            await self._leases.hand_back(location)
+        if down or location not in self._duties.sweeps:
             return settings.poll
-        self._start_sweep(lane, nursery)
+        self._start_sweep(lane)
         if location not in self._duties.copies:
             return settings.poll if lane.sweeping else await self._until_due(lane)
-        room = plan.copies_to_claim(
+        self._start_waiting(lane)
+        room, ahead = self._room(location), self._room_ahead(lane)
+        if room or ahead:
+            asked = trio.current_time()
+            lane.claiming = room
+            try:
+                tasks = await self._ledger.claim_copies(
+                    location, self._prefixes[location], room, settings.lease_seconds, ahead
+                )
+            finally:
+                lane.claiming = 0
+            self._leases.hold(tasks, asked)
+            self._start_waiting(lane)
+            if len(tasks) < max(room, 1):
+                return await self._until_due(lane)
+        lane.hungry = True
+        return settings.poll
+
+    def _room(self, location: str) -> int:
+        """Return how many copies into a location may start now."""
+        if location not in self._duties.copies or self.draining:
+            return 0
+        running = self._leases.count(landed=False)
+        for lane in self._lanes.values():
+            if lane.claiming:
+                running[lane.location] = running.get(lane.location, 0) + lane.claiming
+        return plan.copies_to_claim(
             location,
             self._duties.copies,
-            self._count_running(),
-            health,
-            total=settings.streams,
-            per_location=settings.streams_per_location,
+            running,
+            health_of(self._board(), location),
+            # A ledger that does not take what has landed must not be brought ever more.
+            total=self.settings.streams - max(0, self._leases.count_landed() - self.settings.ahead),
+            per_location=self.settings.streams_per_location,
         )
-        lane.hungry = room == 0
-        if room == 0:
-            return settings.poll
-        asked = trio.current_time()
-        lane.claiming = room
-        try:
-            tasks = await self._ledger.claim_copies(location, self._prefixes[location], room, settings.lease_seconds)
-        finally:
-            lane.claiming = 0
-        for task in tasks:
-            running = _Running(task, asked + settings.lease_seconds)
-            self._running[task.lease] = running
-            nursery.start_soon(self._pay, lane, running)
-        lane.hungry = len(tasks) == room
-        return settings.poll if lane.hungry else await self._until_due(lane)
+
+    def _room_ahead(self, lane: _Lane) -> int:
+        """Return how many tasks to claim ahead: none before half of those that wait have begun, so that claims are few."""
+        known = health_of(self._board(), lane.location).verdict is Verdict.HEALTHY
+        waiting = self._leases.count_waiting(lane.location)
+        enough = lane.slow or self.draining or not known or 2 * waiting > self.settings.ahead
+        return 0 if enough else self.settings.ahead - waiting
+
+    def _start_waiting(self, lane: _Lane) -> None:
+        """Give free streams to what waits for them."""
+        if lane.nursery is None or not self._leases.count_waiting(lane.location):
+            return
+        for _ in range(self._room(lane.location)):
+            held = self._leases.begin(lane.location)
+            if held is None:
+                return
+            lane.nursery.start_soon(self._pay, lane, held)
+
+    def _freed(self, lane: _Lane) -> None:
+        """A stream is free: the location with the fewest copies has it first."""
+        lane.slow = False
+        running = self._leases.count(landed=False)
+        for other in sorted(self._lanes.values(), key=lambda lane: running.get(lane.location, 0)):
+            self._start_waiting(other)
+            if other.hungry and (self._room_ahead(other) or self._room(other.location)):
+                other.wake()
 
     async def _until_due(self, lane: _Lane) -> float:
         due = await self._ledger.next_due([lane.location])
         return self.settings.poll if due is None else max(due, self.settings.shortest_wait)
 
-    def _start_sweep(self, lane: _Lane, nursery: trio.Nursery) -> None:
+    def _start_sweep(self, lane: _Lane) -> None:
         now = trio.current_time()
         if lane.sweeping or now < lane.sweep_not_before:
             return
         lane.sweeping = True
         lane.sweep_not_before = now + self.settings.between_sweeps
-        nursery.start_soon(self._sweep, lane)
+        assert lane.nursery is not None
+        lane.nursery.start_soon(self._sweep, lane)
 
     async def _sweep(self, lane: _Lane) -> None:
         """Delete until nothing is due. A store that is slow in this holds up nothing but its own deletes."""
@@ -306,24 +329,29 @@ class Scheduler:
         lane.sweeping = False
         lane.wake()
 
-    async def _pay(self, lane: _Lane, running: _Running) -> None:
-        task = running.task
+    async def _pay(self, lane: _Lane, held: Held) -> None:
+        task = held.task
+
+        def landed() -> None:
+            held.landed = True
+            self._freed(lane)
+
         try:
-            with running.scope:
-                await self._settle(lane, task, await self._copier.pay(task))
+            with held.scope:
+                await self._settle(lane, task, await self._copier.pay(task, landed))
         except LedgerUnavailable:
             self._count(ledger_failures=1)  # The lease runs out by itself.
         except Exception as bug:
             # It ends the scheduler; without this the next one would meet the same task at once, for ever.
-            with trio.move_on_after(self.settings.hand_back_deadline, shield=True):
+            with trio.move_on_after(HAND_BACK_DEADLINE, shield=True):
                 await self._fail(task, f"bug: {type(bug).__name__}: {bug}")
             raise
-        self._running.pop(task.lease, None)
-        if running.scope.cancelled_caught:
+        self._leases.end(held)
+        if held.scope.cancelled_caught:
             self._count(leases_lost=1)
-        for other in self._lanes.values():
-            if other.hungry:
-                other.wake()
+        # The stream of one that landed is somebody else's already, unless so many had landed that none were given.
+        if not held.landed or self._leases.count_landed() >= self.settings.ahead:
+            self._freed(lane)
 
     async def _settle(self, lane: _Lane, task: CopyTask, report: CopyReport) -> None:
         if self._copied is not None:
@@ -341,6 +369,8 @@ class Scheduler:
             self._count(ledger_failures=1)
         else:
             await self._fail(task, report.error)
+            # It is due again soon, and the lane may have asked what is due while this one was still under way.
+            lane.wake()
 
     async def _fail(self, task: CopyTask, error: str) -> None:
         self._count(failed=1)
@@ -348,36 +378,12 @@ class Scheduler:
         await self._ledger.fail_copy(task, error, plan.backoff(task.attempts + 1, self._jitter()))
 
     async def _renew(self) -> None:
-        """Keep the leases of running copies, and stop the copies whose lease is lost or can no longer be known to be ours."""
+        """Keep the leases of running copies."""
         while True:
             await trio.sleep(self.settings.lease_seconds / 3)
-            asked = trio.current_time()
-            leases = list(self._running)
-            if not leases:
-                continue
-            kept: frozenset[str] = frozenset(leases)
-            with trio.move_on_after(self.settings.lease_seconds / 3):
-                try:
-                    kept = await self._ledger.renew(leases, self.settings.lease_seconds)
-                except LedgerUnavailable:
-                    self._count(ledger_failures=1)
-                else:
-                    for lease in kept & self._running.keys():
-                        self._running[lease].sure_until = asked + self.settings.lease_seconds
-            now = trio.current_time()
-            for lease in leases:
-                running = self._running.get(lease)
-                if running is not None and (lease not in kept or running.sure_until <= now):
-                    running.scope.cancel()
-
-    def _count_running(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for running in self._running.values():
-            counts[running.task.destination] = counts.get(running.task.destination, 0) + 1
-        for lane in self._lanes.values():
-            if lane.claiming:
-                counts[lane.location] = counts.get(lane.location, 0) + lane.claiming
-        return counts
+            for location in await self._leases.renew():
+                self._lanes[location].slow = True
+                self._hints.publish(Wake((location,)))
 
     def _count(self, **more: int) -> None:
         self._statistics = evolve(

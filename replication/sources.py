@@ -22,6 +22,9 @@ def choose_sources(placements: Iterable[Placement], preference: Sequence[str], b
     location (the first of `preference`), then the measured latency, then the place in `preference`, then the name. The order is
     total, so the same copies and board give the same answer however they are listed, and another copy moves no two others.
     """
+    copies = tuple(placements)
+    if len(copies) < 2:
+        return copies
     places = {location: place for place, location in enumerate(preference)}
 
     def rank(placement: Placement) -> tuple[bool, int, bool, float, int, str, str]:
@@ -37,26 +40,28 @@ def choose_sources(placements: Iterable[Placement], preference: Sequence[str], b
             placement.key,
         )
 
-    return tuple(sorted(placements, key=rank))
-
-
-OUT_OF_SERVICE = frozenset({LocationState.PAUSED, LocationState.REMOVED})
-"""States in which operators want nothing read from a location, or written to it."""
+    return tuple(sorted(copies, key=rank))
 
 
 def readable(placements: Iterable[Placement], states: Mapping[str, LocationState]) -> tuple[Placement, ...]:
     """Return the copies that may be read at all: those in locations that are not out of service. One without a state is not."""
-    return tuple(placement for placement in placements if states.get(placement.location) not in OUT_OF_SERVICE)
+    return tuple(placement for placement in placements if not _is_out(states.get(placement.location)))
 
 
 def in_service(board: Board, states: Mapping[str, LocationState]) -> Board:
     """Return the board as operators want it seen: what is out of service is down there, however well it answers probes."""
     return {
         name: evolve(health, verdict=Verdict.DOWN, probe_good=False, reason=f"{states[name].value} by the operators")
-        if states.get(name) in OUT_OF_SERVICE
+        if _is_out(states.get(name))
         else health
         for name, health in board.items()
     }
+
+
+def _is_out(state: LocationState | None) -> bool:
+    """Return whether operators want nothing read from a location in this state, or written to it."""
+    # Every pull asks, and looking a member of an enumeration up in a set calls Python's code for its hash.
+    return state is LocationState.PAUSED or state is LocationState.REMOVED
 
 
 def may_redirect(placement: Placement, board: Board, now: float) -> bool:

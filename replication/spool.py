@@ -86,7 +86,7 @@ class SpoolFile:
         self._reserved -= count
         self._spool.give(PIECE * count)
 
-    async def put(self, index: int, data: bytes) -> None:
+    async def put(self, index: int, data: bytes | memoryview) -> None:
         """Keep a piece in reserved room. Raises OSError when the disk does not take it; the room is still reserved then."""
         place = self._vacant.pop() if self._vacant else self._new_place()
         try:
@@ -127,7 +127,7 @@ class SpoolFile:
         self._places_made += 1
         return self._places_made - 1
 
-    def _write(self, place: int, data: bytes) -> None:
+    def _write(self, place: int, data: bytes | memoryview) -> None:
         with self._making:
             if self._file is None:
                 self._file = self._spool.make()

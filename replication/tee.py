@@ -10,7 +10,7 @@ from math import inf
 import trio
 from attrs import frozen
 
-from replication.digests import piece_count, wrong_piece
+from replication.digests import piece_count
 from replication.model import PIECE, Blob, Placement
 from replication.offload import Offload, in_thread
 from replication.reader import NoGoodSource, Reader
@@ -59,7 +59,6 @@ class Tee:
         pace: Pace,
         offload: Offload = in_thread,
     ) -> None:
-        assert blob.pieces is not None, "a blob without pieces cannot be verified piece by piece"
         self.blob = blob
         self.broken = ""
         """Why the fetch ended early; what has arrived is still served."""
@@ -67,9 +66,10 @@ class Tee:
         """Whether the local copy may still want pieces."""
         self.location: str | None = None
         """Where the latest piece came from."""
-        self._pieces = blob.pieces
         self._count = piece_count(blob.size)
         self._transfer = reader.begin(blob, sources)
+        assert self._transfer.check is not None, "a blob without pieces cannot be verified piece by piece"
+        self._check = self._transfer.check
         self._reader = reader
         self._file = file
         self._make_room = make_room
@@ -274,7 +274,7 @@ class Tee:
         if data is None:
             return None
         # The disk, too, is only trusted after a look.
-        if len(data) == length and await self._offload(length, lambda: wrong_piece(self._pieces, begin, data)) is None:
+        if len(data) == length and await self._offload(length, lambda: self._check.wrong(begin, data)) is None:
             return data
         if index in self._file:
             self._file.drop(index)

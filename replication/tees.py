@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import frozen
 
+from replication.flow import Sink
 from replication.model import PIECE, Blob, Placement
 from replication.offload import Offload, in_thread
 from replication.reader import BlobStream, NoGoodSource, Reader
 from replication.spool import Spool
-from replication.stream import Pace, streamed
+from replication.stream import Chunk, Pace, Turns, streamed
 from replication.tee import Tee, TeeSettings
 
 
@@ -179,10 +180,12 @@ class _Feed:
         self._pace = pace
         self.location: str | None = None
         self.error: NoGoodSource | None = None
+        self.sink: Sink | None = None
+        self.turns = Turns()
         self.left = False
         """Whether it went on without the tee."""
 
-    async def run(self, send: trio.MemorySendChannel[bytes]) -> None:
+    async def run(self, send: trio.MemorySendChannel[Chunk]) -> None:
         async with send:
             while self._offset < self._stop:
                 index = self._offset // PIECE
@@ -199,7 +202,7 @@ class _Feed:
                 self._tee.leave(self)
                 await self._read_on(send)
 
-    async def _read_on(self, send: trio.MemorySendChannel[bytes]) -> None:
+    async def _read_on(self, send: trio.MemorySendChannel[Chunk]) -> None:
         try:
             async with self._reader.open_blob(
                 self._tee.blob, self._sources, self._offset, self._stop, self._pace

@@ -7,8 +7,9 @@ import trio
 from attrs import field, frozen
 
 from engines.contract import Engine, EngineError, ObjectMissing
-from replication.digests import Digest, wrong_piece
+from replication.digests import Digest
 from replication.hedging import Hedging
+from replication.macs import MacKeys
 from replication.model import PIECE, Blob, Placement
 from replication.offload import Offload
 from replication.roster import Candidate, NoGoodSource, Roster
@@ -51,14 +52,19 @@ class Tools:
     settings: ReaderSettings
     offload: Offload
     hedging: Hedging = field(factory=Hedging)
+    macs: MacKeys = field(factory=MacKeys)
 
 
 class Transfer:
-    """Reads one blob out of its copies; may be shared by any number of tasks that read parts of it."""
+    """Reads one blob out of its copies; may be shared by any number of tasks that read parts of it.
 
-    def __init__(self, tools: Tools, blob: Blob, sources: Iterable[Placement]) -> None:
+    With `learn` its `check` makes MACs for a blob that has none.
+    """
+
+    def __init__(self, tools: Tools, blob: Blob, sources: Iterable[Placement], *, learn: bool = False) -> None:
         self.tools = tools
         self.blob = blob
+        self.check = tools.macs.check(blob, learn=learn)
         self.roster = Roster.of(sources)
         for candidate in self.roster.candidates:
             if candidate.placement.location not in tools.engines:
@@ -99,14 +105,14 @@ class Transfer:
         return data
 
     async def _verified(self, candidate: Candidate, start: int, data: bytes) -> bool:
-        pieces = self.blob.pieces
-        if pieces is None:
+        check = self.check
+        if check is None:
             digest = Digest.parse(self.blob.digest)
             if await self.tools.offload(len(data), lambda: digest.matches(data)):
                 return True
             self.lied(candidate, "its bytes have another digest")
             return False
-        index = await self.tools.offload(len(data), lambda: wrong_piece(pieces, start, data))
+        index = await self.tools.offload(len(data), lambda: check.wrong(start, data))
         if index is None:
             return True
         self.lied(candidate, f"piece {index} is wrong")
@@ -132,7 +138,8 @@ class Transfer:
         self.tools.report(candidate.placement.location, ok=False, reason=reason)
 
     def lied(self, candidate: Candidate, reason: str) -> None:
-        """Note that a source sent wrong bytes."""
+        """Note that a source sent wrong bytes. Of a suspect copy that is no news, and says nothing more about its store."""
         self.roster.drop(candidate, reason)
         self.tools.suspect(self.blob, candidate.placement, reason)
-        self.tools.report(candidate.placement.location, ok=False, reason=reason, lied=True)
+        if not candidate.placement.suspect:
+            self.tools.report(candidate.placement.location, ok=False, reason=reason, lied=True)

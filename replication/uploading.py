@@ -20,6 +20,7 @@ from attrs import evolve, field, frozen
 
 from engines.contract import Engine, EngineError, Part, PartsMissing
 from replication.hashing import BlobHasher
+from replication.macs import PieceProofs
 from replication.parts import PartPool, Share
 
 OFTEN_TAKEN_OVER = 48
@@ -82,7 +83,7 @@ class StoredObject:
     key: str
     size: int
     digest: str | None
-    pieces: bytes | None = field(repr=False)
+    proofs: PieceProofs = field(factory=PieceProofs)
 
 
 class UploadWriter:
@@ -223,8 +224,8 @@ class UploadWriter:
 
     def _stored(self, key: str) -> StoredObject:
         if self._hasher is None:
-            return StoredObject(key, self.offset, None, None)
-        return StoredObject(key, self.offset, self._hasher.digest(), self._hasher.pieces())
+            return StoredObject(key, self.offset, None)
+        return StoredObject(key, self.offset, self._hasher.digest(), self._hasher.proofs())
 
     def _ordered(self) -> tuple[Part, ...]:
         return tuple(self._parts[number] for number in sorted(self._parts))
@@ -254,11 +255,11 @@ class UploadWriter:
         """Cut the oldest `size` bytes off the buffer and hash what of them is new."""
         # Joined in a function of its own: while the part is hashed, the chunks that it was made of are gone.
         data = self._cut(size)
-        new = data[self._hashed_ahead :] if self._hashed_ahead else data
-        self._hashed_ahead = max(0, self._hashed_ahead - size)
-        if self._hasher is not None and new:
+        known = min(self._hashed_ahead, size)
+        self._hashed_ahead -= known
+        if self._hasher is not None and known < size:
             # In a thread of its own: nothing else touches the hasher while this task waits here.
-            await trio.to_thread.run_sync(self._hasher.update, new)
+            await trio.to_thread.run_sync(self._hasher.update, data, known)
         return data
 
     def _cut(self, size: int) -> bytes:

@@ -1,13 +1,14 @@
 """The watcher: probes every location on its own schedule, takes in what live traffic saw, and keeps the board."""
 
 from collections.abc import Callable, Mapping
+from math import inf
 
 import trio
 from attrs import define, field, frozen
 
 from engines.contract import Engine, EngineError
 from replication.drill import rehearsed
-from replication.health import HealthRules, Record, doubted, line, new_record, probed, witnessed
+from replication.health import HealthRules, Record, doubted, line, new_record, probed, settled_until, witnessed
 from replication.model import Board, LocationHealth, Verdict
 
 Changed = Callable[[LocationHealth, LocationHealth], None]
@@ -17,6 +18,8 @@ Heard = Callable[[str, bool], None]
 """Called with a location and whether its latest probe was good. Must not wait."""
 
 _MOST_MARKER = 4096
+_AFTERWARDS = 1.0
+"""Seconds after a standstill in which what traffic waited for too long says nothing."""
 
 
 @frozen
@@ -62,8 +65,12 @@ class Watcher:
         heard: Heard | None = None,
         lied: Callable[[str], None] | None = None,
         drilled: Callable[[], Mapping[str, float]] = dict,
+        stood_still: Callable[[float], bool] = lambda _: False,
     ) -> None:
-        """`lied` is told of a location that traffic got wrong bytes from; `drilled` says for how long which are to look down."""
+        """`lied` is told of a location that traffic got wrong bytes from; `drilled` says for how long which are to look down.
+
+        `stood_still` says whether this process did at any moment since one of Trio's clock: then nobody is to blame for being late.
+        """
         self._engines = dict(engines)
         self._keys = keys
         self._rules = rules
@@ -72,20 +79,31 @@ class Watcher:
         self._heard = heard
         self._lied = lied
         self._drilled = drilled
+        self._stood_still = stood_still
         self._asked: dict[str, trio.Event] = {name: trio.Event() for name in engines}
         self._records: dict[str, Record] = {name: new_record(name, 0.0) for name in engines}
         self._looked: dict[str, trio.Event] = {name: trio.Event() for name in engines}
+        self._last: Board = {}
+        self._last_until = -inf
+        """Until then nothing changes in `_last` but by a new record."""
 
     @property
     def board(self) -> Board:
-        """Return every location's line as of this moment, down where a drill says so. Costs no I/O."""
-        return rehearsed(self.measured, self._drilled())
+        """Return every location's line as of this moment, down where a drill says so. Costs no I/O.
+
+        It is the same object for as long as nothing has changed but the time.
+        """
+        measured, drilled = self.measured, self._drilled()
+        return rehearsed(measured, drilled) if drilled else measured
 
     @property
     def measured(self) -> Board:
-        """Return every location's line as it is, drill or not."""
+        """Return every location's line as it is, drill or not, as `board` does."""
         now = trio.current_time()
-        return {name: line(record, self._rules, now) for name, record in self._records.items()}
+        if now > self._last_until:
+            self._last = {name: line(record, self._rules, now) for name, record in self._records.items()}
+            self._last_until = min((settled_until(record, now) for record in self._records.values()), default=inf)
+        return self._last
 
     def report(
         self, location: str, ok: bool, latency: float | None = None, reason: str | None = None, lied: bool = False
@@ -94,6 +112,8 @@ class Watcher:
         record = self._records.get(location)
         if record is not None:
             now = trio.current_time()
+            if not lied and self._stood_still(now - _AFTERWARDS):
+                return
             self._replace(
                 witnessed(record, self._rules, now=now, ok=ok, latency=latency, reason=reason or "", lied=lied)
             )
@@ -125,12 +145,14 @@ class Watcher:
         """Probe for ever. Ends by cancellation."""
         now = trio.current_time()
         self._records = {name: new_record(name, now) for name in self._engines}
+        self._last_until = -inf
         async with trio.open_nursery() as nursery:
             for name in self._engines:
                 nursery.start_soon(self._watch, name)
             task_status.started()
 
     async def _watch(self, name: str) -> None:
+        excused = False
         async with trio.open_nursery() as nursery:
             while True:
                 began = trio.current_time()
@@ -138,11 +160,21 @@ class Watcher:
                 nursery.start_soon(self._run_probe, name, probe)
                 with trio.move_on_after(self._rules.deadline):
                     await probe.ended.wait()
+                late = self._stood_still(began)
+                if late and not excused and (probe.answer is None or probe.answer[1] is not None):
+                    # Once: a node that is held up all the time must still find out.
+                    excused = True
+                    probe.scope.cancel()
+                    with trio.move_on_after(self._rules.interval):
+                        await probe.ended.wait()
+                    continue
+                excused = False
                 if probe.answer is None:
                     await self._give_up(name, began, probe)
                 else:
                     latency, reason = probe.answer
-                    self._probed(name, began, ok=reason is None, latency=latency, reason=reason or "")
+                    told = None if late else latency
+                    self._probed(name, began, ok=reason is None, latency=told, reason=reason or "")
                 await trio.sleep_until(max(began + self._rules.interval / 4, trio.current_time()))
                 with trio.move_on_at(began + self._rules.interval):
                     await self._asked[name].wait()
@@ -194,5 +226,6 @@ class Watcher:
     def _replace(self, record: Record) -> None:
         name = record.health.location
         before, self._records[name] = self._records[name].health, record
+        self._last_until = -inf
         if self._changed is not None and before.verdict is not record.health.verdict:
             self._changed(before, record.health)

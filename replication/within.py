@@ -3,21 +3,26 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
-import trio
 from attrs import frozen
 
 from engines.contract import CopyingEngine, Engine, EngineError, EngineRefused, Part
 from replication.bandwidth import Bandwidth
 from replication.destination import UNVERIFIED, Destination, WriteFailed
-from replication.digests import Digest, PartLayout, part_layout, pieces_of, wrong_piece
+from replication.digests import Digest, PartLayout, part_layout
+from replication.macs import MacKeys, PieceCheck, PieceProofs, ProofMaker
 from replication.model import CopyTask, Placement
 from replication.offload import Offload
 from replication.parts import PartPool
+from replication.workers import each
 
 MIB = 1 << 20
 GIB = 1 << 30
 SLOWEST = 16 * MIB
 """Bytes per second. A store that copies its own bytes more slowly on the whole counts as silent."""
+
+
+class _WrongPiece(Exception):
+    """A piece that was read back is not what it should be."""
 
 
 @frozen
@@ -32,7 +37,7 @@ class WithinLimits:
 
 
 class Within:
-    """Server-side copies. Where one cannot be made, or is wrong, the caller copies as usual, beginning anew.
+    """Server-side copies. Where one cannot be made, or is wrong, the caller copies as usual, under another key.
 
     What the store copied is noted as unverified, so that nobody takes it for more until it has been read back.
     """
@@ -47,6 +52,7 @@ class Within:
         parallel: Callable[[], int],
         part_size: Callable[[], int],
         limits: WithinLimits | None = None,
+        macs: MacKeys | None = None,
     ) -> None:
         self._engines = engines
         self._destination = destination
@@ -56,6 +62,7 @@ class Within:
         self._parallel = parallel
         self._part_size = part_size
         self._limits = limits or WithinLimits()
+        self._macs = macs or MacKeys()
         self._refused: set[tuple[str, str]] = set()
         self.copied = 0
         """Blobs copied so since the start."""
@@ -78,10 +85,11 @@ class Within:
                 return source
         return None
 
-    async def copy(self, task: CopyTask, source: Placement) -> bytes | None:
-        """Let the store copy a blob, and return its pieces when what stands there was read back right.
+    async def copy(self, task: CopyTask, source: Placement) -> PieceProofs | None:
+        """Let the store copy a blob, and return what is to be kept of its pieces when what stands there was read back right.
 
-        None: copy it as usual. Raises WriteFailed when the destination is in trouble anyway, and LeaseLost.
+        None: copy it as usual, but under another key: what was sent here may still land. Raises WriteFailed when the destination is
+        in trouble anyway, and LeaseLost.
         """
         engine, other = self._engines[task.destination], self._engines[source.location]
         assert isinstance(engine, CopyingEngine)
@@ -90,6 +98,7 @@ class Within:
             if size <= self._limits.whole:
                 if task.upload is not None:
                     await self._destination.distrust(task)
+                await self._destination.expect_whole(task)
                 with self._destination.limit("copy the object", 30 + size / SLOWEST):
                     facts = await engine.copy_object(other, source.key, task.key, size)
                 if facts.size != size:
@@ -102,39 +111,29 @@ class Within:
                 self._refused.add((source.location, task.destination))
             self.last_error = f"{type(error).__name__}: {error}"
             return None
-        pieces = await self.read_back(task)
-        if pieces is not None:
+        proofs = await self.read_back(task)
+        if proofs is not None:
             self.copied += 1
-        return pieces
+        return proofs
 
     async def _copy_parts(self, task: CopyTask, source: Placement, engine: CopyingEngine, other: Engine) -> None:
         layout = part_layout(task.blob.size, self._limits.part)
         upload, done = await self._resume(task, layout)
         if upload is None:
             return
-        missing = iter([n for n in range(1, layout.count + 1) if n not in done])
-        failures: list[EngineError | WriteFailed] = []
 
-        async def worker(scope: trio.CancelScope) -> None:
-            for number in missing:
-                start, length = layout.span(number)
-                try:
-                    with self._destination.limit(f"copy part {number}", 30 + length / SLOWEST):
-                        done[number] = await engine.copy_part(
-                            other, source.key, task.key, upload, number, start, length
-                        )
-                except (EngineError, WriteFailed) as error:
-                    failures.append(error)
-                    scope.cancel()
-                    return
+        async def copy(number: int) -> None:
+            start, length = layout.span(number)
+            with self._destination.limit(f"copy part {number}", 30 + length / SLOWEST):
+                done[number] = await engine.copy_part(other, source.key, task.key, upload, number, start, length)
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(self._parallel(), layout.count)):
-                nursery.start_soon(worker, nursery.cancel_scope)
-        if failures:
+        missing = [number for number in range(1, layout.count + 1) if number not in done]
+        try:
+            await each(missing, min(self._parallel(), layout.count), copy, (EngineError, WriteFailed))
+        except (EngineError, WriteFailed):
             # The usual copy begins anew, and nobody else would know of this one.
             await self._destination.abandon(task, upload)
-            raise failures[0]
+            raise
         await self._destination.finish(task, upload, done)
 
     async def _resume(self, task: CopyTask, layout: PartLayout) -> tuple[str | None, dict[int, Part]]:
@@ -157,69 +156,57 @@ class Within:
         await self._destination.distrust(task)
         return await self._destination.begin(task, verified=False), {}
 
-    async def read_back(self, task: CopyTask) -> bytes | None:
-        """Read what stands under the task's key, within the limits of copies; return its pieces, None if it is wrong.
+    async def read_back(self, task: CopyTask) -> PieceProofs | None:
+        """Read what stands under the task's key, within the limits of copies; return what is to be kept, None if it is wrong.
 
         Raises WriteFailed when it cannot be read.
         """
-        pieces = task.blob.pieces
+        check = self._macs.check(task.blob, learn=True)
         try:
-            if pieces is None:
+            if check is None:
                 return await self._read_serially(task)
-            right = await self._is_right(task, pieces)
+            right = await self._is_right(task, check)
         except EngineError as error:
             raise WriteFailed(f"reading back: {type(error).__name__}: {error}") from error
-        return pieces if right else None
+        return PieceProofs(task.blob.pieces, check.learnt()) if right else None
 
-    async def _is_right(self, task: CopyTask, pieces: bytes) -> bool:
+    async def _is_right(self, task: CopyTask, check: PieceCheck) -> bool:
         layout = part_layout(task.blob.size, self._part_size())
-        numbers = iter(range(1, layout.count + 1))
-        failures: list[EngineError | WriteFailed] = []
         wrong: list[int] = []
 
-        async def worker(scope: trio.CancelScope) -> None:
-            for number in numbers:
-                start, length = layout.span(number)
-                try:
-                    async with self._pool.hold(length):
-                        data = await self._read(task, start, length)
-                        index = await self._offload(length, lambda: wrong_piece(pieces, start, data))  # noqa: B023 - awaited here
-                except (EngineError, WriteFailed) as error:
-                    failures.append(error)
-                    scope.cancel()
-                    return
-                if index is not None:
-                    wrong.append(index)
-                    scope.cancel()
-                    return
+        async def look(number: int) -> None:
+            start, length = layout.span(number)
+            async with self._pool.hold(length):
+                data = await self._read(task, start, length)
+                index = await self._offload(length, lambda: check.wrong(start, data))
+            if index is not None:
+                wrong.append(index)
+                raise _WrongPiece
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(self._parallel(), layout.count)):
-                nursery.start_soon(worker, nursery.cancel_scope)
-        if wrong:
+        numbers = range(1, layout.count + 1)
+        try:
+            await each(numbers, min(self._parallel(), layout.count), look, (EngineError, WriteFailed, _WrongPiece))
+        except (EngineError, WriteFailed, _WrongPiece):
+            if not wrong:
+                raise
             self.last_error = f"piece {wrong[0]} of what the store copied is wrong"
             return False
-        if failures:
-            raise failures[0]
         return True
 
-    async def _read_serially(self, task: CopyTask) -> bytes | None:
+    async def _read_serially(self, task: CopyTask) -> PieceProofs | None:
         digest = Digest.parse(task.blob.digest)
-        layout, found, pieces = (
-            part_layout(task.blob.size, self._part_size()),
-            hashlib.new(digest.algorithm),
-            bytearray(),
-        )
+        layout, found = part_layout(task.blob.size, self._part_size()), hashlib.new(digest.algorithm)
+        maker = ProofMaker(self._macs.current)
         async with self._pool.hold(layout.part):
             for number in range(1, layout.count + 1):
                 start, length = layout.span(number)
                 data = await self._read(task, start, length)
                 await self._offload(length, lambda: found.update(data))  # noqa: B023 - awaited here
-                pieces += await self._offload(length, lambda: pieces_of(data))  # noqa: B023 - awaited here
+                await self._offload(length, lambda: maker.add(data))  # noqa: B023 - awaited here
         if found.hexdigest() != digest.hex:
             self.last_error = "what the store copied has another digest"
             return None
-        return bytes(pieces)
+        return maker.proofs()
 
     async def _read(self, task: CopyTask, start: int, length: int) -> bytes:
         if task.destination in self._bandwidth:

@@ -27,8 +27,8 @@ def haproxy_configuration(doors: Doors) -> str:
     parts = [head.replace("log stdout format raw local0", "log stdout format raw local0 warning")]
     for door, (port, servers) in doors.items():
         own = re.sub(r"\n    bind .*", f"\n    bind 127.0.0.1:{port}", f"frontend registry{rest}")
-        for name in ("registry", "nodes", "unchecked"):
-            own = re.sub(rf"(frontend |backend |nbsrv\(){name}\b", rf"\g<1>{name}-{door}", own)
+        for name in ("registry", "nodes", "manifests", "unchecked"):
+            own = re.sub(rf"(frontend |backend |nbsrv\(|track ){name}\b", rf"\g<1>{name}-{door}", own)
         for name, at in servers.items():
             own = re.sub(rf"(\n    server {name}) \S+", rf"\g<1> 127.0.0.1:{at}", own)
         parts.append(own)
@@ -52,21 +52,22 @@ def nginx_configuration(doors: Doors, folder: Path) -> str:
 
 
 @contextmanager
-def haproxy(folder: Path, doors: Doors) -> Iterator[None]:
-    """Run haproxy before nodes while the context is open."""
+def haproxy(folder: Path, doors: Doors, *, silence: int = 60) -> Iterator[None]:
+    """Run haproxy before nodes while the context is open. `silence`: seconds that a node may say nothing."""
     file = folder / "haproxy.cfg"
-    file.write_text(haproxy_configuration(doors))
+    file.write_text(haproxy_configuration(doors).replace("timeout server 60s", f"timeout server {silence}s"))
     with _running("haproxy", ["haproxy", "-db", "-f", file], folder, doors):
         yield
 
 
 @contextmanager
-def nginx(folder: Path, doors: Doors) -> Iterator[None]:
-    """Run nginx before nodes while the context is open."""
+def nginx(folder: Path, doors: Doors, *, silence: int = 60) -> Iterator[None]:
+    """Run nginx before nodes while the context is open. `silence`: seconds that a node may say nothing."""
     # Its workers are another user, where root starts it.
     folder.chmod(0o711)
     file = folder / "nginx.conf"
-    file.write_text(nginx_configuration(doors, folder))
+    whole = nginx_configuration(doors, folder)
+    file.write_text(whole.replace("proxy_read_timeout 60s", f"proxy_read_timeout {silence}s"))
     with _running("nginx", ["nginx", "-p", folder, "-c", file], folder, doors):
         yield
 

@@ -20,8 +20,8 @@ import yaml
 from scripts.services.processes import free_ports, tail
 from tests.services import Store
 
-START_SECONDS = 90.0
-STOP_SECONDS = 30.0
+START_SECONDS = 300.0
+STOP_SECONDS = 90.0
 _COVERED = ("QUAY_", "ANTIPODE_")  # what a developer's shell may hold must not reach a node under test
 
 

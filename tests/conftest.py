@@ -18,12 +18,15 @@ _REGIONS = ("us", "eu")
 
 _MINUTES = (
     "tests/api/test_schemathesis.py",
+    "tests/auth/test_dex.py",
+    "tests/auth/test_login_processes.py",
     "tests/crash/",
     "tests/edge/test_over_tls.py",
     "tests/outage/",
     "tests/nemesis/test_real_clients.py",
     "tests/security/test_clients_by_tokens.py",
     "tests/test_store_dies.py",
+    "tests/test_under_systemd.py",
 )
 """Rehearsals that take minutes each: they run with `./scripts/test --long`."""
 
@@ -51,7 +54,7 @@ def redis_uri() -> str:
 
 @pytest.fixture(scope="session")
 def s3_stores() -> dict[str, Store]:
-    """The object stores, by name: us, eu, us-tls."""
+    """The object stores, by name: us, eu, us-tls, eu-tls."""
     return all_stores()
 
 

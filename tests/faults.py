@@ -10,10 +10,13 @@ from typing import Literal, Self
 import trio
 from attrs import evolve
 
+from scripts.services.processes import free_ports
 from tests.services import Store
 
 Fault = Literal["refuse", "reset", "hang", "silent"]
 _CHUNK = 64 * 1024
+_LONG = 4 * 1024
+"""Longer than what is no object's bytes."""
 _LINGER_OFF = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 seconds}: close() sends RST
 
 
@@ -26,7 +29,7 @@ class FaultProxy:
     """
 
     def __init__(self, hostname: str, port: int, listen_on: int = 0) -> None:
-        """Describe the proxy; `serve` runs it. `listen_on` 0 takes any port."""
+        """Describe the proxy; `serve` runs it. `listen_on` 0 takes any port, and keeps it while connections are refused."""
         self.hostname, self.upstream_port = hostname, port
         self.bytes_per_second: float | None = None
         self.delay = 0.0
@@ -36,8 +39,11 @@ class FaultProxy:
         """Bytes that the service sent through the proxy."""
         self.asked: bytearray | None = None
         """What clients send through the proxy, for a test that sets it to an empty one."""
+        self.flips = False
+        """Whether a bit of every long piece that clients send is another one when it arrives."""
         self._changed = trio.Event()
-        self._port = listen_on
+        # Not one of the kernel's choice: those it gives away again as soon as nobody listens.
+        self._port = listen_on or free_ports(1)[0]
 
     @property
     def port(self) -> int:
@@ -61,7 +67,6 @@ class FaultProxy:
     async def serve(self, task_status: trio.TaskStatus[Self]) -> None:
         """Run until cancelled."""
         listener = await self._listen()
-        self._port = listener.socket.getsockname()[1]
         task_status.started(self)
         while True:
             await self._serve_until_fault_changes(listener)
@@ -138,6 +143,8 @@ class FaultProxy:
                     await trio.sleep(self.delay)
                 if self.asked is not None and "silent" not in holding:
                     self.asked += chunk
+                if self.flips and "silent" not in holding and len(chunk) > _LONG:
+                    chunk = chunk[:-1] + bytes([chunk[-1] ^ 1])
                 await sink.send_all(chunk)
                 self.answered += len(chunk) if "silent" in holding else 0
                 if self.bytes_per_second is not None:

@@ -14,7 +14,17 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import define, field, frozen
 
-from engines.contract import Engine, EngineError, EngineUnavailable, KeyPage, ObjectFacts, ObjectReader, OpenParts, Part
+from engines.contract import (
+    Engine,
+    EngineError,
+    EngineUnavailable,
+    KeyPage,
+    ObjectFacts,
+    ObjectReader,
+    OpenParts,
+    Part,
+    Seen,
+)
 
 
 @frozen
@@ -225,6 +235,14 @@ class _FaultyReader:
         data = _turned(data, fault, self._start + self._given)
         self._given += len(data)
         return data
+
+    async def receive_into(self, buffer: memoryview, seen: Seen) -> int:
+        got, more = 0, True
+        while more and (data := await self.receive(len(buffer))):
+            buffer[: len(data)] = data
+            got += len(data)
+            more = seen(buffer[: len(data)]) is True
+        return got
 
 
 async def _fail(fault: Break | Stall) -> None:

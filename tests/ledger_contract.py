@@ -4,9 +4,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from replication.macs import PieceProofs
 from replication.model import Blob, CopyTask, LocationState, Placement
-from replication.plan import DEMANDED, MOST_SIZE_SECONDS, PRIORITY_SECONDS, WAITED_FOR, precedence
+from replication.plan import AHEAD_BYTES, DEMANDED, MOST_SIZE_SECONDS, PRIORITY_SECONDS, WAITED_FOR, precedence
 from replication.ports import CopyOutcome, Ledger
+from tests.copies import finish_copy
 
 LEASE = 30.0
 
@@ -130,6 +132,31 @@ class LedgerContract:
         assert len(await self.claim(ledger, "ap")) == 1
         assert len(await self.claim(ledger, "eu")) == 3
 
+    async def test_small_ones_are_claimed_ahead(self, bench: Bench) -> None:
+        """Beyond what it asked for a claim takes tasks ahead, in their order, as long as these have few bytes together."""
+        blobs = [
+            await self.push(bench, f"b{at}", size=size, pieces=None)
+            for at, size in enumerate((1, 2, AHEAD_BYTES, AHEAD_BYTES + 1))
+        ]
+        ids, ledger = [blob.id for blob in blobs], bench.ledger()
+        assert [t.blob.id for t in await ledger.claim_copies("eu", "r/", 1, LEASE, 10)] == ids[:2]
+        # What does not fit is nobody's: the next claim gets it.
+        assert [t.blob.id for t in await ledger.claim_copies("eu", "r/", 0, LEASE, 10)] == ids[2:3]
+        assert await ledger.claim_copies("eu", "r/", 0, LEASE, 10) == []
+        tasks = await ledger.claim_copies("eu", "r/", 1, LEASE, 10)
+        assert [t.blob.id for t in tasks] == ids[3:]
+        await ledger.hand_back([task.lease for task in tasks])
+        assert len(await ledger.claim_copies("eu", "r/", 0, LEASE, 1)) == 0
+
+    async def test_a_claim_tells_the_place_in_the_queue(self, bench: Bench) -> None:
+        """Tasks of two claims can be put into their order."""
+        await self.push(bench, "ordinary", size=10)
+        ledger = bench.ledger()
+        (ordinary,) = await self.claim(ledger)
+        await self.push(bench, "urgent", size=1 << 30, pieces=None, priority=1)
+        (urgent,) = await self.claim(ledger)
+        assert urgent.place < ordinary.place
+
     async def test_small_goes_before_large(self, bench: Bench) -> None:
         """Of tasks that arose together the smaller blob goes first."""
         large = await self.push(bench, "large", size=1 << 30, pieces=None)
@@ -188,7 +215,7 @@ class LedgerContract:
         again = await bench.ledger("n2").claim_copy(blob.id, "eu", "r/", LEASE)
         assert again is not None
         assert (again.key, again.attempts) == (task.key, 1)
-        assert await bench.ledger("n2").finish_copy(again, None) is CopyOutcome.PLACED
+        assert await finish_copy(bench.ledger("n2"), again, PieceProofs()) is CopyOutcome.PLACED
         assert await ledger.claim_copy(blob.id, "eu", "r/", LEASE) is None
 
     async def test_an_expired_lease_is_due_again(self, bench: Bench) -> None:
@@ -232,25 +259,90 @@ class LedgerContract:
         assert again.upload == "upload-1"
         assert not await bench.ledger("n1").note_parts(task, "upload-2")
 
+    async def test_a_task_gets_a_new_key_and_its_old_one_is_dead(self, bench: Bench) -> None:
+        """What still lands under the old key is deleted later, and is nobody's copy; the next try goes on with the new key."""
+        blob = await self.push(bench)
+        (task,) = await self.claim(bench.ledger())
+        await bench.ledger().note_parts(task, "unverified")
+        key = await bench.ledger().change_key(task)
+        assert key is not None
+        assert key != task.key
+        assert key.rpartition(".")[0] == task.key.rpartition(".")[0]
+        assert await bench.dead() == {("eu", task.key)}
+        assert await bench.ledger().claim_dead("eu", 10, LEASE) == []
+        await bench.pass_time(LEASE + 1)
+        (again,) = await self.claim(bench.ledger("n2"))
+        assert (again.key, again.upload) == (key, None)
+        assert await bench.ledger().change_key(task) is None
+        assert await finish_copy(bench.ledger(), task, PieceProofs()) is CopyOutcome.SUPERSEDED
+        assert await finish_copy(bench.ledger("n2"), again, PieceProofs()) is CopyOutcome.PLACED
+        assert Placement("eu", key) in await bench.placements(blob.id)
+        assert await bench.dead() == {("eu", task.key)}
+
     async def test_a_finished_copy_is_a_placement_and_no_debt(self, bench: Bench) -> None:
         """Finishing records the placement and pays the debt at once."""
         blob = await self.push(bench)
         ledger = bench.ledger()
         (task,) = await self.claim(ledger)
-        assert await ledger.finish_copy(task, None) is CopyOutcome.PLACED
+        assert await finish_copy(ledger, task, PieceProofs()) is CopyOutcome.PLACED
         assert await bench.placements(blob.id) == {Placement("us", "r/blob.1"), Placement("eu", task.key)}
         assert await bench.owed(blob.id) == {}
         assert await bench.pieces(blob.id) == blob.pieces
         await bench.pass_time(LEASE + 1)
         assert await self.claim(ledger) == []
 
+    async def test_many_finish_at_once_and_each_has_its_own_end(self, bench: Bench) -> None:
+        """Copies that are told together end as they would alone, in the order in which they were told."""
+        names = ("good", "collected", "learnt", "struck", "twice")
+        blobs = {name: await self.push(bench, name, pieces=None, owed=["eu", "ap"]) for name in names}
+        ledger = bench.ledger()
+        tasks = {task.blob.id: task for task in await self.claim(ledger)}
+        others = {task.blob.id: task for task in await self.claim(ledger, "ap")}
+        good, collected, learnt, struck, twice = (tasks[blobs[name].id] for name in names)
+        assert await finish_copy(ledger, twice, PieceProofs()) is CopyOutcome.PLACED
+        await bench.drop(blobs["collected"].id)
+        await bench.forget_task(blobs["struck"].id, "eu")
+        outcomes = await ledger.finish_copies(
+            [
+                (good, PieceProofs()),
+                (collected, PieceProofs()),
+                (learnt, PieceProofs(b"q" * 16)),
+                (struck, PieceProofs()),
+                (twice, PieceProofs()),
+                (others[good.blob.id], PieceProofs()),
+            ]
+        )
+        placed, superseded = CopyOutcome.PLACED, CopyOutcome.SUPERSEDED
+        assert list(outcomes) == [placed, superseded, placed, superseded, placed, placed]
+        assert await bench.placements(blobs["good"].id) == {
+            Placement("us", "r/good.1"), Placement("eu", good.key), Placement("ap", others[good.blob.id].key),
+        }  # fmt: skip
+        assert await bench.owed(blobs["good"].id) == {}
+        assert await bench.owed(blobs["learnt"].id) == {"ap": ""}
+        assert await bench.pieces(blobs["learnt"].id) == b"q" * 16
+        assert await bench.pieces(blobs["good"].id) is None
+        dead = await bench.dead()
+        assert {("eu", collected.key), ("eu", struck.key)} <= dead
+        assert not {("eu", good.key), ("eu", learnt.key), ("eu", twice.key)} & dead
+
+    async def test_one_place_told_twice_together_is_once(self, bench: Bench) -> None:
+        """Two reports of one copy in one go succeed, and kill nothing."""
+        await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        assert list(await ledger.finish_copies([(task, PieceProofs()), (task, PieceProofs())])) == 2 * [
+            CopyOutcome.PLACED
+        ]
+        assert await ledger.finish_copies([]) == []
+        assert await bench.dead() == frozenset()
+
     async def test_finishing_twice_is_once(self, bench: Bench) -> None:
         """A report that is repeated, because its answer was lost, succeeds and kills nothing."""
         await self.push(bench)
         ledger = bench.ledger()
         (task,) = await self.claim(ledger)
-        assert await ledger.finish_copy(task, None) is CopyOutcome.PLACED
-        assert await ledger.finish_copy(task, None) is CopyOutcome.PLACED
+        assert await finish_copy(ledger, task, PieceProofs()) is CopyOutcome.PLACED
+        assert await finish_copy(ledger, task, PieceProofs()) is CopyOutcome.PLACED
         assert await bench.dead() == frozenset()
 
     async def test_two_holders_of_one_task_kill_nothing(self, bench: Bench) -> None:
@@ -259,8 +351,8 @@ class LedgerContract:
         (first,) = await self.claim(bench.ledger("n1"))
         await bench.pass_time(LEASE + 1)
         (second,) = await self.claim(bench.ledger("n2"))
-        await bench.ledger("n1").finish_copy(first, None)
-        assert await bench.ledger("n2").finish_copy(second, None) is CopyOutcome.PLACED
+        await finish_copy(bench.ledger("n1"), first, PieceProofs())
+        assert await finish_copy(bench.ledger("n2"), second, PieceProofs()) is CopyOutcome.PLACED
         assert Placement("eu", first.key) in await bench.placements(blob.id)
         assert await bench.dead() == frozenset()
 
@@ -270,7 +362,7 @@ class LedgerContract:
         (first,) = await self.claim(bench.ledger("n1"))
         await bench.pass_time(LEASE + 1)
         await self.claim(bench.ledger("n2"))
-        assert await bench.ledger("n1").finish_copy(first, None) is CopyOutcome.PLACED
+        assert await finish_copy(bench.ledger("n1"), first, PieceProofs()) is CopyOutcome.PLACED
         await bench.pass_time(LEASE + 1)
         assert await self.claim(bench.ledger("n3")) == []
         assert Placement("eu", first.key) in await bench.placements(blob.id)
@@ -282,7 +374,7 @@ class LedgerContract:
         (late,) = await self.claim(bench.ledger())
         await bench.forget_task(blob.id, "eu")
         await bench.owe(blob.id, "eu")
-        assert await bench.ledger().finish_copy(late, None) is CopyOutcome.SUPERSEDED
+        assert await finish_copy(bench.ledger(), late, PieceProofs()) is CopyOutcome.SUPERSEDED
         assert await bench.dead() == {("eu", late.key)}
         assert await bench.owed(blob.id) == {"eu": ""}
 
@@ -291,8 +383,20 @@ class LedgerContract:
         blob = await self.push(bench, pieces=None)
         ledger = bench.ledger()
         (task,) = await self.claim(ledger)
-        await ledger.finish_copy(task, b"q" * 16)
+        await finish_copy(ledger, task, PieceProofs(b"q" * 16))
         assert await bench.pieces(blob.id) == b"q" * 16
+
+    async def test_macs_are_recorded(self, bench: Bench) -> None:
+        """MACs that a copy made stand beside the pieces; a copy that made none takes none away."""
+        await self.push(bench, owed=["eu", "ap"])
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        assert task.blob.macs is None
+        for macs in (b"i" * 8 + b"m" * 32, None):
+            assert await finish_copy(ledger, task, PieceProofs(macs=macs)) is CopyOutcome.PLACED
+        (task,) = await self.claim(ledger, "ap")
+        assert task.blob.macs == b"i" * 8 + b"m" * 32
+        assert task.blob.pieces is not None
 
     async def test_a_copy_of_a_collected_blob_is_dead(self, bench: Bench) -> None:
         """A copy that ends after its blob was collected becomes a dead object."""
@@ -300,7 +404,7 @@ class LedgerContract:
         ledger = bench.ledger()
         (task,) = await self.claim(ledger)
         await bench.drop(blob.id)
-        assert await ledger.finish_copy(task, None) is CopyOutcome.SUPERSEDED
+        assert await finish_copy(ledger, task, PieceProofs()) is CopyOutcome.SUPERSEDED
         assert ("eu", task.key) in await bench.dead()
 
     async def test_a_failed_copy_waits_and_shows_why(self, bench: Bench) -> None:
@@ -352,22 +456,34 @@ class LedgerContract:
         blob = await self.push(bench)
         ledger = bench.ledger()
         (task,) = await self.claim(ledger)
-        await ledger.finish_copy(task, None)
+        await finish_copy(ledger, task, PieceProofs())
         await ledger.mark_suspect(blob.id, "eu", task.key, "piece 3 is wrong")
         assert Placement("eu", task.key, suspect=True) in await bench.placements(blob.id)
         (heal,) = await self.claim(ledger)
         assert heal.key != task.key
         assert Placement("eu", task.key, suspect=True) in heal.placements
 
+    async def test_a_repeated_report_clears_no_suspicion(self, bench: Bench) -> None:
+        """A copy whose report is repeated, because its answer was lost, stays suspect and owed if it was found bad in between."""
+        blob = await self.push(bench)
+        ledger = bench.ledger()
+        (task,) = await self.claim(ledger)
+        await finish_copy(ledger, task, PieceProofs())
+        await ledger.mark_suspect(blob.id, "eu", task.key, "piece 3 is wrong")
+        assert await finish_copy(ledger, task, PieceProofs()) is CopyOutcome.PLACED
+        assert Placement("eu", task.key, suspect=True) in await bench.placements(blob.id)
+        assert await bench.owed(blob.id) == {"eu": ""}
+        assert await bench.dead() == frozenset()
+
     async def test_a_healed_copy_replaces_the_suspect_one(self, bench: Bench) -> None:
         """The copy that heals takes the suspect one's place, whose object is dead then."""
         blob = await self.push(bench)
         ledger = bench.ledger()
         (task,) = await self.claim(ledger)
-        await ledger.finish_copy(task, None)
+        await finish_copy(ledger, task, PieceProofs())
         await ledger.mark_suspect(blob.id, "eu", task.key, "missing")
         (heal,) = await self.claim(ledger)
-        assert await ledger.finish_copy(heal, None) is CopyOutcome.PLACED
+        assert await finish_copy(ledger, heal, PieceProofs()) is CopyOutcome.PLACED
         assert Placement("eu", heal.key) in await bench.placements(blob.id)
         assert await bench.dead() == {("eu", task.key)}
 

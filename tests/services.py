@@ -13,7 +13,7 @@ Fixtures (all in `tests/conftest.py`):
 
     database_uri: str                   DSN of a fresh, empty database, dropped after the test
     redis_uri: str                      the Redis; shared by all tests, so use names of your own
-    s3_stores: dict[str, Store]         "us", "eu" (http) and "us-tls" (https, the same store as "us")
+    s3_stores: dict[str, Store]         "us", "eu" (http), "us-tls" and "eu-tls" (https, the same stores)
     storage_path: str                   a fresh prefix such as "/test-1f3a9c", emptied in every store after the test
     repository: str                     a repository name that no other test uses
     cluster: Cluster                    two running nodes for the whole session, on Ceph: `cluster["us"].url`; tests share
@@ -145,8 +145,9 @@ class Store:
             for item in page.get("Uploads", []):
                 client.abort_multipart_upload(Bucket=self.bucket, Key=item["Key"], UploadId=item["UploadId"])
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
-            for item in page.get("Contents", []):
-                client.delete_object(Bucket=self.bucket, Key=item["Key"])
+            if keys := [{"Key": item["Key"]} for item in page.get("Contents", [])]:
+                gone = client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+                assert not gone.get("Errors"), gone["Errors"]
 
 
 def all_stores() -> dict[str, Store]:

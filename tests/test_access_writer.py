@@ -2,11 +2,15 @@
 
 import io
 import json
+from datetime import datetime
 
 import trio
 
-from node.access_writer import MOST_WAITING, AccessWriter
+from node.access_writer import EVERY, MOST_WAITING, AccessWriter
 from node.web.access import Exchange
+
+_SEEN = 5
+"""Batches."""
 
 
 def ended(path: str, status: int = 200) -> Exchange:
@@ -29,6 +33,44 @@ async def test_lines_are_json_in_the_order_of_the_requests(autojump_clock: objec
         0
     ].keys()
     assert (lines[0]["outcome"], lines[0]["duration"], lines[0]["level"]) == ("complete", 0.25, "info")
+
+
+def test_a_line_says_what_the_usual_one_says() -> None:
+    """Whatever clients put into a path, a line is JSON with the exchange's own fields."""
+    path, stream = '/v2/"\\\u2028\U0001f40b/x', io.StringIO()
+    exchange = Exchange("id-1", "GET", path, "::1", 200, 5, "memory", client_id="theirs")
+    writer = AccessWriter(stream, 'n"1')
+    writer(exchange, 0.000012345)
+    writer._write_batch()
+    line = json.loads(stream.getvalue())
+    datetime.fromisoformat(line.pop("timestamp"))
+    more = {"event": "request", "node": 'n"1', "logger": "antipode.access", "level": "info"}
+    assert line == {**exchange.fields(0.000012345), **more}
+
+
+async def test_lines_that_come_while_others_are_written_wait_for_more(autojump_clock: object) -> None:
+    """A busy node writes a few batches a second, not one for every line that comes while the one before is written."""
+    batches, enough = 0, trio.Event()
+
+    class Busy(io.StringIO):
+        def write(self, text: str) -> int:
+            nonlocal batches
+            batches += 1
+            if batches == _SEEN:
+                trio.from_thread.run_sync(enough.set)
+            else:
+                writer(ended("/v2/meanwhile"), 0.1)
+            return super().write(text)
+
+    writer = AccessWriter(Busy(), "n1")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(writer.run)
+        began = trio.current_time()
+        writer(ended("/v2/first"), 0.1)
+        # No deadline: the clock would jump to it while the thread writes.
+        await enough.wait()
+        assert trio.current_time() - began > (_SEEN - 1.5) * EVERY
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_waits_at_the_end_is_written(autojump_clock: object) -> None:

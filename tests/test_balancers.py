@@ -1,15 +1,18 @@
 """The load balancers of deploy/ before real nodes: bytes flow through, bodies have any size, and a node that is gone is left."""
 
 import hashlib
+import json
 import random
+import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
+from attrs import frozen
 
 from scripts.services.processes import free_ports
 from tests.balancers import Doors, haproxy, needs_haproxy, needs_nginx, nginx
@@ -161,3 +164,128 @@ async def test_a_node_that_is_gone_is_left(
             assert (await client.get(f"/v2/{repository}/blobs/{digest}", follow_redirects=True)).status_code == 200
         fronts["us"].mend()
         await until(partial(leads_to, "us"), _PATIENCE)
+
+
+@frozen
+class Took:
+    """A request that a server took."""
+
+    server: str
+    line: str
+    key: str | None
+    size: int
+
+
+async def take(
+    server: str, answers: bool, took: list[Took], stream: trio.SocketStream, go_on: trio.Event | None = None
+) -> None:
+    """Be a node that takes requests whole, and answers them, when it may go on; or, but for probes, closes their connections."""
+    received = b""
+    while part := await stream.receive_some(65536):
+        received += part
+        head, end, body = received.partition(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        if not end or len(body) < int(fields.get(b"content-length", 0)):
+            continue
+        line, key = head.split(b"\r\n")[0].decode().removesuffix(" HTTP/1.1"), fields.get(b"idempotency-key")
+        probe = line == "GET /health/endtoend"
+        if not probe:
+            took.append(Took(server, line, None if key is None else key.decode(), len(body)))
+        if go_on is not None and not probe:
+            await go_on.wait()
+        if probe or answers:
+            # Who waits no longer has gone.
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        return
+
+
+def docker_manifest(layers: int) -> bytes:
+    """Return a manifest as docker writes it."""
+
+    def described(kind: str) -> dict[str, object]:
+        return {"mediaType": f"application/vnd.docker.{kind}", "size": 314170000, "digest": f"sha256:{'a' * 64}"}
+
+    document = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": described("container.image.v1+json"),
+        "layers": [described("image.rootfs.diff.tar.gzip")] * layers,
+    }
+    return json.dumps(document, indent=3).encode()
+
+
+_MANIFEST = "/v2/team/manifests/app/manifests/v1"
+BOTH, ONE = ["us", "eu"], ["us"]
+_MADE = re.compile(r'"[0-9a-f-]{32,36}"')
+
+
+@either
+async def test_what_is_sent_again(balancer: Balancer, tmp_path: Path, nursery: trio.Nursery) -> None:
+    """What a node took without an answer the other gets if it is a read, or a manifest, under the same key; and nothing else."""
+    tries = [
+        ("GET /v2/", b"", "", BOTH),
+        (f"PUT {_MANIFEST}", b"{}", "", BOTH),
+        (f"PUT {_MANIFEST}", docker_manifest(127), "", BOTH),
+        (f"PUT {_MANIFEST}", b"{}", '"theirs"', BOTH),
+        (f"PUT {_MANIFEST}?tag=a", b"{}", "", BOTH),
+        (f"DELETE {_MANIFEST}", b"", "", ONE),
+        ("PUT /api/v1/repository/team/app/visibility", b"{}", "", ONE),
+        ("DELETE /api/v1/repository/team/app", b"", "", ONE),
+        ("POST /v2/team/app/blobs/uploads/", b"", "", ONE),
+        ("PATCH /v2/team/app/blobs/uploads/1", b"data", "", ONE),
+    ]
+    took: list[Took] = []
+    servers = {}
+    for server in BOTH:
+        serve = partial(take, server, server == "eu", took)
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        servers[server] = listeners[0].socket.getsockname()[1]
+    # A door each: nginx leaves a server alone for a while after a failure.
+    ports = free_ports(len(tries))
+    with balancer(tmp_path, {f"door{port}": (port, servers) for port in ports}):
+        for port, (line, body, key, expected) in zip(ports, tries, strict=True):
+            took.clear()
+            head = (
+                f"{line} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\nAuthorization: Bearer {'t' * 1500}\r\n"
+            )
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            async with stream:
+                # At once, as much of it as fits: what a balancer has whole before it begins may be treated otherwise.
+                await stream.send_all(
+                    f"{head}{f'Idempotency-Key: {key}' + chr(13) + chr(10) if key else ''}\r\n".encode() + body
+                )
+                with trio.fail_after(_PATIENCE):
+                    status = (await stream.receive_some(65536)).split()[1]
+            assert (line, [request.server for request in took]) == (line, expected)
+            assert status == (b"200" if expected == BOTH else b"502")
+            assert {(request.line, request.size) for request in took} == {(line, len(body))}
+            if "/manifests/" in line and expected == BOTH:
+                assert len({request.key for request in took}) == 1
+                assert took[0].key == key if key else _MADE.fullmatch(took[0].key or "")
+
+
+@needs_haproxy
+async def test_a_manifest_may_wait(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """A push that waits for copies at a node that is well is neither cut, though other requests would be by now, nor sent again."""
+    took: list[Took] = []
+    go_on = trio.Event()
+    serve = partial(take, "us", True, took, go_on=go_on)
+    listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+    port = listeners[0].socket.getsockname()[1]
+    found = {}
+    async with client_of(partial(haproxy, silence=1), tmp_path, {"us": port, "eu": port}) as client:
+
+        async def push() -> None:
+            found["PUT"] = (await client.put(_MANIFEST, content=b"{}")).status_code
+
+        async def is_there() -> bool:
+            return bool(took)
+
+        async with trio.open_nursery() as pushing:
+            pushing.start_soon(push)
+            await until(is_there, _PATIENCE)
+            found["POST"] = (await client.post("/v2/team/app/blobs/uploads/")).status_code
+            go_on.set()
+    assert found == {"POST": 504, "PUT": 200}
+    assert sorted(request.line.split()[0] for request in took) == ["POST", "PUT"]

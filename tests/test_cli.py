@@ -22,6 +22,7 @@ from node.config_keys import ENVIRONMENT
 from node.services import NodeFailure
 from scripts.services.processes import free_ports
 
+from .cluster import START_SECONDS
 from .configurations import EXAMPLE
 
 PROGRAM = Path(sys.executable).parent / "antipode"
@@ -181,7 +182,7 @@ class Process:
                 return
         pytest.fail(f"the node ended without saying {text!r}:\n{''.join(self.lines)}")
 
-    def wait_for_end(self, seconds: float = 30) -> int:
+    def wait_for_end(self, seconds: float = START_SECONDS) -> int:
         """Wait for the end and return the exit code."""
         _, rest = self.process.communicate(timeout=seconds)
         self.lines += rest.splitlines()
@@ -212,7 +213,7 @@ class TestServe:
         (port,) = free_ports(1)
         processes.append(node := Process(tmp_path, database_uri, port))
         node.wait_for("node is up")
-        with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as client:
+        with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as client:
             client.sendall(b"GET /v2/ HTTP/1.1\r\nHost: registry\r\nConnection: close\r\n\r\n")
             assert client.recv(12) == b"HTTP/1.1 200"
         node.process.send_signal(stop)

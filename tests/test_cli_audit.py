@@ -1,12 +1,15 @@
 """What is done with the command line is in the audit log: every command that changes something writes a line, and no other."""
 
+import getpass
 import json
 import logging
 import shlex
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import pytest
@@ -15,9 +18,13 @@ import trio
 import yaml
 from click.testing import CliRunner
 
+from engines.contract import EngineError
 from engines.crossing import open_bridge
+from node.api.frame import Problem
 from node.cli import main
 from node.commands.options import EXIT_FAILED
+from node.commands.tools import Desk, Refused, work
+from node.records.accounts import create_organization, create_user
 from node.records.auditlog import Filter, Line, read_lines
 from node.records.migrate import migrate
 from node.records.permissions import create_repository
@@ -54,8 +61,10 @@ CHANGES = (
     "replication backfill",
     "repository delete team/app",
     "rescue",
+    "robot add-federation team+ci https://id.example.com repo:*",
     "robot create team+ci",
     "robot delete team+ci",
+    "robot remove-federation team+ci 1",
     "robot renew team+ci",
     "tag delete team/app v1",
     f"tag restore team/app v1 sha256:{'0' * 64}",
@@ -69,7 +78,10 @@ CHANGES = (
     "user change alice --disabled",
     "user create alice --password-stdin",
     "user delete alice",
+    "user link alice 123",
     "user password alice --password-stdin",
+    "user unlink alice 123",
+    "verify --location us",
     "webhook delete hook",
     "webhook redeliver hook",
     "webhook set hook --url https://hooks.example.com --event pushed",
@@ -94,20 +106,21 @@ READS = (
     "replication stalled",
     "replication status",
     "repository list",
+    "robot federations team+ci",
     "robot list",
     "tag history team/app v1",
     "tag list team/app",
     "team list team",
     "team members team devs",
     "token list alice",
+    "user links alice",
     "user list",
     "user show alice",
-    "verify --location us",
     "webhook deliveries hook",
     "webhook list",
 )
-ELSEWHERE = {"config check", "serve", "wait"}
-"""These ask no database, or are the node itself."""
+ELSEWHERE = {"config check", "login", "logout", "serve", "wait"}
+"""These ask no database but at most a node, or are the node itself."""
 
 
 def leaves(command: click.Command, *above: str) -> Iterator[str]:
@@ -244,5 +257,83 @@ def test_accounts_and_rights(
     assert [(line.action, " ".join(line.detail["arguments"])) for line in lines] == [
         (name_of(given), given) for given in done
     ]
-    assert {line.actor.partition(":")[0] for line in lines if line.actor} == {"cli"}
+    assert {line.actor for line in lines if line.actor} == {f"cli:{getpass.getuser()}@{socket.gethostname()}"}
     assert not [line for line in lines if any(secret in repr(line) for secret in secrets)]
+
+
+@pytest.fixture
+def config(database_uri: str, tmp_path: Path) -> str:
+    """The file of a registry with a database and stores that are not reached."""
+    store = Store("us", "http://127.0.0.1:9", "a", "b", "bucket")
+    document = configuration(
+        database_uri,
+        None,
+        {"us": store},
+        "path",
+        FEATURE_OPEN_REGISTRY=None,
+        DATABASE_SECRET_KEY="a secret key for tests",
+    )
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(document))
+    trio.run(ask, database_uri, migrate)
+    return str(file)
+
+
+async def _written(database: Database) -> list[Line]:
+    return [kept.line for kept in await read_lines(database, Filter(), None, 1000)][::-1]
+
+
+def _fails(error: BaseException) -> Callable[[Desk], Awaitable[None]]:
+    async def verb(_desk: Desk) -> None:
+        async with trio.open_nursery():
+            raise error
+
+    return verb
+
+
+@pytest.mark.usefixtures("logs_as_before")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (EngineError("a store is away"), "EngineError"),
+        (ValueError("a bug"), "ValueError"),
+        (Refused("not now"), None),
+        (Problem(409, "it is there"), None),
+    ],
+    ids=lambda given: type(given).__name__ if isinstance(given, BaseException) else "",
+)
+def test_a_verb_that_breaks_off(
+    monkeypatch: pytest.MonkeyPatch, database_uri: str, config: str, error: BaseException, said: str | None
+) -> None:
+    """What ended in the middle may have changed a part: it has a line that says so. What was refused has none."""
+    monkeypatch.setattr("sys.argv", ["antipode", "verify", "--location", "us"])
+    with pytest.raises((SystemExit, BaseExceptionGroup)):
+        work(config, _fails(error), changes="verify")
+    lines = trio.run(ask, database_uri, _written)
+    expected = [] if said is None else [{"arguments": ["verify", "--location", "us"], "broken_off": said}]
+    assert [line.detail for line in lines] == expected
+
+
+@pytest.mark.usefixtures("logs_as_before")
+def test_what_only_looks_writes_nothing(monkeypatch: pytest.MonkeyPatch, database_uri: str, config: str) -> None:
+    """Every command that is not in the audit log works on a database that takes no writes."""
+    name = urlsplit(database_uri).path.lstrip("/")
+
+    async def prepare(database: Database) -> None:
+        await create_user(database, "alice", None)
+        await create_organization(database, "team", "alice")
+        assert await create_repository(database, "team/app", "library", None)
+        await database.fetch("INSERT INTO location (name, state) VALUES ('us', 'active')")
+        await database.fetch(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+
+    trio.run(ask, database_uri, prepare)
+    failed: dict[str, str] = {}
+    for line in READS:
+        monkeypatch.setattr("sys.argv", ["antipode", *shlex.split(line)])
+        result = CliRunner().invoke(main, [*shlex.split(line), "--config", config], prog_name="antipode")
+        if result.exit_code:
+            failed[name_of(line)] = result.output
+    # What is not there, and a store that is not reached.
+    assert set(failed) == {"orphans", "robot federations", "tag history", "webhook deliveries"}
+    assert "read-only" not in "".join(failed.values()), failed

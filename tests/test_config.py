@@ -115,9 +115,9 @@ class TestNames:
 
     def test_unsupported_keys_of_quay_are_one_warning(self) -> None:
         """A Quay operator's file works; what is not obeyed is named in one line."""
-        made = settings(TESTING=True, LOGS_MODEL="database", MYCOMPANY_LOGIN_CONFIG={}, SECRET_KEY="hunter2")
+        made = settings(TESTING=True, LOGS_MODEL="database", MYCOMPANY_TRIGGER_CONFIG={}, SECRET_KEY="hunter2")
         (line,) = [line for line in made.warnings if "not supported" in line]
-        assert line.endswith("ignored: LOGS_MODEL, MYCOMPANY_LOGIN_CONFIG, SECRET_KEY, TESTING")
+        assert line.endswith("ignored: LOGS_MODEL, MYCOMPANY_TRIGGER_CONFIG, SECRET_KEY, TESTING")
 
     def test_unknown_keys_are_one_warning(self) -> None:
         """A key that nobody knows is ignored, but not silently."""

@@ -8,7 +8,7 @@ import yaml
 
 from node.config import load_settings
 from node.config_report import report
-from node.settings import EdgeSettings, TlsSettings
+from node.settings import CONNECTIONS_OVER_TLS, EdgeSettings, TlsSettings
 from tests.certificates import Authority, Pair
 from tests.configurations import document, errors, only_error, settings
 
@@ -32,6 +32,14 @@ def test_https_needs_a_certificate_or_somebody_who_ends_tls(pair: Pair) -> None:
     assert "PREFERRED_URL_SCHEME: http " in line
     made = settings(PREFERRED_URL_SCHEME="https", **files(pair)).edge
     assert made == EdgeSettings(TlsSettings(pair.certificate, pair.key))
+
+
+def test_tls_takes_memory(pair: Pair) -> None:
+    """A node that ends TLS itself takes fewer connections at once, unless it is told how many."""
+    tls = {"PREFERRED_URL_SCHEME": "https", **files(pair)}
+    assert settings(PREFERRED_URL_SCHEME="https", EXTERNAL_TLS_TERMINATION=True).maximum_connections == 4096
+    assert settings(**tls).maximum_connections == CONNECTIONS_OVER_TLS
+    assert settings(MAXIMUM_CONNECTIONS=5000, **tls).maximum_connections == 5000
 
 
 def test_quays_files_beside_the_configuration_are_taken(pair: Pair, tmp_path: Path) -> None:

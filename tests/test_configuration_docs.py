@@ -37,7 +37,7 @@ def test_every_setting_has_a_key() -> None:
         "redis",
         "tee_spool",
     }
-    structured |= {"upload_spool", "edge", "ldap", "federation", "authorities", "warnings"}
+    structured |= {"upload_spool", "edge", "ldap", "oidc", "federation", "authorities", "warnings"}
     assert {key.field for key in KEYS} | structured == set(DEFAULTS)
 
 

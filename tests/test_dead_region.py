@@ -10,8 +10,8 @@ from tests.cluster import StartCluster
 from tests.faults import Fault, MakeFaulty
 from tests.registry.world import MIB, digest_of
 
-QUICKLY = 3.0
-"""Seconds for an answer from memory, on a machine that is busy with other things; a store's own deadlines are longer."""
+QUICKLY = 2.0
+"""Seconds for an answer from memory, in the mean: a machine that is busy with other things may stand still for longer, once."""
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang"])
@@ -24,14 +24,14 @@ async def test_a_dead_region_stops_no_node(
     nodes = await start_cluster("us eu", stores={"eu": eu.store}, HEALTH_PROBE_INTERVAL="1s")
     data = secrets.token_bytes(MIB)
     async with httpx.AsyncClient(base_url=nodes["us"].url, timeout=30, trust_env=False) as client:
+        began = trio.current_time()
         for _ in range(20):
-            began = trio.current_time()
             answer = await client.get("/health/endtoend")
-            assert (answer.status_code, trio.current_time() - began < QUICKLY) == (200, True)
+            assert answer.status_code == 200
             assert answer.json()["data"]["services"]["storage"]
-            began = trio.current_time()
             lines = (await client.get("/api/v1/health/locations")).json()["locations"]
-            assert trio.current_time() - began < QUICKLY
+        # A store that is waited for costs every answer a probe's deadline, which is longer.
+        assert trio.current_time() - began < 2 * 20 * QUICKLY
         assert next(line["verdict"] for line in lines if line["location"] == "us") == "healthy"
         assert next(line["verdict"] for line in lines if line["location"] == "eu") != "healthy"
         pushed = await client.post(f"/v2/{repository}/blobs/uploads/?digest={digest_of(data)}", content=data)

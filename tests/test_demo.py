@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -21,10 +22,11 @@ import pytest
 from scripts.demo_parts.image import Image, build_image, content_size
 from scripts.services.postgres import _readable, unprivileged_uid
 from scripts.services.processes import accepts_connections, free_ports
+from tests.busy import measured
 
 ROOT = Path(__file__).parent.parent
 SCALE = 4096
-_SECONDS = 90.0
+_SECONDS = 300.0
 
 
 @pytest.fixture
@@ -163,9 +165,9 @@ def _demo(folder: Path, *arguments: str) -> Iterator[_Demo]:
 def test_demo_once_shows_everything_and_exits(tmp_path: Path) -> None:
     """`scripts/demo --once` pushes in one region, pulls in the other, loses a store, exits with 0 within a minute."""
     began = time.monotonic()
-    with _demo(tmp_path, "--once") as demo:
+    with measured() as slow, _demo(tmp_path, "--once") as demo:
         assert demo.end() == 0, demo.said
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 60 * mean(slow)
         for line in (
             "blobs were served from the source store, us",
             "all 9 replicas have arrived",

@@ -1,11 +1,18 @@
-"""Gates bound how many requests of one kind work at once, and say when to come back."""
+"""Gates bound how many requests of one kind work at once, let the others wait while that is of use, and say when to come back."""
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.errors import RegistryError
 from node.gates import Gate
+from node.queueing import WINDOW, Movement
+
+
+def gate_of(limit: int, *, queue: int = 1000, patience: float = 40.0) -> Gate:
+    return Gate("pulls", limit, queue, patience)
 
 
 async def _hold(gate: Gate, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -14,18 +21,23 @@ async def _hold(gate: Gate, task_status: trio.TaskStatus[None] = trio.TASK_STATU
         await trio.sleep_forever()
 
 
-async def test_a_full_gate_makes_the_next_wait_and_then_sends_it_away(autojump_clock: object) -> None:
-    """After its patience a request is refused with 429 and told when to come back."""
-    gate = Gate("pulls", 1, patience=5.0)
+async def _refused(gate: Gate) -> int:
+    """Ask to come in, be refused, and return after how many seconds one may come again."""
+    with pytest.raises(RegistryError) as refused:
+        async with gate.enter():
+            pass
+    assert refused.value.code.status == 429
+    return int(dict(refused.value.headers)["retry-after"])
+
+
+async def test_a_queue_that_stands_still_is_sent_away(autojump_clock: object) -> None:
+    """When nobody has left for a quarter of its patience a request is refused with 429 and told when to come back."""
+    gate = gate_of(1)
     async with trio.open_nursery() as nursery:
         await nursery.start(_hold, gate)
         began = trio.current_time()
-        with pytest.raises(RegistryError) as refused:
-            async with gate.enter():
-                pass
-        assert trio.current_time() - began == pytest.approx(5.0)
-        assert refused.value.code.status == 429
-        assert ("retry-after", "5") in refused.value.headers
+        assert await _refused(gate) == 40
+        assert trio.current_time() - began == pytest.approx(10.0)
         nursery.cancel_scope.cancel()
     assert gate.statistics().inside == 0
     assert gate.statistics().refused == 1
@@ -33,7 +45,7 @@ async def test_a_full_gate_makes_the_next_wait_and_then_sends_it_away(autojump_c
 
 async def test_who_waits_gets_in_when_somebody_leaves(autojump_clock: object) -> None:
     """A place that becomes free goes to the one who waited longest."""
-    gate = Gate("pulls", 1, patience=5.0)
+    gate = gate_of(1)
     order: list[int] = []
 
     async def visit(number: int) -> None:
@@ -42,30 +54,75 @@ async def test_who_waits_gets_in_when_somebody_leaves(autojump_clock: object) ->
             await trio.sleep(1)
 
     async with trio.open_nursery() as nursery:
-        for number in range(2):
+        for number in range(5):
             nursery.start_soon(visit, number)
             await trio.testing.wait_all_tasks_blocked()
-    assert order == [0, 1]
+    assert order == [0, 1, 2, 3, 4]
+
+
+async def test_a_crowd_is_served_in_order(autojump_clock: object) -> None:
+    """A thousand at once of whom thirty are served in a second all get in, the first ones first, within the patience."""
+    gate = gate_of(60, queue=1000)
+    order: list[int] = []
+
+    async def visit(number: int) -> None:
+        async with gate.enter():
+            order.append(number)
+            await trio.sleep(2)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1000):
+            nursery.start_soon(visit, number)
+            await trio.testing.wait_all_tasks_blocked()
+    # Those who come in at the same moment run in any order.
+    assert [number // 60 for number in order] == [place // 60 for place in range(1000)]
+    assert gate.statistics().refused == 0
+    assert trio.current_time() <= 40
+
+
+async def test_who_would_wait_too_long_is_told_at_once(autojump_clock: object) -> None:
+    """Nobody waits behind a queue that will not have moved on within the patience; Retry-After says how much longer it takes."""
+    gate = gate_of(2, queue=1000)
+
+    async def visit() -> None:
+        try:
+            async with gate.enter():
+                await trio.sleep(0.99)
+        except RegistryError:
+            late.append(trio.current_time() - began)
+
+    late: list[float] = []
+    async with trio.open_nursery() as nursery:
+        began = trio.current_time()
+        for _ in range(130):
+            nursery.start_soon(visit)
+        await trio.sleep(10.5)
+        asked = trio.current_time()
+        assert 10 <= await _refused(gate) <= 16
+        assert trio.current_time() == asked
+    # Those who came before anything was known waited, and the last of them in vain.
+    assert len(late) == 130 - 2 * 41
+    assert late == pytest.approx([40.0] * len(late))
 
 
 async def test_a_long_queue_is_cut_short_at_once(autojump_clock: object) -> None:
-    """No more than the gate's own size may wait: the rest is refused without waiting."""
-    gate = Gate("pulls", 1, patience=5.0)
+    """No more than so many may wait: the rest is refused without waiting."""
+    gate = gate_of(1, queue=1)
     async with trio.open_nursery() as nursery:
         await nursery.start(_hold, gate)
         nursery.start_soon(_hold, gate)
         await trio.testing.wait_all_tasks_blocked()
         began = trio.current_time()
-        with pytest.raises(RegistryError):
-            async with gate.enter():
-                pass
+        await _refused(gate)
         assert trio.current_time() == began
+        assert gate.statistics().waiting == 1
         nursery.cancel_scope.cancel()
+    assert gate.statistics().waiting == 0
 
 
 async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
     """A client that leaves while it waits takes no place."""
-    gate = Gate("pulls", 1, patience=5.0)
+    gate = gate_of(1)
     async with gate.enter():
         with trio.move_on_after(0):
             async with gate.enter():
@@ -75,12 +132,52 @@ async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
     assert gate.statistics().inside == 0
 
 
+async def test_a_place_given_to_who_leaves_goes_to_the_next(autojump_clock: object) -> None:
+    """A client that is gone in the moment in which its turn comes passes it on."""
+    gate, came = gate_of(1), trio.Event()
+
+    async def visit() -> None:
+        async with gate.enter():
+            came.set()
+
+    async with trio.open_nursery() as nursery:
+        async with gate.enter():
+            leaving = await nursery.start(_cancellable, gate)
+            nursery.start_soon(visit)
+            await trio.testing.wait_all_tasks_blocked()
+        leaving.cancel()
+        with trio.fail_after(1):
+            await came.wait()
+    assert gate.statistics().inside == 0
+
+
+async def _cancellable(gate: Gate, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        async with gate.enter():
+            await trio.sleep_forever()
+
+
 async def test_who_is_cancelled_at_the_gate_takes_no_place() -> None:
     """A request that is cancelled as it comes in leaves the gate as empty as it was."""
-    gate = Gate("pulls", 1, 1.0)
+    gate = gate_of(1)
     with trio.CancelScope() as scope:
         scope.cancel()
         async with gate.enter():
             pass
     assert scope.cancelled_caught
     assert gate.statistics().inside == 0
+
+
+@given(st.lists(st.floats(0, 60), max_size=50), st.integers(0, 1000))
+def test_a_queue_is_as_long_as_it_was_quick(leaving: list[float], ahead: int) -> None:
+    """What is expected is never negative, grows with who is ahead, and is nothing before there is anything to go by."""
+    movement = Movement(0.0)
+    assert movement.expected(ahead, WINDOW / 2 - 0.1) == 0
+    for now in sorted(leaving):
+        movement.left(now)
+    now = max(leaving, default=0.0) + WINDOW / 2
+    expected = movement.expected(ahead, now)
+    assert 0 <= expected <= movement.expected(ahead + 1, now)
+    if leaving and max(leaving) < WINDOW / 2:
+        assert expected == pytest.approx((ahead + 1) * now / len(leaving))

@@ -12,7 +12,7 @@ from node.records.manifests import FoundManifest
 from node.records.pulls import FoundBlob
 from node.registry import _LINKS, _MANIFEST_BYTES, _SMALL_BLOB_BYTES, Memory
 from replication.model import Blob, Placement
-from tests.cluster import StartCluster
+from tests.cluster import START_SECONDS, StartCluster
 
 MIB = 1 << 20
 
@@ -47,7 +47,7 @@ async def test_idle_with_full_caches(start_cluster: StartCluster) -> None:
     idle = nodes["us"].resident_bytes
     words = [sys.executable, "-m", "tests.test_memory"]
     root = Path(__file__).parent.parent
-    with trio.fail_after(60):
+    with trio.fail_after(START_SECONDS):
         done = await trio.run_process(words, capture_stdout=True, cwd=root)
     caches = int(done.stdout)
     print(f"idle {idle / MIB:.0f} MiB, caches {caches / MIB:.0f} MiB")

@@ -4,16 +4,24 @@ import hashlib
 import json
 import os
 import socket
+import ssl
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 import trio
 
+from node.descriptors import raise_limit
+from node.settings import CONNECTIONS_OVER_TLS
 from node.web.listener import Address
+from tests.certificates import Authority
 from tests.cluster import Node, StartCluster
+from tests.edge.conftest import SETTINGS
 from tests.edge.wire import Client as Wire
 from tests.edge.wire import connect
-from tests.nemesis.ground import until
+from tests.nemesis.ground import NO_TLS, until
 
 MIB = 1 << 20
 _PATIENCE = 60.0
@@ -22,6 +30,12 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 _GROWTH = 12 * MIB
 """Bytes that a node's memory may differ after thousands of requests: what caches of small answers and the allocator keep."""
+_AT_ONCE = 128
+"""Clients that connect at once. Over TLS a quarter of all may shake hands at the same time."""
+_SPARE = 20
+"""Connections that are left for others when a node is full."""
+_CROWD, _EACH = 1000, 40 * 1024
+"""Pulls that wait at once, and bytes that one of them may cost."""
 _WARM, _ROUNDS = 150, 500
 """Of four requests each, and every tenth with as many clients that misbehave."""
 
@@ -95,6 +109,94 @@ async def test_readers_that_stall_starve_nobody(start_cluster: StartCluster, rep
         finally:
             for reader in readers:
                 reader.close()
+
+
+@pytest.mark.long
+async def test_a_crowd_waits_for_its_turn(start_cluster: StartCluster, repository: str) -> None:
+    """A thousand pulls that wait for a stream cost a connection and some kilobytes each, and all of them get what they wait for.
+
+    Pushes, manifests and health checks are answered meanwhile.
+    """
+    nodes = await start_cluster(
+        "us eu", FEATURE_PROXY_STORAGE=True, MAXIMUM_STREAMS=_STREAMS, QUEUE_PATIENCE=600, STALL_DEADLINE=300
+    )
+    node = nodes["us"]
+    async with client_of(node) as client, trio.open_nursery() as nursery:
+        big = await push(client, repository, "big", os.urandom(24 * MIB))
+        small = await push(client, repository, "small", os.urandom(20 * 1024))
+        readers = [await stalled(node, f"/v2/{repository}/blobs/{big}") for _ in range(_STREAMS)]
+        files, memory = open_files(node), node.resident_bytes
+        served: list[bytes] = []
+
+        async def one() -> None:
+            async with connect(Address("127.0.0.1", node.port)) as wire:
+                await wire.send(f"GET /v2/{repository}/blobs/{small} HTTP/1.1\r\nHost: it\r\n\r\n".encode())
+                with trio.fail_after(10 * _PATIENCE):
+                    served.append(bytes(await wire.stream.receive_some(12)))
+
+        for _ in range(_CROWD):
+            nursery.start_soon(one)
+
+        async def all_there() -> bool:
+            return open_files(node) >= files + _CROWD
+
+        await until(all_there, 3 * _PATIENCE)
+        # A request that comes after theirs finds all of them waiting.
+        assert (await client.get("/health/endtoend")).status_code == 200
+        assert (await client.get(f"/v2/{repository}/manifests/big")).status_code == 200
+        await push(client, repository, "meanwhile", b"while a thousand wait")
+        each = (node.resident_bytes - memory) / _CROWD
+        print(f"{_CROWD} waiting: {node.resident_bytes / MIB:.0f} MiB, {each / 1024:.1f} KiB each")
+        assert each < _EACH
+        for reader in readers:
+            reader.close()
+    assert served == [b"HTTP/1.1 200"] * _CROWD
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_full_house_fits(start_cluster: StartCluster, repository: str, tmp_path: Path, *, secure: bool) -> None:
+    """As many waiting clients as may connect by default, by TLS too, leave a node below 200 MiB."""
+    authority = Authority.make(tmp_path / "authority")
+    trust = ssl.create_default_context(cafile=str(authority.own.certificate)) if secure else None
+    settings: dict[str, Any] = {"MAXIMUM_STREAMS": 1, "QUEUE_PATIENCE": 600, "STALL_DEADLINE": 300}
+    if secure:
+        pair = authority.sign("node")
+        files = {"SSL_CERTIFICATE": str(pair.certificate), "SSL_CERTIFICATE_KEY": str(pair.key)}
+        settings |= {"PREFERRED_URL_SCHEME": "https", **files}
+    nodes = await start_cluster("us eu", FEATURE_PROXY_STORAGE=True, **settings)
+    node, most = nodes["us"], CONNECTIONS_OVER_TLS if secure else SETTINGS.maximum_connections
+    raise_limit(2 * most)
+    turn = trio.CapacityLimiter(_AT_ONCE)
+    async with (
+        AsyncExitStack() as stack,
+        httpx.AsyncClient(base_url=node.url, timeout=_PATIENCE, trust_env=False, verify=trust or NO_TLS) as client,
+    ):
+        big = await push(client, repository, "big", os.urandom(24 * MIB))
+        small = await push(client, repository, "small", os.urandom(20 * 1024))
+
+        async def one(digest: str) -> Wire:
+            async with turn:
+                with trio.fail_after(10 * _PATIENCE):
+                    wire = await stack.enter_async_context(connect(Address("127.0.0.1", node.port), tls=trust))
+                    # Who waits gets no answer, and would begin a handshake before the last one has ended.
+                    assert (await wire.ask("/v2/")).status == 200
+                    await wire.send(f"GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nHost: it\r\n\r\n".encode())
+                    return wire
+
+        # It has the only stream, and nobody reads what more it gets.
+        holder = await one(big)
+        assert await holder.stream.receive_some(1)
+        before = node.resident_bytes
+        async with trio.open_nursery() as nursery:
+            for _ in range(most - _SPARE):
+                nursery.start_soon(one, small)
+        assert open_files(node) >= most - _SPARE
+        # A request that comes after theirs finds all of them waiting.
+        assert (await client.get("/health/endtoend")).status_code == 200
+        each = (node.resident_bytes - before) / most
+        print(f"{most} waiting: {node.resident_bytes / MIB:.0f} MiB, {each / 1024:.1f} KiB each")
+        assert node.peak_resident_bytes < 200 * MIB
 
 
 async def _one_of_each(wire: Wire, repository: str, digest: str, number: int) -> None:

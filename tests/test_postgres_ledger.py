@@ -1,19 +1,22 @@
 """The ledger over PostgreSQL keeps the contract that the simulation's keeps."""
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import cast
 from uuid import UUID, uuid5
 
 import pytest
-from attrs import evolve
+from attrs import define, evolve, field
 
 from engines.crossing import open_bridge
 from node.records.ledger import PostgresLedger
 from node.records.members import Membership, enrol_locations
 from node.records.migrate import migrate
-from node.records.postgres import Database, open_database
+from node.records.postgres import Database, Row, open_database
+from replication.macs import PieceProofs
 from replication.model import ClusterView, LocationState, Placement
-from tests.ledger_contract import LedgerContract
+from tests.ledger_contract import LEASE, LedgerContract
 
 LOCATIONS = ("us", "eu", "ap")
 _NAMES = UUID(int=0)
@@ -160,3 +163,40 @@ async def bench(database_uri: str) -> AsyncIterator[PostgresBench]:
 
 class TestPostgresLedger(LedgerContract):
     """The suite, as it is."""
+
+
+@define
+class Explaining:
+    """A database that tells how it would find what a statement asks for, and finds nothing."""
+
+    inner: Database
+    plans: list[str] = field(factory=list)
+
+    async def fetch(self, sql: str, *args: object) -> Sequence[Row]:
+        plan = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF)"
+        self.plans.append("\n".join(row["QUERY PLAN"] for row in await self.inner.fetch(f"{plan} {sql}", *args)))
+        return []
+
+
+async def test_a_backlog_does_not_make_claims_and_reports_dear(database_uri: str) -> None:
+    """What is claimed, and what is recorded, is found by indexes, however much is owed."""
+    async with open_bridge(), open_database(database_uri) as database:
+        await migrate(database)
+        await enrol_locations(database, list(LOCATIONS), LOCATIONS)
+        for sql in (
+            "INSERT INTO blob (digest, size) SELECT 'sha256:' || lpad(n::text, 64, '0'), n FROM generate_series(1, 20000) n",
+            "INSERT INTO placement (blob_id, location_id, key) SELECT b.id, l.id, digest FROM blob b, location l WHERE name = 'us'",
+            "INSERT INTO task (blob_id, location_id, size) SELECT b.id, l.id, b.size FROM blob b, location l WHERE l.name = 'eu'",
+            "ANALYZE",
+        ):
+            await database.fetch(sql, deadline=60.0)
+        member = Membership(uuid5(_NAMES, "n1"), LOCATIONS, LOCATIONS, "test")
+        (task, *_) = await PostgresLedger(database=database, member=member).claim_copies("eu", "k/", 8, LEASE)
+        explaining = Explaining(database)
+        ledger = PostgresLedger(database=cast("Database", explaining), member=member)
+        await ledger.claim_copies("eu", "k/", 8, LEASE, 32)
+        await ledger.claim_copy(task.blob.id + 1, "eu", "k/", LEASE)
+        await ledger.finish_copies([(evolve(task, lease="none"), PieceProofs())])
+        assert len(explaining.plans) == 3
+        for plan in explaining.plans:
+            assert not re.findall(r"Seq Scan on (?:task|placement|blob)\b.*", plan), plan

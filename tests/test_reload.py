@@ -9,6 +9,7 @@ import trio
 import yaml
 
 from node.config_keys import KEYS, STRUCTURED
+from node.config_oidc import ENDING
 from node.reload import RELOADED, differ, key_of
 from node.settings import Settings
 from tests.cluster import Cluster, StartCluster
@@ -38,7 +39,7 @@ def test_limits_are_taken_and_the_rest_is_named() -> None:
 
 def test_every_setting_has_its_key() -> None:
     """Whatever changes, the operator is told the key that the file has."""
-    known = {*(key.name for key in KEYS), *STRUCTURED}
+    known = {*(key.name for key in KEYS), *STRUCTURED, f"<NAME>{ENDING}"}
     assert {key_of(field.name) for field in attrs.fields(Settings) if field.name != "warnings"} <= known
     assert {name for name in (key_of(field) for field in RELOADED) if not name.startswith("REPLICATION_")} == {
         "FAILOVER_BYTES_PER_SECOND",
@@ -73,6 +74,6 @@ def hang_up(nodes: Cluster, **changes: Any) -> None:
 
 async def logged(nodes: Cluster, *words: str) -> None:
     """Wait until the node's log has all of these."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not all(word in nodes["us"].log for word in words):  # noqa: ASYNC110 - a file tells nobody that it grew
             await trio.sleep(0.05)

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from scripts.services import processes
+from scripts.services.processes import free_ports
 from tests.services import repository_root
 
 DEADLINE = 30.0
@@ -50,6 +52,19 @@ def wait_until_silent(found: list[int]) -> None:
         time.sleep(0.05)
 
 
+def test_nobody_is_given_a_port_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to listen somewhere may stop and start again: nobody else, also of another worker, is given its port meanwhile."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    first = free_ports(100)
+    assert len(set(first) | set(free_ports(100))) == 200
+    for worker in ("gw0", "gw1"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        monkeypatch.setattr(processes, "_given", set())
+        others = free_ports(100)
+        assert not set(others) & set(first)
+        first += others
+
+
 def test_services_live_as_long_as_the_command(tmp_path: Path) -> None:
     """The command's exit code is handed on; afterwards nothing listens and the folder is gone."""
     with start(tmp_path, SHOW + "read unused; exit 3") as helper:
@@ -68,10 +83,30 @@ def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> No
         os.killpg(helper.pid, number)
         assert helper.wait(DEADLINE) == 128 + number
         # Its output closes when the last process that holds it has ended: the background one, too.
-        assert helper.stdout is not None
-        helper.stdout.read()
+        helper.communicate(timeout=DEADLINE)
         wait_until_silent(found)
     assert list(tmp_path.iterdir()) == []
+
+
+_EARLY = """
+import signal, subprocess
+from scripts.services import __main__ as helper
+begin = subprocess.Popen
+def interrupted(*words, **more):
+    begin(*words, **more)
+    raise helper.Interrupted(signal.SIGINT)
+subprocess.Popen = interrupted
+helper._run([], ["sh", "-c", "sleep 1000 & sleep 1000"])
+"""
+
+
+def test_a_signal_while_the_command_begins_stops_it() -> None:
+    """A signal that comes before the helper has heard that the command runs leaves neither that nor its children behind."""
+    words = [sys.executable, "-c", _EARLY]
+    with subprocess.Popen(words, cwd=repository_root(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as helper:
+        # Both pipes close when the last process that holds them has ended.
+        _, said = helper.communicate(timeout=DEADLINE)
+    assert b"Interrupted" in said
 
 
 def test_services_end_with_a_helper_that_is_killed(tmp_path: Path) -> None:

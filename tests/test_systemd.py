@@ -1,12 +1,14 @@
 """The node under a service manager: readiness, the watchdog, and a listening socket that outlives the process."""
 
 import os
+import shutil
 import socket
 import subprocess
 from configparser import ConfigParser
 from pathlib import Path
 
 import httpx
+import pytest
 import trio
 
 from node.settings import Settings
@@ -18,6 +20,7 @@ from tests.balancers import haproxy, needs_haproxy, needs_nginx, nginx
 from tests.cluster import Node, StartCluster, program
 from tests.services import repository_root
 
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd (Debian package)")
 _NO_KEEP_ALIVE = httpx.Limits(max_keepalive_connections=0)
 
 
@@ -179,3 +182,19 @@ def test_the_unit_is_hardened() -> None:
 def test_the_socket_of_systemd_queues_as_many_as_ours() -> None:
     """Whoever connects while one process ends and the next begins finds the same room."""
     assert _unit("antipode@.socket")["Socket"]["Backlog"] == str(BACKLOG)
+
+
+@needs_systemd
+def test_systemd_itself_finds_nothing_wrong(tmp_path: Path) -> None:
+    """Systemd knows every key of both units, and rates what the service could do to the machine at 1.5 of 10 at most."""
+    for kind in ("service", "socket"):
+        text = (repository_root() / "deploy" / "systemd" / f"antipode@.{kind}").read_text()
+        # A command that is there: what is not is an error, too.
+        text = text.replace("ExecStart=/opt/antipode/bin/antipode", "ExecStart=/bin/true")
+        (tmp_path / f"antipode@us.{kind}").write_text(text)
+    units = [tmp_path / "antipode@us.service", tmp_path / "antipode@us.socket"]
+    checked = subprocess.run(["systemd-analyze", "verify", *units], check=False, capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    words = ["systemd-analyze", "security", "--offline=yes", "--threshold=15", str(units[0])]
+    rated = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert rated.returncode == 0, rated.stdout

@@ -9,19 +9,20 @@ from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.together import MOST, PATIENCE, Together
+from node.together import BUSY_PATIENCE, MOST, PATIENCE, Together
 
 
 @define
 class Oracle:
-    """Answers after a second, and keeps what it was asked."""
+    """Answers after a while, and keeps what it was asked."""
 
     asked: list[list[int]] = field(factory=list)
     fails: set[int] = field(factory=set)
+    seconds: float = 1.0
 
     async def ask(self, questions: Sequence[int]) -> Sequence[int]:
         self.asked.append(list(questions))
-        await trio.sleep(1)
+        await trio.sleep(self.seconds)
         if self.fails & set(questions):
             raise LookupError
         return [question * 10 for question in questions]
@@ -113,6 +114,48 @@ async def test_a_slow_statement_holds_nobody_up(autojump_clock: trio.testing.Moc
         for number in range(8):
             nursery.start_soon(one, number)
     assert max(took) <= 1 + PATIENCE + 0.001
+
+
+async def test_a_database_that_is_near_and_busy_gets_no_more_statements(autojump_clock: trio.testing.MockClock) -> None:
+    """Where round trips were short and one takes longer, the next takes all who come; a stuck one holds nobody up for long."""
+    oracle = Oracle(seconds=0.001)
+    together, took = Together(oracle.ask), list[float]()
+
+    async def one(number: int) -> None:
+        await trio.sleep(number / 100)
+        began = trio.current_time()
+        await together.get(number)
+        took.append(trio.current_time() - began)
+
+    await together.get(0)
+    oracle.seconds = 0.9 * BUSY_PATIENCE
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(one, number)
+    assert oracle.asked[1:] == [[0], [1, 2, 3, 4, 5, 6, 7]]
+    oracle.seconds = 1.0
+    async with trio.open_nursery() as nursery:
+        for number in range(2):
+            nursery.start_soon(one, number)
+    assert max(took) <= 1 + BUSY_PATIENCE + 0.001
+
+
+async def test_who_left_asks_for_nobody(autojump_clock: trio.testing.MockClock) -> None:
+    """When a statement is cancelled with its asker, those who were in it ask anew, whoever of them has left meanwhile."""
+    oracle = Oracle()
+    together, got = Together(oracle.ask), dict[int, int]()
+
+    async def one(number: int, comes: float, stays: float) -> None:
+        await trio.sleep(comes)
+        with trio.move_on_after(stays):
+            got[number] = await together.get(number)
+
+    async with trio.open_nursery() as nursery:
+        # The second asks for the third and the fourth, who wait when the first is answered; then the third leaves, and the second.
+        for number, comes, stays in ((1, 0, 9), (2, 0.995, 0.8), (3, 0.996, 0.5), (4, 0.997, 9)):
+            nursery.start_soon(one, number, comes, stays)
+    assert got == {1: 10, 4: 40}
+    assert oracle.asked == [[1], [2, 3, 4], [4]]
 
 
 async def test_an_error_is_everybodys(autojump_clock: trio.testing.MockClock) -> None:

@@ -1,6 +1,6 @@
 """Users, organisations, robots and application tokens: made, changed, deleted. Secrets are shown once, when they are made."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from uuid import UUID
 
 from node.api.frame import Json, Problem, Wrong, timestamp
@@ -24,6 +24,9 @@ from node.records.accounts import (
     update_account,
 )
 from node.records.application_tokens import ApplicationToken, create_token, delete_token, list_tokens
+
+Admit = Callable[[bool], Awaitable[None]]
+"""Returns if whoever asks may make (True) or change (False) the organisation. Raises RegistryError."""
 
 _MOST_TOKEN_SECONDS = 10 * 365 * 86400.0
 
@@ -86,14 +89,17 @@ async def set_user(means: Means, passwords: Passwords, name: str, body: Mapping[
     return _line(changed)
 
 
-async def set_organization(means: Means, name: str, body: Mapping[str, object], creator: str | None) -> Json:
-    """Make an organisation, or change its `email` and `description`. Raises Problem: 400, 409.
+async def set_organization(
+    means: Means, name: str, body: Mapping[str, object], creator: str | None, admit: Admit
+) -> Json:
+    """Make an organisation, or change its `email` and `description`. Raises Problem: 400, 409; and what `admit` does.
 
     A new one has a team of admins, `owners`, with its creator in it.
     """
     _check(name, "organisation")
     email, description = body.get("email"), body.get("description")
     known = await find_account(means.database, name)
+    await admit(known is None)
     if known is None:
         if await create_organization(means.database, name, creator) is None:
             raise _taken(name)

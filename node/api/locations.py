@@ -31,8 +31,8 @@ async def change_location(database: Database, publish: Publish, name: str, wante
     """Bring a location into another state; the nodes act on it at once. Raises Problem: 400, 404, 409 with the reason.
 
     `active`, `paused` (kept out for maintenance: not read, written or copied to; nothing is copied because of it), `draining`
-    (no new writes; what is only there is copied elsewhere; it becomes *drained* by itself), `removed` (for good; only when no blob
-    has its only copy there; its bucket is left as it is).
+    (no new writes; what is only there is copied elsewhere, and of the rest a copy elsewhere is read; it becomes *drained* by
+    itself), `removed` (for good; only when each blob has a copy elsewhere that was made or read since; its bucket is left alone).
     """
     states = {state.value: state for state in BY_HAND}
     if wanted not in states:
@@ -41,7 +41,8 @@ async def change_location(database: Database, publish: Publish, name: str, wante
     removing = state is LocationState.REMOVED
     changed = await remove_location(database, name) if removing else await set_state(database, name, state)
     if changed.outcome is not Change.DONE:
-        raise _refusal(name, state, changed)
+        only = await only_copies(database, name) if changed.outcome is Change.ONLY_COPIES else (0, 0)
+        raise _refusal(name, state, changed, *only)
     if state is LocationState.DRAINING:
         await note_drained(database)
     if removing:
@@ -50,18 +51,30 @@ async def change_location(database: Database, publish: Publish, name: str, wante
     # Caches hold placements, nodes hold states; both look at once.
     publish(Forget(), Wake())
     line = next(line for line in await list_locations(database) if line.name == name)
-    return {**asdict(line), "state": line.state.value, "only_copies": await only_copies(database, name)}
+    return {**asdict(line), "state": line.state.value, "only_copies": (await only_copies(database, name))[0]}
 
 
-def _refusal(name: str, state: LocationState, changed: Changed) -> Problem:
+def _refusal(name: str, state: LocationState, changed: Changed, only: int, suspect: int) -> Problem:
     if changed.outcome is Change.UNKNOWN:
         return Problem(404, "no such location", f"{name[:100]} is not a location of this registry")
     if changed.outcome is Change.ONLY_COPIES:
+        more: dict[str, object] = {"only_copies": only, "suspect_blobs": suspect, "unproven": changed.blobs}
+        if not only:
+            detail = (
+                f"{changed.blobs} blobs in {name} have no copy elsewhere that was made, or read and right, since it is being "
+                "emptied: the nodes read them, and heal what is not right, until it is drained"
+            )
+            return Problem(409, "copies elsewhere are not proven", detail, more=more)
         detail = (
-            f"{changed.blobs} blobs have their only copy in {name}: drain it until nothing is only there. What no repository "
-            "links any more waits for collection; what is suspect everywhere has to be deleted, or pushed again"
+            f"{only} blobs have their only copy in {name}: drain it until nothing is only there. What no repository "
+            "links any more waits for collection; what no other location may hold waits for its policy"
         )
-        return Problem(409, "only copies are there", detail, more={"only_copies": changed.blobs})
+        if suspect:
+            detail += (
+                f". Of {suspect} of them no copy is trusted anywhere: they are copied as soon as they are read and are right; "
+                "`antipode replication stalled` names those that are not: delete them, or push them again"
+            )
+        return Problem(409, "only copies are there", detail, more=more)
     if changed.outcome is Change.ANOTHER_REMOVAL:
         return Problem(
             409, "another removal is under way", "the copies of another removed location are still being taken away"

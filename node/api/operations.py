@@ -26,6 +26,8 @@ class Right(Enum):
     DELETE = "delete"
     ADMIN = "admin of the repository"
     NAMESPACE = "owner or administrator of the namespace"
+    USER = "user"
+    """Any user, no robot; the operation itself may ask for more."""
     SUPERUSER = "superuser"
 
 
@@ -83,6 +85,8 @@ class Operation:
     always: bool = False
     """Whether it goes on in read-only mode although it changes something."""
     status: int = 200
+    own_lines: bool = False
+    """Whether it writes lines of the audit log itself, because most requests of it change nothing."""
 
     def read_query(self, given: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
         """Return the parameters of a query. Raises Problem (400) with everything that is wrong."""

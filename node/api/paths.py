@@ -41,6 +41,7 @@ PATH_PARAMETERS: Mapping[str, PathParameter] = {
     "member": _text("A user, or a robot with its owner: alice, org+ci.", _ACCOUNT, 511),
     "account": _text("A user, or a robot with its owner: alice, org+ci.", _ACCOUNT, 511),
     "token": _text("A token's id.", "^[0-9a-f-]{36}$", 36),
+    "rule": _text("A rule's id.", "^[0-9]{1,18}$", 18),
     "default": _text("A default permission's id.", "^[0-9]{1,18}$", 18),
     "webhook": _text("A webhook's name.", "^[a-z0-9][a-z0-9._-]{0,63}$", 64),
     "location": _text("A location's name.", "^[^,/]+$", 255),

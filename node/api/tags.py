@@ -14,7 +14,8 @@ from node.push.reading import read_manifest
 from node.records.history import (
     TagState,
     find_former,
-    relink_blobs,
+    find_lost_children,
+    relink_closure,
     set_tag_expiration,
     tag_expiration,
     tag_history,
@@ -22,7 +23,7 @@ from node.records.history import (
 from node.records.manifests import CompiledTags, commit_manifest
 from node.records.policies import load_policy
 from node.records.postgres import Database
-from node.records.removal import delete_namespace, delete_repository
+from node.records.removal import clear_namespace, delete_namespace, delete_repository
 from node.settings import Settings
 from replication.digests import BadDigest, Digest
 from replication.ports import Forget, Publish, Wake
@@ -67,7 +68,8 @@ async def history_of(means: Means, name: str, tag: str, query: Mapping[str, tupl
 async def restore_tag(means: Means, name: str, tag: str, body: object) -> Json:
     """Point a tag to a manifest that it pointed to within its window: body `{"digest": "sha256:..."}`. Raises Problem.
 
-    A manifest that was deleted by its digest is linked again, and so are blobs of it that were deleted: history has kept both.
+    A manifest that was deleted by its digest is linked again, and so are blobs of it that were deleted: history has kept both. So
+    are manifests of an index, while they have not been collected.
     """
     _check(name, tag)
     digest = _digest(body)
@@ -77,7 +79,8 @@ async def restore_tag(means: Means, name: str, tag: str, body: object) -> Json:
         detail = f"{tag} of {name} did not point to {digest}, or longer ago than it can be restored"
         raise Problem(404, "nothing to restore", detail)
     facts = read_manifest(former.body, former.media_type, digest)
-    await relink_blobs(means.database, name, digest, replicate=settings.replicate)
+    children = await _lost_children(means.database, name, digest) if facts.children else {}
+    await relink_closure(means.database, name, digest, children, replicate=settings.replicate)
     version, text = 0, None
     for _ in range(_POLICY_TRIES):
         places = tuple((tag, at) for at in sorted(load_policy(text).for_tag(tag))) if settings.replicate else ()
@@ -91,13 +94,23 @@ async def restore_tag(means: Means, name: str, tag: str, body: object) -> Json:
             default_quota=settings.default_quota,
         )
         if committed.missing:
-            detail = f"{len(committed.missing)} of the things that {digest} names were deleted by hand since"
+            detail = f"{len(committed.missing)} of the things that {digest} names were deleted by hand and are gone"
             raise Problem(409, "it cannot be restored whole", detail, more={"missing": list(committed.missing)})
         if not committed.stale:
-            means.publish(Forget(name, digest), Wake())
+            means.publish(*(Forget(name, one) for one in (digest, *children)), Wake())
             return {"name": name, "tag": tag, "digest": digest}
         version, text = committed.version, committed.policy
     raise Problem(503, "the namespace's policy keeps changing", headers=(("retry-after", "1"),))
+
+
+async def _lost_children(database: Database, name: str, digest: str) -> Mapping[str, str]:
+    """Return the media types, by digest, of manifests that can come back with an index: those whose blobs are all still known."""
+    found = {}
+    for child in await find_lost_children(database, name, digest):
+        facts = read_manifest(child.body, None, child.digest)
+        if child.blobs.issuperset(facts.blobs):
+            found[child.digest] = facts.media_type
+    return found
 
 
 async def expiration_of(means: Means, namespace: str) -> Json:
@@ -142,9 +155,9 @@ async def remove_repository(means: Means, name: str) -> Json:
     return {"name": name, "deleted": True}
 
 
-async def remove_namespace(means: Means, namespace: str) -> Json:
-    """Delete a namespace with its policy and all its repositories. Raises Problem."""
-    deleted = await delete_namespace(means.database, namespace)
+async def remove_namespace(means: Means, namespace: str, *, whole: bool = True) -> Json:
+    """Delete a namespace with all its repositories; `whole`: also what superusers have set, policy and quota. Raises Problem."""
+    deleted = await (delete_namespace if whole else clear_namespace)(means.database, namespace)
     if deleted is None:
         raise Problem(404, "no such namespace", namespace[:255])
     means.publish(Forget())

@@ -11,7 +11,7 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
-from node.auth.challenge import INSUFFICIENT, INVALID, basic, bearer, unauthorized
+from node.auth.challenge import INSUFFICIENT, INVALID, basic, bearer, not_proven, unauthorized
 from node.auth.changes import ACCESS_CHANGED, KEYS_CHANGED, ChangeLog
 from node.auth.credentials import Credentials, NotProven, Rules
 from node.auth.directory import Directory, Remembering
@@ -20,20 +20,23 @@ from node.auth.header import Basic, Bearer, Malformed, read_authorization
 from node.auth.issuers import Issuers
 from node.auth.keyring import Keyring
 from node.auth.limits import Failures, alone
-from node.auth.model import ANONYMOUS, ANYBODY, Action, Grant, Identity, owns
+from node.auth.model import ANONYMOUS, ANYBODY, Action, Grant, Identity, Kind, owns
 from node.auth.passwords import Passwords
+from node.auth.provider import provider_of
 from node.auth.rights import Rights, RightsRules
 from node.auth.scopes import Need
 from node.auth.sealing import Sealer
 from node.auth.secrets import APPLICATION
 from node.auth.shared_limits import shared_counts
+from node.auth.sign_in import SignIn
 from node.auth.tokens import LEEWAY, BadToken, Tokens
 from node.errors import DENIED, RegistryError
 from node.hooks.addresses import networks
-from node.records.permissions import create_repository
+from node.records.permissions import create_repository, unmake_repository
 from node.records.postgres import Database
 from node.records.rights import read_changes
-from node.settings import Settings
+from node.records.robot_federation import list_rules
+from node.settings import FederationRule, Settings
 from replication.ports import Forget, Hint, LedgerUnavailable
 
 _log = structlog.get_logger("antipode.access")
@@ -55,6 +58,8 @@ class Parts:
     tokens: Tokens
     credentials: Credentials
     rights: Rights
+    sign_in: SignIn | None = None
+    """How people log in with an identity provider, where there is one."""
 
 
 @define(eq=False)
@@ -68,6 +73,8 @@ class Access:
     parts: Parts | None = field(init=False)
     """None: the registry is open (FEATURE_OPEN_REGISTRY)."""
     _clock: Callable[[], float] = field(alias="clock")
+    _node: str = field(alias="node", default="")
+    """This process's id, as lines of the audit log have it."""
     _nudged: trio.Event = field(factory=trio.Event, init=False)
     _keys_nudged: trio.Event = field(factory=trio.Event, init=False)
 
@@ -75,7 +82,7 @@ class Access:
         if self._settings.open_registry:
             self.parts = None
         else:
-            self.parts = _parts(self._settings, self._database, self._clock, self.passwords)
+            self.parts = _parts(self._settings, self._database, self._clock, self.passwords, self._node)
 
     async def identify(self, authorization: str | None, client: str, needs: Sequence[Need] | None = None) -> Identity:
         """Return who sent a request with this Authorization header from this address.
@@ -96,9 +103,30 @@ class Access:
         except Malformed as error:
             raise unauthorized(self.challenge(needs), str(error)) from None
         except NotProven:
-            raise unauthorized(self.challenge(needs), "the name or the secret is wrong") from None
+            raise not_proven(self.challenge(needs), self._settings) from None
         except BadToken as error:
             raise unauthorized(self.challenge(needs, INVALID), str(error)) from None
+
+    def puller_at_once(self, authorization: str | None, repository: str) -> Identity | None:
+        """Return who sent a request with this Authorization header and may pull, where that can be told without waiting.
+
+        None: `identify` and `admit` tell.
+        """
+        parts = self.parts
+        if parts is None:
+            return ANYBODY
+        if authorization is None:
+            return None
+        try:
+            given = read_authorization(authorization)
+        except Malformed:
+            return None
+        identity = parts.tokens.verify_at_once(given.token) if isinstance(given, Bearer) else None
+        if identity is None or identity.grants is None:
+            return None
+        grant = identity.grants.get(repository)
+        may = grant is not None and Action.PULL in grant.actions
+        return identity if may and parts.changes.is_current(identity.epoch, identity.name, (repository,)) else None
 
     async def _bearer(self, given: Bearer, client: str, needs: Sequence[Need] | None) -> Identity:
         assert self.parts is not None
@@ -169,6 +197,16 @@ class Access:
         if not identity.superuser:
             raise self._refusal(identity, {"reason": "only superusers may"})
 
+    def require_somebody(self, identity: Identity) -> None:
+        """Return if somebody has proven who they are. Raises RegistryError (401)."""
+        if identity.anonymous and not identity.everything:
+            raise self._refusal(identity, None)
+
+    def require_user(self, identity: Identity) -> None:
+        """Return if somebody is a user, by their own rights: no robot, and no registry token. Raises RegistryError."""
+        if not identity.everything and (identity.kind is not Kind.USER or identity.grants is not None):
+            raise self._refusal(identity, {"reason": "only users may"})
+
     def _refusal(self, identity: Identity, detail: object) -> RegistryError:
         if identity.anonymous:
             return unauthorized(self.challenge(None), "log in first")
@@ -192,20 +230,36 @@ class Access:
             return unauthorized(self.challenge(needs, error), "a token for this is needed")
         return RegistryError(DENIED, {"name": needs[0].repository} if needs else None)
 
-    async def make(self, identity: Identity, repository: str) -> bool:
-        """Make a repository for somebody who may by a grant that `creates`; tell whether they may push to it now."""
+    async def make(self, identity: Identity, need: Need) -> bool:
+        """Make a repository for somebody who may by a grant that `creates`; return whether it was not there.
+
+        Raises RegistryError where it is there by now, and they may not do to it what they need.
+        """
         assert self.parts is not None
         settings = self._settings
         made = await create_repository(
             self._database,
-            repository,
+            need.repository,
             settings.library_namespace,
             identity.name,
             public=not settings.private_on_push,
         )
+        may = Action.PUSH in (await self._own_grant(identity, need)).actions
+        if not made and not may:
+            raise self.refuse(identity, (need,))
+        return made
+
+    async def unmake(self, identity: Identity, need: Need) -> None:
+        """Delete a repository that was made for a push which was then refused, unless somebody has pushed to it meanwhile."""
+        if await unmake_repository(self._database, need.repository):
+            await self._own_grant(identity, need)
+
+    async def _own_grant(self, identity: Identity, need: Need) -> Grant:
+        """Return what somebody may do to a repository by their own rights, read anew."""
+        assert self.parts is not None
         own = Identity(identity.name, identity.kind, identity.superuser)
-        decided = await self.parts.rights.of(own, (repository,), anew=True)
-        return made or Action.PUSH in decided.grants[repository].actions
+        decided = await self.parts.rights.of(own, (need.repository,), anew=True)
+        return decided.grants[need.repository]
 
     def heard(self, hint: Hint) -> None:
         """Take in that something may have changed; read it soon."""
@@ -266,18 +320,42 @@ def _directory(settings: Settings) -> Directory | None:
     return Remembering(Ldap(settings.ldap), settings.ldap.fresh, settings.metadata_grace)
 
 
-def _federation(settings: Settings, clock: Callable[[], float]) -> Federation | None:
-    if not settings.federation:
+def _federation(settings: Settings, database: Database, clock: Callable[[], float]) -> Federation | None:
+    if not settings.federation and not settings.federation_issuers:
         return None
     issuers = Issuers(networks(settings.webhook_networks), settings.authorities)
-    return Federation(settings.federation, issuers, clock)
+
+    async def more(robot: str) -> Sequence[FederationRule]:
+        if not settings.federation_issuers:
+            return ()
+        return [
+            FederationRule(robot, rule.issuer, rule.audience, rule.subject)
+            for rule in await list_rules(database, robot)
+            # What an operator has taken from the list does not count any more.
+            if rule.issuer in settings.federation_issuers
+        ]
+
+    return Federation(settings.federation, issuers, clock, more)
 
 
-def _parts(settings: Settings, database: Database, clock: Callable[[], float], passwords: Passwords) -> Parts:
+def _sign_in(
+    settings: Settings, database: Database, sealer: Sealer, clock: Callable[[], float], node: str
+) -> SignIn | None:
+    provider = provider_of(settings, clock)
+    if provider is None:
+        return None
+    reserved = frozenset((*settings.superusers, settings.library_namespace))
+    return SignIn(provider, database, sealer, clock, settings.login_token_lifetime, reserved, node)
+
+
+def _parts(
+    settings: Settings, database: Database, clock: Callable[[], float], passwords: Passwords, node: str
+) -> Parts:
     changes = ChangeLog()
     longest = max(settings.token_lifetime, settings.refresh_token_lifetime)
     assert settings.secret_key is not None  # the configuration demands it where there are accounts
-    keyring = Keyring(database, Sealer(settings.secret_key), longest)
+    sealer = Sealer(settings.secret_key)
+    keyring = Keyring(database, sealer, longest)
     shared = alone if settings.redis is None else shared_counts(settings.redis).count
     rules = Rules(settings.metadata_staleness, settings.metadata_grace, frozenset(settings.superusers))
     return Parts(
@@ -292,7 +370,8 @@ def _parts(settings: Settings, database: Database, clock: Callable[[], float], p
             clock,
             passwords,
             directory=_directory(settings),
-            federation=_federation(settings, clock),
+            federation=_federation(settings, database, clock),
+            node=node,
         ),
         Rights(
             database,
@@ -304,4 +383,5 @@ def _parts(settings: Settings, database: Database, clock: Callable[[], float], p
             ),
             changes,
         ),
+        _sign_in(settings, database, sealer, clock, node),
     )

@@ -5,9 +5,12 @@ Source: RFC 6750, 3; the Docker Registry v2 token authentication specification. 
 
 from collections.abc import Sequence
 
+from attrs import evolve
+
 from node.answers import Headers
 from node.auth.scopes import Need
 from node.errors import UNAUTHORIZED, RegistryError
+from node.settings import Settings
 
 INVALID = "invalid_token"
 INSUFFICIENT = "insufficient_scope"
@@ -27,6 +30,16 @@ def bearer(scheme: str, hostname: str, needs: Sequence[Need] = (), error: str = 
 def basic(hostname: str) -> Headers:
     """Return the header that asks for a name and a password."""
     return (("www-authenticate", f'Basic realm="{hostname}"'),)
+
+
+def not_proven(headers: Headers, settings: Settings) -> RegistryError:
+    """Return the 401 for a name and a secret that are not right; it says how people log in, where that is not by a password."""
+    reason = {"reason": "the name or the secret is wrong"}
+    if settings.oidc is None:
+        return RegistryError(UNAUTHORIZED, reason, headers=headers)
+    # docker shows the message alone.
+    way = f"people log in by antipode login {settings.server_hostname}; docker takes the token that it leaves, or a robot's"
+    return RegistryError(evolve(UNAUTHORIZED, message=f"authentication required: {way}"), reason, headers=headers)
 
 
 def unauthorized(headers: Headers, reason: str) -> RegistryError:

@@ -17,7 +17,7 @@ from node.auth.changes import ChangeLog
 from node.auth.directory import Directory
 from node.auth.federation import Federation, looks_like_token
 from node.auth.limits import Failures
-from node.auth.linking import belongs, link
+from node.auth.linking import Where, belongs, link
 from node.auth.model import Identity, Kind
 from node.auth.passwords import Passwords
 from node.auth.secrets import APPLICATION, hash_secret
@@ -77,6 +77,8 @@ class Credentials:
     """Proves those who have no password in the database."""
     _federation: Federation | None = field(alias="federation", default=None)
     """Proves robots that show somebody else's token."""
+    _node: str = field(alias="node", default="")
+    """This process's id, as lines of the audit log have it."""
     _pepper: bytes = field(factory=lambda: secrets.token_bytes(32), init=False)
     _known: Cache[bytes, Proven] = field(factory=lambda: Cache(_MOST), init=False)
 
@@ -98,15 +100,16 @@ class Credentials:
         if known is not None:
             return known
         seen = self._remembered(key, asked_at - self._rules.grace)
+        limited = name if can_be_guessed(name, secret) else None
         if seen is None:
-            self._failures.check(name, address)
+            self._failures.check(limited, address)
         began = trio.current_time()
-        proven = await self._away(seen, lambda: self._prove(name, secret, seen))
+        proven = await self._away(seen, lambda: self._prove(name, secret, seen, address))
         if proven is None:
             if seen is not None:
                 # Once refused, it does not count while the database is away, either.
                 self._known.keep(key, evolve(seen, ends=0.0), asked_at)
-            await self._failures.note(name, address)
+            await self._failures.note(limited, address)
             await trio.sleep_until(began + _FAILURE_SECONDS)
             raise NotProven
         self._known.keep(key, proven, asked_at)
@@ -121,7 +124,9 @@ class Credentials:
             return known
 
         async def ask() -> Proven | None:
-            login = await find_renewal(self._database, renewal.account, renewal.generation, renewal.token)
+            login = await find_renewal(
+                self._database, renewal.account, renewal.generation, renewal.token, renewal.id, renewal.issued
+            )
             return None if login is None else self._proven(login)
 
         proven = await self._away(self._remembered(key, asked_at - self._rules.grace), ask)
@@ -139,7 +144,7 @@ class Credentials:
                 raise
             return seen
 
-    async def _prove(self, name: str, secret: str, seen: Proven | None) -> Proven | None:
+    async def _prove(self, name: str, secret: str, seen: Proven | None, address: str) -> Proven | None:
         if secret.startswith(APPLICATION):
             login = await find_by_token(self._database, hash_secret(secret))
             good = login is not None and name in (APPLICATION_NAME, login.account.name)
@@ -152,12 +157,12 @@ class Credentials:
         if login is not None and seen is not None and seen.renewable and stored is not None and seen.secret == stored:
             return self._proven(login)
         if "+" in name:
-            if self._federation is not None and login is not None and looks_like_token(secret):
-                return await self._ask_issuer(self._federation, login, secret)
+            if self._federation is not None and looks_like_token(secret):
+                return await self._ask_issuer(self._federation, name, login, secret)
             right = stored is not None and hmac.compare_digest(stored, hash_secret(secret))
             return self._proven(login) if login is not None and right else None
         if possible and self._directory is not None and belongs(self._directory, name, login):
-            return await self._ask(self._directory, name, secret, login)
+            return await self._ask(self._directory, name, secret, login, Where(address, self._node))
         verdict = await self._passwords.verify(secret, stored)
         if not verdict.right or login is None or stored is None:
             return None
@@ -165,20 +170,24 @@ class Credentials:
             await upgrade_secret(self._database, login.account.id, stored, verdict.better)
         return self._proven(login)
 
-    async def _ask(self, directory: Directory, name: str, password: str, login: Login | None) -> Proven | None:
-        if login is not None and not login.account.enabled:
-            return None
+    async def _ask(
+        self, directory: Directory, name: str, password: str, login: Login | None, at: Where
+    ) -> Proven | None:
         person = await directory.prove(name, password)
-        linked = None if person is None else await link(self._database, directory, name, login, person)
+        if login is not None and not login.account.enabled:
+            # Only now: nobody shall see by the time that it takes whose account is disabled.
+            return None
+        linked = None if person is None else await link(self._database, directory, name, login, person, at)
         proven = None if linked is None else self._proven(linked)
         if person is None or proven is None:
             return None
         superuser = proven.identity.superuser or person.superuser
         return evolve(proven, identity=evolve(proven.identity, superuser=superuser), renewable=False)
 
-    async def _ask_issuer(self, federation: Federation, login: Login, token: str) -> Proven | None:
-        proven = self._proven(login)
-        ends = None if proven is None else await federation.prove(login.account.name, token)
+    async def _ask_issuer(self, federation: Federation, name: str, login: Login | None, token: str) -> Proven | None:
+        # Whether or not there is such a robot, and whether it is enabled, a token costs the same.
+        ends = await federation.prove(name, token)
+        proven = None if login is None else self._proven(login)
         return None if proven is None or ends is None else evolve(proven, ends=ends, renewable=False)
 
     def _proven(self, login: Login) -> Proven | None:
@@ -197,3 +206,11 @@ class Credentials:
 
     def _key(self, name: str, secret: str) -> bytes:
         return hmac.digest(self._pepper, f"{name}\0{secret}".encode(), "sha256")
+
+
+def can_be_guessed(name: str, secret: str) -> bool:
+    """Tell whether what is shown may be a password. Application tokens and robots' secrets are random, and long.
+
+    Failures with those must not hold the account off: all that nobody needs is its name, and `$app` is everybody's. Pure.
+    """
+    return not secret.startswith(APPLICATION) and "+" not in name

@@ -14,13 +14,14 @@ from attrs import frozen
 
 from node.answers import Answer, Request
 from node.auth.access import Access, Parts
-from node.auth.challenge import basic, unauthorized
+from node.auth.challenge import basic, not_proven
 from node.auth.credentials import NotProven, Proven
 from node.auth.header import Basic, Malformed, read_authorization
 from node.auth.model import ANONYMOUS, Grant
 from node.auth.scopes import Asked, narrow, read_scopes, words_of
 from node.auth.tokens import BadToken, Renewal
 from node.errors import UNAVAILABLE, UNSUPPORTED, Code, RegistryError
+from node.gates import Gate
 from node.settings import Settings
 
 _MOST_FORM = 64 * 1024
@@ -35,21 +36,25 @@ class _Wanted:
     offline: bool = False
 
 
-async def answer_token(access: Access, settings: Settings, request: Request) -> Answer:
+async def answer_token(access: Access, settings: Settings, gate: Gate, request: Request) -> Answer:
     """Answer a request for a token. Raises RegistryError: 401 for credentials that are not good, 429, 400, 405 for other methods.
 
-    A token has what was asked for and may be had, which may be nothing.
+    A token has what was asked for and may be had, which may be nothing. As many are worked on at once as come through `gate`, where
+    nobody stands whose form is still on its way.
     """
     parts = access.parts
     if parts is None or request.method not in ("GET", "HEAD", "POST"):
         raise RegistryError(UNSUPPORTED, {"method": request.method}, headers=(("allow", "GET, HEAD, POST"),))
     try:
         if request.method == "POST":
-            return await _post(parts, settings, request)
+            form = await _form(request)
+            async with gate.enter():
+                return await _post(parts, settings, request.client, form)
         wanted = _Wanted(read_scopes(request.query.get("scope", ())), request.one("offline_token") == "true")
-        return await _answer(parts, settings, await _basic(parts, request), wanted)
+        async with gate.enter():
+            return await _answer(parts, settings, await _basic(parts, request), wanted)
     except (NotProven, Malformed):
-        raise unauthorized(basic(settings.server_hostname), "the name or the secret is wrong") from None
+        raise not_proven(basic(settings.server_hostname), settings) from None
 
 
 async def _basic(parts: Parts, request: Request) -> Proven | None:
@@ -62,15 +67,14 @@ async def _basic(parts: Parts, request: Request) -> Proven | None:
     return await parts.credentials.check(given.name, given.password, request.client)
 
 
-async def _post(parts: Parts, settings: Settings, request: Request) -> Answer:
-    form = await _form(request)
+async def _post(parts: Parts, settings: Settings, client: str, form: Mapping[str, Sequence[str]]) -> Answer:
     wanted = _Wanted(
         read_scopes(form.get("scope", ())),
         _one(form, "access_type") == "offline" or _one(form, "offline_token") == "true",
     )
     match _one(form, "grant_type"):
         case "password":
-            proven = await parts.credentials.check(_one(form, "username"), _one(form, "password"), request.client)
+            proven = await parts.credentials.check(_one(form, "username"), _one(form, "password"), client)
             return await _answer(parts, settings, proven, wanted)
         case "refresh_token":
             token = _one(form, "refresh_token")
@@ -121,7 +125,7 @@ def _refresh(parts: Parts, settings: Settings, proven: Proven, now: float) -> st
     lifetime = settings.refresh_token_lifetime
     if proven.ends is not None:
         lifetime = min(lifetime, proven.ends - now)
-    renewal = Renewal(proven.identity.name, proven.generation, proven.token)
+    renewal = Renewal(proven.identity.name, proven.generation, proven.token, proven.account)
     return parts.tokens.issue_refresh(renewal, max(1, lifetime))
 
 

@@ -1,25 +1,20 @@
 """The public keys of identity providers: found by OpenID Connect Discovery 1.0, kept, and asked for again when a new one signs.
 
-Only https, only to public addresses unless an operator allows others, no redirects, within a deadline and a size. A provider that
-is away costs nothing while its keys are known.
+`outgoing.py` asks. A provider that is away costs nothing while its keys are known.
 """
 
-import json
-import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpcore
 import jwt
 import structlog
 import trio
 from attrs import define, field, frozen
 
 from node.auth.directory import DirectoryUnavailable
-from node.hooks.addresses import Network, refuse_url
-from node.hooks.network import Checked, Refused
+from node.auth.outgoing import NoAnswer, Outgoing
+from node.hooks.addresses import Network
 
 _log = structlog.get_logger("antipode.access")
 
@@ -29,8 +24,6 @@ _AGAIN = 30.0
 """Seconds between two questions to one provider: anybody can make up the name of a key."""
 _AGAIN_WITHOUT = 3.0
 """The same while none of its keys is known."""
-_SECONDS = 5.0
-_MOST = 256 * 1024
 _MOST_KEYS = 100
 _ALGORITHMS: Mapping[str, tuple[str, ...]] = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -57,6 +50,7 @@ class Key:
 class _Held:
     """What is known of one provider. Times are Trio's."""
 
+    document: Mapping[str, Any] = field(factory=dict)
     keys: Mapping[str | None, Key] = field(factory=dict)
     read_at: float = float("-inf")
     asked_at: float = float("-inf")
@@ -65,88 +59,78 @@ class _Held:
 
 @define(eq=False)
 class Issuers:
-    """The providers that ROBOT_FEDERATION names.
+    """Providers that an operator named.
 
-    `authorities`: a PEM file with those that may vouch for them; None: the system's.
+    `authorities`: a PEM file with those that may vouch for them; None: the system's. `places`: where those are found that are
+    not found at their own name.
     """
 
     _allowed: Sequence[Network] = field(alias="allowed")
     _authorities: Path | None = field(alias="authorities")
+    _places: Mapping[str, str] = field(alias="places", factory=dict)
+    _outgoing: Outgoing = field(init=False)
     _held: dict[str, _Held] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._outgoing = Outgoing(self._allowed, self._authorities)
 
     async def key(self, issuer: str, name: str | None) -> Key | None:
         """Return the key of this name (`kid`); None: the provider has none such. Raises DirectoryUnavailable.
 
         `issuer` must be one that an operator named.
         """
+        return pick((await self._known(issuer, lambda held: pick(held.keys, name) is None)).keys, name)
+
+    async def metadata(self, issuer: str) -> Mapping[str, Any]:
+        """Return what a provider says about itself (Discovery 1.0, 3). Raises DirectoryUnavailable."""
+        return (await self._known(issuer, lambda held: not held.document)).document
+
+    async def _known(self, issuer: str, lacks: Callable[[_Held], bool]) -> _Held:
         held = self._held.setdefault(issuer, _Held())
-        if self._must_ask(held, name):
+        if self._must_ask(held, lacks):
             async with held.lock:
                 # Somebody else may have asked meanwhile.
-                if self._must_ask(held, name):
+                if self._must_ask(held, lacks):
                     await self._ask(issuer, held)
         if trio.current_time() - held.read_at >= _GRACE:
             raise DirectoryUnavailable(f"{issuer} cannot be asked")
-        return pick(held.keys, name)
+        return held
 
-    def _must_ask(self, held: _Held, name: str | None) -> bool:
+    def _must_ask(self, held: _Held, lacks: Callable[[_Held], bool]) -> bool:
         now = trio.current_time()
         if now - held.asked_at < (_AGAIN if held.keys else _AGAIN_WITHOUT):
             return False
-        return pick(held.keys, name) is None or now - held.read_at >= _FRESH
+        return lacks(held) or now - held.read_at >= _FRESH
 
     async def _ask(self, issuer: str, held: _Held) -> None:
         held.asked_at = trio.current_time()
         try:
-            with trio.fail_after(_SECONDS):
-                keys = await self._discover(issuer)
-        except trio.TooSlowError:
-            reason = f"no answer within {_SECONDS:g} s"
-        except (Refused, ValueError, OSError, ssl.SSLError) as error:
-            reason = str(error) or type(error).__name__
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-            reason = f"{type(error).__name__}: {error}"
-        else:
-            held.keys, held.read_at = keys, held.asked_at
+            document, keys = await self._discover(issuer)
+        except NoAnswer as error:
+            _log.warning("an identity provider cannot be asked", issuer=issuer, reason=str(error)[:300])
             return
-        _log.warning("an identity provider cannot be asked", issuer=issuer, reason=reason[:300])
+        held.document, held.keys, held.read_at = document, keys, held.asked_at
 
-    async def _discover(self, issuer: str) -> Mapping[str | None, Key]:
-        document = await self._get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-        if document.get("issuer") != issuer:
-            raise Refused("it says to be somebody else")
-        place = document.get("jwks_uri")
-        if not isinstance(place, str) or urlsplit(place).scheme != "https":
-            raise Refused("its jwks_uri is no https URL")
-        keys = keys_of(await self._get(place))
+    async def _discover(self, issuer: str) -> tuple[Mapping[str, Any], Mapping[str | None, Key]]:
+        place = self._places.get(issuer, issuer)
+        document = await self._get(f"{place.rstrip('/')}/.well-known/openid-configuration")
+        said = document.get("issuer")
+        # Operators leave a slash at the end out, or write one; what tokens have is compared as it is.
+        if not isinstance(said, str) or said.rstrip("/") != issuer.rstrip("/"):
+            raise NoAnswer("it says to be somebody else")
+        where = document.get("jwks_uri")
+        if not isinstance(where, str):
+            raise NoAnswer("it has no jwks_uri")
+        keys = keys_of(await self._get(where))
         if not keys:
-            raise Refused("there is no key in its key set that can be used")
-        return keys
+            raise NoAnswer("there is no key in its key set that can be used")
+        return document, keys
 
     async def _get(self, url: str) -> Mapping[str, Any]:
-        """Return the JSON object at a URL. Raises Refused, ValueError, OSError and what httpcore does."""
-        if (reason := refuse_url(url, self._allowed)) is not None:
-            raise Refused(reason)
-        pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(cafile=self._authorities),
-            max_connections=1,
-            max_keepalive_connections=0,
-            network_backend=Checked(self._allowed),
-        )
-        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), _SECONDS)
-        headers = [("accept", "application/json"), ("connection", "close")]
-        body = b""
-        async with pool, pool.stream("GET", url, headers=headers, extensions={"timeout": timeouts}) as answer:
-            if answer.status != 200:
-                raise Refused(f"it answered {answer.status}")
-            async for data in answer.aiter_stream():
-                body += data
-                if len(body) > _MOST:
-                    raise Refused(f"its answer is longer than {_MOST} bytes")
-        document = json.loads(body)
-        if not isinstance(document, dict):
-            raise Refused("its answer is no JSON object")
-        return document
+        reply = await self._outgoing.ask(url)
+        if reply.status != 200:
+            raise NoAnswer(f"it answered {reply.status}")
+        return reply.document
 
 
 def pick(keys: Mapping[str | None, Key], name: str | None) -> Key | None:

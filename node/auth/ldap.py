@@ -4,6 +4,7 @@ The library blocks, so it works in threads, a few at a time, each login on a con
 not followed: they would take the password wherever the directory says.
 """
 
+import secrets
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
@@ -66,6 +67,7 @@ def prove_now(settings: LdapSettings, name: str, password: str) -> Person | None
             _enter(connection, settings)
             found = _find(connection, settings, name)
             if found is None:
+                _bind_as_nobody(connection, settings, password)
                 return None
             entry = str(found["dn"])
             superuser = _matches(connection, entry, settings.superuser_filter)
@@ -162,6 +164,15 @@ def _bind(connection: Connection, entry: str, password: str) -> bool:
     if not bound and connection.result["result"] in _NOT_NOW:
         raise DirectoryUnavailable(f"the bind as a user: {_result(connection)}")
     return bound
+
+
+def _bind_as_nobody(connection: Connection, settings: LdapSettings, password: str) -> None:
+    """Ask all that is asked about somebody: nobody shall see by the time that it takes whether the directory has a name."""
+    entry = f"cn={secrets.token_hex(16)},{settings.base}"
+    with suppress(DirectoryUnavailable):
+        # Nothing is there, whichever way the directory says so.
+        _matches(connection, settings.base, settings.superuser_filter)
+        _bind(connection, entry, password)
 
 
 def _result(connection: Connection) -> str:

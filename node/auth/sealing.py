@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _MARK = "a1$"
+_PLAIN, _SEALED = b"p$", b"s$"
 _NONCE = 12
 
 
@@ -36,3 +37,19 @@ class Sealer:
             return self._cipher.decrypt(data[:_NONCE], data[_NONCE:], context.encode())
         except (InvalidTag, binascii.Error, ValueError) as error:
             raise Sealed("encrypted with another DATABASE_SECRET_KEY") from error
+
+
+def keep_secret(secret: bytes, secret_key: str | None, context: str) -> bytes:
+    """Return what the database keeps: sealed where the registry has a DATABASE_SECRET_KEY."""
+    if secret_key is None:
+        return _PLAIN + secret
+    return _SEALED + Sealer(secret_key).seal(secret, context).encode()
+
+
+def open_secret(kept: bytes, secret_key: str | None, context: str) -> bytes:
+    """Return the secret. Raises Sealed where it was encrypted with another key."""
+    if kept.startswith(_PLAIN):
+        return kept.removeprefix(_PLAIN)
+    if secret_key is None:
+        raise Sealed("encrypted, and there is no DATABASE_SECRET_KEY")
+    return Sealer(secret_key).unseal(kept.removeprefix(_SEALED).decode(), context)

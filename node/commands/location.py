@@ -11,7 +11,7 @@ from node.api.locations import change_location, get_locations
 from node.commands.options import config_option, output_option
 from node.commands.replication import run_backfill
 from node.commands.tools import EXIT_CODES, Desk, Refused, progress_bar, show, size, work
-from node.records.locations import LocationLine, apply_defaults, list_locations, only_copies
+from node.records.locations import LocationLine, apply_defaults, list_locations
 from node.records.members import default_locations, enrol_locations
 from replication.model import LocationState
 
@@ -45,6 +45,8 @@ def list_all(config: str | None, output: str) -> None:
                 "default": row["default"],
                 "blobs": row["blobs"],
                 "only here": f"{row['sole_blobs']} ({size(row['sole_bytes'])})",
+                "suspect": row["suspect_blobs"],
+                "unproven": row["unproven"],
                 "owed": f"{row['owed_blobs']} ({size(row['owed_bytes'])})",
                 "uploads": row["uploads"],
                 "dead objects": row["dead_objects"],
@@ -95,14 +97,18 @@ def add(name: str, default: bool, wait: bool, config: str | None) -> None:
 @config_option
 @output_option
 def drain(name: str, wait: bool, config: str | None, output: str) -> None:
-    """Stop new writes to NAME and copy elsewhere what is only there; it becomes *drained* by itself."""
+    """Stop new writes to NAME and copy elsewhere what is only there; it becomes *drained* by itself.
+
+    Of what is elsewhere, too, one copy is read to its end, and healed where it is not right: that may take as long as a copy of
+    everything that is in NAME, and goes on wherever nodes are stopped.
+    """
 
     async def verb(desk: Desk) -> None:
         document = await change_location(desk.database, desk.hints.publish, name, LocationState.DRAINING.value)
         await run_backfill(desk)
         if wait and document["state"] != LocationState.DRAINED.value:
-            await _until(desk, name, f"draining {name}", None)
-            document = {**document, "state": (await _line(desk, name)).state.value, "only_copies": 0}
+            await _until(desk, name, f"draining {name}", lambda line: line.unproven, LocationState.DRAINED)
+            document = {**document, "state": (await _line(desk, name)).state.value, "only_copies": 0, "unproven": 0}
         _tell(document, output)
 
     work(config, verb, changes="location drain")
@@ -135,8 +141,8 @@ _simple(
 _simple(
     "remove",
     LocationState.REMOVED,
-    "Take NAME, which is draining or drained, out for good. Refused while any blob has its only copy there. Its bucket is left as "
-    "it is.",
+    "Take NAME, which is draining or drained, out for good. Refused while any blob has no copy elsewhere that was made, or read "
+    "and was right, since the drain began. Its bucket is left as it is.",
 )
 
 
@@ -147,21 +153,29 @@ def _tell(document: Json, output: str) -> None:
     click.echo(f"{document['name']} is {document['state']}")
     if document["only_copies"] and document["state"] == LocationState.DRAINING.value:
         click.echo(f"{document['only_copies']} blobs are only there and are copied elsewhere first")
+    if document["suspect_blobs"]:
+        click.echo(
+            f"of {document['suspect_blobs']} blobs no copy is trusted anywhere: they are copied if they are right"
+        )
+    if document["unproven"] and document["state"] == LocationState.DRAINING.value:
+        click.echo(f"{document['unproven']} blobs have no copy elsewhere that was made or read since")
 
 
 async def _line(desk: Desk, name: str) -> LocationLine:
     return next(line for line in await list_locations(desk.database) if line.name == name)
 
 
-async def _until(desk: Desk, name: str, text: str, left: Callable[[LocationLine], int] | None) -> None:
-    """Show how much is left until it is nothing; without `left` until the location is drained."""
+async def _until(
+    desk: Desk, name: str, text: str, left: Callable[[LocationLine], int], state: LocationState | None = None
+) -> None:
+    """Show how much is left until it is nothing, and the location in the `state`, if one is given."""
     with progress_bar() as bar:
         task: TaskID | None = None
         while True:
             line = await _line(desk, name)
-            remaining = await only_copies(desk.database, name) if left is None else left(line)
+            remaining = left(line)
             task = _advance(bar, task, text, remaining)
-            if remaining == 0 and (left is not None or line.state is LocationState.DRAINED):
+            if remaining == 0 and state in (None, line.state):
                 return
             await trio.sleep(_LOOK_AGAIN)
 

@@ -18,6 +18,7 @@ import click
 import httpx
 from attrs import define, field
 
+from node.commands.own_logins import place, read_login
 from node.config_values import Unfit
 
 TOKEN = "ANTIPODE_TOKEN"  # noqa: S105  # a name
@@ -36,7 +37,7 @@ def login_options(verb: Verb) -> Verb:
     return click.option(
         "--username",
         metavar="NAME",
-        help=f"Log in as this account. Default: ${TOKEN}, else as docker or podman is logged in.",
+        help=f"Log in as this account. Default: ${TOKEN}, else antipode login, else docker's or podman's.",
     )(verb)
 
 
@@ -50,7 +51,8 @@ def find_login(
 ) -> httpx.Auth | None:
     """Return what to show the registry `host`, None for nothing. Raises click.UsageError, Unfit.
 
-    In this order: the options, an application token in $ANTIPODE_TOKEN, and the files of podman and docker with their helpers.
+    In this order: the options, an application token in $ANTIPODE_TOKEN, what `antipode login` left, and the files of podman and
+    docker with their helpers.
     """
     if (username is not None) != password_stdin:
         raise click.UsageError("--username and --password-stdin go together")
@@ -58,6 +60,8 @@ def find_login(
         return httpx.BasicAuth(username, sys.stdin.readline().rstrip("\r\n"))
     if token := environment.get(TOKEN):
         return _Bearer(token)
+    if (own := read_login(place(environment), host)) is not None:
+        return _Bearer(own.secret)
     for path in _files(environment):
         found = _from_file(path, host, repository)
         if found is not None:

@@ -51,11 +51,16 @@ class Image:
     @property
     def loopback(self) -> bool:
         """Whether the registry is on this very machine."""
-        host = parse_host(self.host)[0]
-        try:
-            return host == "localhost" or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, perhaps with a port, is this very machine."""
+    name = parse_host(host)[0]
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 class Unreachable(Exception):
@@ -134,7 +139,7 @@ def _document(answer: httpx.Response) -> Mapping[str, Any]:
     if answer.status_code == httpx.codes.OK:
         raise Refused("it has no wait API: its answer is none of a registry of this kind")
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        said = f"{said}; log in with docker login, or give --username or $ANTIPODE_TOKEN"
+        said = f"{said}; log in with antipode login or docker login, or give --username or $ANTIPODE_TOKEN"
     raise Refused(f"{answer.status_code} {said}")
 
 

@@ -115,8 +115,8 @@ def residency_of(name: str, config: str | None, output: str) -> None:
 def backfill_now(config: str | None, output: str) -> None:
     """Recompute required minus present for every blob now, and report what was found.
 
-    Lost tasks are scheduled, orphaned ones removed, copies that nothing requires trimmed. Idempotent, and safe while pushes go
-    on: the nodes do the same all the time at a gentle pace.
+    Lost tasks are scheduled, orphaned ones removed, copies that nothing requires counted: the nodes trim them, each after reading
+    a copy that stays. Idempotent, and safe while pushes go on: the nodes do the same all the time at a gentle pace.
     """
 
     async def verb(desk: Desk) -> None:
@@ -126,7 +126,7 @@ def backfill_now(config: str | None, output: str) -> None:
             "scheduled": found.owed,
             "moving": found.moving,
             "tasks_removed": found.struck,
-            "copies_trimmed": found.trimmed,
+            "copies_to_trim": found.spare,
             "tag_rules_changed": found.tags,
             "busy": found.busy,
         }
@@ -148,9 +148,7 @@ async def run_backfill(desk: Desk) -> Findings:
         return await backfill(
             PostgresRounds(desk.database),
             desk.hints.publish,
-            ReconcilerSettings(
-                keep=settings.presign_lifetime + settings.metadata_staleness, replicate=settings.replicate
-            ),
+            ReconcilerSettings(keep=settings.keep_trimmed, replicate=settings.replicate),
             progress=progress,
         )
 

@@ -1,7 +1,11 @@
 """`antipode robot`: accounts of programs."""
 
+from typing import cast
+
 import click
 
+from node.api.federation import add_federation, get_federation, remove_federation
+from node.api.tags import Means
 from node.auth.model import Kind
 from node.auth.secrets import ROBOT, hash_secret, new_secret
 from node.commands.options import config_option, output_option
@@ -78,6 +82,62 @@ def renew(name: str, config: str | None, output: str) -> None:
         show_account(await find_account(desk.database, name), name, output, token=token)
 
     work(config, verb, changes="robot renew")
+
+
+@command.command()
+@click.argument("name")
+@config_option
+@output_option
+def federations(name: str, config: str | None, output: str) -> None:
+    """List the rules by which tokens of identity providers count for the robot NAME, those of the configuration without an id."""
+    _parts(name)
+
+    async def verb(desk: Desk) -> None:
+        document = await get_federation(_means(desk), name)
+        show(document, output, ("rules", cast("list[dict[str, object]]", document["rules"])))
+
+    work(config, verb)
+
+
+@command.command("add-federation")
+@click.argument("name")
+@click.argument("issuer")
+@click.argument("subject")
+@click.option("--audience", metavar="TEXT", help="What must be in aud. Default: SERVER_HOSTNAME.")
+@config_option
+@output_option
+def add_rule(name: str, issuer: str, subject: str, audience: str | None, config: str | None, output: str) -> None:
+    """Let tokens of ISSUER about SUBJECT count for the robot NAME; a star in SUBJECT stands for any characters.
+
+    The issuer must be one of ROBOT_FEDERATION_ISSUERS.
+    """
+    _parts(name)
+    body = {"issuer": issuer, "subject": subject, **({} if audience is None else {"audience": audience})}
+
+    async def verb(desk: Desk) -> None:
+        document = await add_federation(_means(desk), name, body)
+        show(document, output, ("rule", [document]))
+
+    work(config, verb, changes="robot add-federation")
+
+
+@command.command("remove-federation")
+@click.argument("name")
+@click.argument("rule", type=int, metavar="ID")
+@config_option
+@output_option
+def remove_rule(name: str, rule: int, config: str | None, output: str) -> None:
+    """Take the rule ID of the robot NAME away; what was issued by it is void."""
+    _parts(name)
+
+    async def verb(desk: Desk) -> None:
+        show(document := await remove_federation(_means(desk), name, str(rule)), output, ("deleted", [document]))
+
+    work(config, verb, changes="robot remove-federation")
+
+
+def _means(desk: Desk) -> Means:
+    return Means(desk.database, desk.settings, desk.hints.publish)
 
 
 @command.command()

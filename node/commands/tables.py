@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def show(document: object, output: str, *tables: tuple[str, Sequence[Mapping[str, object]]]) -> None:
@@ -23,7 +24,7 @@ def show(document: object, output: str, *tables: tuple[str, Sequence[Mapping[str
         for name in rows[0]:
             table.add_column(name.replace("_", " "), overflow="fold")
         for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
+            table.add_row(*(Text(_plain(_cell(value))) for value in row.values()))
         console.print(table)
 
 
@@ -36,7 +37,12 @@ def _cell(value: object) -> str:
         return f"{value:.1f}"
     if isinstance(value, tuple | list):
         return ", ".join(str(item) for item in value)
-    return str(value).replace("[", r"\[")
+    return str(value)
+
+
+def _plain(text: str) -> str:
+    """Return a text without anything that a terminal obeys: others than who reads a table have written what is in it."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def size(nbytes: int) -> str:

@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from uuid import uuid4
 
 import click
 import trio
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -35,6 +36,7 @@ from node.records.quotas import OverQuota
 from node.settings import Settings
 
 _FLUSH_SECONDS = 2.0
+_BROKEN_SECONDS = 5.0
 
 EXIT_CODES = """\b
 Exit codes:
@@ -100,34 +102,38 @@ def work(
     """Run a verb over the database that a configuration names, and exit with its code (None is 0); failures are one line.
 
     `migrating` makes the schema first, as a node that starts does. `changes` is what the audit log calls a verb that changes
-    something; its line has the words that were given, and is written unless the verb raises.
+    something; its line has the words that were given. A verb that is refused has no line; one that breaks off, by Ctrl-C or because
+    something failed, has one that says so, since it may have changed a part.
     """
     settings = load(config)
     logs.set_up("error")
 
     async def main() -> int | None:
         async with _open_desk(settings, migrating=migrating) as desk:
-            code = await verb(desk)
-            if changes is not None:
-                words: dict[str, object] = {"arguments": _arguments(sys.argv[1:])}
-                try:
-                    await write_lines(desk.database, [Line(changes, f"cli:{_user()}", detail=words)])
-                except DatabaseUnavailable as error:
-                    if not code:
-                        raise
-                    # The verb has said what went wrong, and its code says more than that of this.
-                    click.echo(f"the audit log has no line of this: the database is away ({error})", err=True)
+            if changes is None:
+                return await verb(desk)
+            words: dict[str, object] = {"arguments": _arguments(sys.argv[1:])}
+            line = Line(changes, _actor(), detail=words)
+            try:
+                code = await verb(desk)
+            except BaseException as error:
+                if not all(isinstance(leaf, _REFUSED) for leaf in _leaves(error)):
+                    await _write_broken(desk.database, evolve(line, detail={**words, "broken_off": _reason(error)}))
+                raise
+            try:
+                await write_lines(desk.database, [line])
+            except DatabaseUnavailable as error:
+                if not code:
+                    raise
+                # The verb has said what went wrong, and its code says more than that of this.
+                _say_no_line(error)
             return code
 
     try:
         code = trio.run(main, strict_exception_groups=True)
     except (Exception, BaseExceptionGroup) as error:
         leaves = list(_leaves(error))
-        known = [
-            leaf
-            for leaf in leaves
-            if isinstance(leaf, (Refused, Problem, EngineError, TagImmutable, OverQuota, *_DATABASE))
-        ]
+        known = [leaf for leaf in leaves if isinstance(leaf, (*_REFUSED, EngineError, *_DATABASE))]
         if len(known) < len(leaves):
             raise
         for leaf in known:
@@ -136,11 +142,33 @@ def work(
     sys.exit(code or 0)
 
 
-def _user() -> str:
+async def _write_broken(database: Database, line: Line) -> None:
+    """Write the line of a verb that broke off, if that can be done soon."""
+    with trio.move_on_after(_BROKEN_SECONDS, shield=True) as scope:
+        try:
+            await write_lines(database, [line])
+        except DatabaseUnavailable as error:
+            _say_no_line(error)
+    if scope.cancelled_caught:
+        _say_no_line(f"no answer within {_BROKEN_SECONDS:g} s")
+
+
+def _say_no_line(reason: object) -> None:
+    click.echo(f"the audit log has no line of this: the database is away ({reason})", err=True)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what broke a verb off, without texts, which may name anything."""
+    return ", ".join(sorted({type(leaf).__name__ for leaf in _leaves(error)}))
+
+
+def _actor() -> str:
+    """Return who runs this program, and where: as no account is called."""
     try:
-        return getpass.getuser()
+        user = getpass.getuser()
     except (KeyError, OSError):
-        return str(os.getuid())
+        user = str(os.getuid())
+    return f"cli:{user}@{socket.gethostname()}"
 
 
 def _arguments(words: list[str]) -> list[str]:
@@ -154,6 +182,8 @@ def _arguments(words: list[str]) -> list[str]:
 
 
 _DATABASE = (DatabaseUnavailable, DatabaseMisconfigured)
+_REFUSED = (Refused, Problem, TagImmutable, OverQuota)
+"""What is raised where nothing was changed."""
 
 
 def _line(error: BaseException) -> str:

@@ -1,8 +1,15 @@
 """`antipode user`: who may log in."""
 
+from time import time
+from typing import cast
+
 import click
 
+from node.api.login import drop_link, get_links, link_to
+from node.api.tags import Means
+from node.auth.directory import DirectoryUnavailable
 from node.auth.model import Kind
+from node.auth.provider import provider_of
 from node.commands.options import config_option, output_option
 from node.commands.people import ACCOUNT, PASSWORD, YES, ask_password, row_of, show_account, told
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
@@ -108,6 +115,66 @@ def change(
         show_account(changed, name, output)
 
     work(config, verb, changes="user change")
+
+
+@command.command("link")
+@click.argument("name")
+@click.argument("subject")
+@config_option
+@output_option
+def link(name: str, subject: str, config: str | None, output: str) -> None:
+    """Let whom the identity provider knows as SUBJECT (sub) have the account NAME; a failed login says the subject."""
+
+    async def verb(desk: Desk) -> None:
+        document = await link_to(_means(desk), name, await _issuer(desk), subject)
+        show(document, output, ("link", [document]))
+
+    work(config, verb, changes="user link")
+
+
+@command.command("links")
+@click.argument("name")
+@config_option
+@output_option
+def links(name: str, config: str | None, output: str) -> None:
+    """List whom of identity providers the account NAME belongs to."""
+
+    async def verb(desk: Desk) -> None:
+        document = await get_links(_means(desk), name)
+        show(document, output, ("links", cast("list[dict[str, object]]", document["links"])))
+
+    work(config, verb)
+
+
+@command.command("unlink")
+@click.argument("name")
+@click.argument("subject")
+@click.option("--issuer", metavar="URL", help="Default: the provider of the configuration.")
+@config_option
+@output_option
+def unlink(name: str, subject: str, issuer: str | None, config: str | None, output: str) -> None:
+    """Take the account NAME from whom the identity provider knows as SUBJECT. Their tokens go on, unless revoked."""
+
+    async def verb(desk: Desk) -> None:
+        document = await drop_link(_means(desk), name, issuer or await _issuer(desk), subject)
+        show(document, output, ("unlinked", [document]))
+
+    work(config, verb, changes="user unlink")
+
+
+async def _issuer(desk: Desk) -> str:
+    """Return what the provider of the configuration calls itself. Raises Refused."""
+    provider = provider_of(desk.settings, time)
+    if provider is None:
+        raise Refused("AUTHENTICATION_TYPE: it is not OIDC, so there is no identity provider to link with")
+    try:
+        return await provider.issuer()
+    except DirectoryUnavailable as error:
+        raise Refused(f"the identity provider cannot be asked: {error}") from None
+
+
+def _means(desk: Desk) -> Means:
+    return Means(desk.database, desk.settings, desk.hints.publish)
 
 
 @command.command()

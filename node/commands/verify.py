@@ -78,7 +78,7 @@ def command(location: str, fraction: float, streams: int, config: str | None, ou
         _show(report, output, fraction, copies, total)
         return EXIT_BAD if bad else EXIT_UNREADABLE if report.findings else 0
 
-    work(config, verb)
+    work(config, verb, changes="verify")
 
 
 def _show(report: AuditReport, output: str, fraction: float, copies: int, total: int) -> None:

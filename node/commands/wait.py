@@ -167,7 +167,7 @@ def command(
 
     Talks to the registry over HTTP and needs no configuration. A node that goes away meanwhile does no harm. The image is the one
     that the tag named in the beginning. Where the registry has accounts: --username, $ANTIPODE_TOKEN,
-    or docker's or podman's login.
+    `antipode login`, or docker's or podman's login.
     """
     following = [_Following(location) for location in dict.fromkeys(locations)]
     try:

@@ -8,6 +8,13 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All that IANA gives out of IPv6; what is beside it leads somewhere else, if anywhere: site-local, IPv4 in other clothes."""
+_ONLY_LOOK_PUBLIC: tuple[Network, ...] = (
+    ipaddress.IPv4Network("192.0.0.0/24"),  # of protocols; a cloud's machines find its metadata there
+    ipaddress.IPv4Network("192.88.99.0/24"),  # was the way to IPv6
+    ipaddress.IPv4Network("168.63.129.16/32"),  # another cloud's services for the machine itself
+)
 _MOST_URL = 2000
 
 
@@ -30,9 +37,15 @@ def refuse_address(text: str, allowed: Sequence[Network]) -> str | None:
     inner = _inside(address)
     if inner is not None:
         return refuse_address(str(inner), allowed)
-    if address.is_global and not address.is_multicast:
+    if address.is_global and not address.is_multicast and _is_anywhere(address):
         return None
     return f"{address} is not a public address, and WEBHOOK_ALLOWED_NETWORKS does not allow it"
+
+
+def _is_anywhere(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        return address in _GLOBAL_UNICAST
+    return not any(address in network for network in _ONLY_LOOK_PUBLIC)
 
 
 def _inside(address: Address) -> ipaddress.IPv4Address | None:

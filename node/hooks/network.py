@@ -8,9 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import httpcore
+import structlog
 import trio
 
 from node.hooks.addresses import Network, refuse_address
+
+_log = structlog.get_logger("antipode.webhooks")
 
 _MOST_ADDRESSES = 8
 
@@ -40,7 +43,11 @@ class Checked(httpcore.AsyncNetworkBackend):
         for address in addresses:
             reason = refuse_address(address, self._allowed)
             if reason is not None:
-                raise Refused(reason)
+                # Whoever chose the name shall not learn which addresses the operator's names have.
+                _log.info("a name leads to an address that nothing may be sent to", host=host, reason=reason)
+                raise Refused(
+                    f"what {host} leads to is not a public address, and WEBHOOK_ALLOWED_NETWORKS does not allow it"
+                )
         for address in addresses[:-1]:
             try:
                 return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)

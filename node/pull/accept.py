@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 
 INDEX_TYPES = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
@@ -18,16 +19,26 @@ def accepts(header: str | None, media_type: str) -> bool:
 
     No header allows everything.
     """
+    return _allows(_read(header), media_type)
+
+
+def _read(header: str | None) -> Mapping[str, bool] | None:
+    """Return the ranges of a header, each with whether it allows or refuses; None: there is none."""
     if not header or not header.strip():
-        return True
-    kind = media_type.partition("/")[0]
-    precise = (media_type.lower(), f"{kind}/*", "*/*")
+        return None
     said: dict[str, bool] = {}
     for item in header.split(","):
         name, *parameters = (part.strip().lower() for part in item.split(";"))
-        if name in precise:
-            refused = any(_ZERO.fullmatch(parameter) for parameter in parameters)
-            said[name] = said.get(name, False) or not refused
+        refused = any(_ZERO.fullmatch(parameter) for parameter in parameters)
+        said[name] = said.get(name, False) or not refused
+    return said
+
+
+def _allows(said: Mapping[str, bool] | None, media_type: str) -> bool:
+    if said is None:
+        return True
+    kind = media_type.partition("/")[0]
+    precise = (media_type.lower(), f"{kind}/*", "*/*")
     return next((said[name] for name in precise if name in said), False)
 
 
@@ -36,12 +47,14 @@ def default_child(index: bytes, header: str | None) -> str | None:
 
     That is what registries have always done for clients from before multi-arch images.
     """
+    # Once: an index may have thousands of children, and a header thousands of ranges.
+    said = _read(header)
     try:
         children = json.loads(index)["manifests"]
         for child in children:
             platform = child.get("platform") or {}
-            if (platform.get("os"), platform.get("architecture")) == ("linux", "amd64") and accepts(
-                header, child["mediaType"]
+            if (platform.get("os"), platform.get("architecture")) == ("linux", "amd64") and _allows(
+                said, child["mediaType"]
             ):
                 return str(child["digest"])
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -6,19 +6,23 @@ from functools import partial
 
 import trio
 
+from engines.presign import shared_moment
 from engines.trace import waiting
-from node.answers import Answer, Headers, Request, Stream
+from node.answers import Answer, Chunk, Headers, Request, Stream
 from node.errors import BLOB_UNKNOWN, UNAVAILABLE, Code, RegistryError
-from node.names import check_digest
+from node.names import check_digest_text
 from node.pull.ranges import ByteRange, RangeNotSatisfiable, parse_range
+from node.pull.redirects import Grounds, Redirect
+from node.pull.siblings import siblings
 from node.records.collect import HEAD_PROMISE
 from node.records.postgres import DatabaseUnavailable, Reads
-from node.records.pulls import FoundBlob, find_blob, prolong_blob
+from node.records.pulls import FoundBlob, find_blob, find_blobs, prolong_blob
 from node.registry import Registry
 from replication.model import Placement
 from replication.reader import NoGoodSource
 from replication.sources import choose_sources, in_service, lacks, may_redirect, readable
 
+_BYTES = ("content-type", "application/octet-stream")
 _RANGE_UNSATISFIABLE = Code("SIZE_INVALID", 416, "the requested range is not inside the blob")
 
 
@@ -27,7 +31,7 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
 
     Raises RegistryError: BLOB_UNKNOWN also when no copy is left, so that a client which pushes uploads it again.
     """
-    digest = str(check_digest(digest_text))
+    digest = check_digest_text(digest_text)
     found = await look_up_blob(registry, repository, digest, pieces=False)
     if request.method == "HEAD" and found is not None:
         found = await _promised(registry, repository, found)
@@ -40,29 +44,65 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         raise RegistryError(
             _RANGE_UNSATISFIABLE, {"range": str(error)}, headers=(("content-range", f"bytes */{size}"),)
         ) from error
-    headers: Headers = (
+    headers = _headers(digest)
+    if request.method == "HEAD":
+        return Answer(200, (_BYTES, *headers), length=size)
+    grounds = Grounds(found, registry.watcher.board, registry.states())
+    board = in_service(grounds.board, grounds.states)
+    sources = choose_sources(readable(found.placements, grounds.states), registry.settings.preference, board)
+    if not sources:
+        where = ", ".join(sorted(placement.location for placement in found.placements))
+        detail = {"digest": digest, "reason": f"every location that holds this blob is out of service now: {where}"}
+        raise RegistryError(UNAVAILABLE, detail, retry_after=30)
+    _note_wanted(registry, found)
+    if size < registry.settings.redirect_minimum_size:
+        return await _answer_small(registry, repository, found, sources, wanted, headers)
+    best = sources[0]
+    if _may_send_away(registry, best) and may_redirect(best, board, trio.current_time()):
+        redirect = _redirect(registry, best, headers)
+        registry.memory.redirects.keep(repository, grounds, redirect)
+        registry.note_redirect(repository, digest, best)
+        return redirect.answer
+    return _stream(registry, repository, found, sources, wanted, headers)
+
+
+def _note_wanted(registry: Registry, found: FoundBlob) -> None:
+    """Note that the preferred location lacks a blob that is pulled here."""
+    settings = registry.settings
+    if settings.replicate and lacks(found.placements, settings.preferred):
+        registry.wanted.note(found.blob, settings.preferred)
+
+
+def blob_at_once(registry: Registry, request: Request, repository: str, digest: str) -> Answer | None:
+    """Answer a blob from memory, without waiting: a small one, or by a redirect that still holds; None: `answer_blob` answers."""
+    if request.method != "GET" or "range" in request.headers:
+        return None
+    memory, settings, states = registry.memory, registry.settings, registry.states()
+    oldest = memory.freshness.oldest(repository, digest, trio.current_time())
+    found = memory.blobs.glance((repository, digest), oldest)
+    if found is None:
+        return None
+    if found.blob.size < settings.redirect_minimum_size:
+        data = memory.small_blobs.glance(digest)
+        if data is None or not readable(found.placements, states):
+            return None
+        _note_wanted(registry, found)
+        return Answer(200, (_BYTES, *_headers(digest)), data, outcome="memory")
+    again = memory.redirects.get(repository, Grounds(found, registry.watcher.board, states))
+    if again is None or not _may_send_away(registry, again.placement) or _url(registry, again.placement) != again.url:
+        return None
+    _note_wanted(registry, found)
+    registry.note_redirect(repository, digest, again.placement)
+    return again.answer
+
+
+def _headers(digest: str) -> Headers:
+    return (
         ("docker-content-digest", digest),
         ("etag", f'"{digest}"'),
         ("accept-ranges", "bytes"),
         ("docker-distribution-api-version", "registry/2.0"),
     )
-    if request.method == "HEAD":
-        return Answer(200, (("content-type", "application/octet-stream"), *headers), length=size)
-    board = in_service(registry.watcher.board, registry.states())
-    sources = choose_sources(readable(found.placements, registry.states()), registry.settings.preference, board)
-    if not sources:
-        where = ", ".join(sorted(placement.location for placement in found.placements))
-        detail = {"digest": digest, "reason": f"every location that holds this blob is out of service now: {where}"}
-        raise RegistryError(UNAVAILABLE, detail, retry_after=30)
-    if registry.settings.replicate and lacks(found.placements, registry.settings.preferred):
-        registry.wanted.note(found.blob, registry.settings.preferred)
-    if size < registry.settings.redirect_minimum_size:
-        return await _answer_small(registry, repository, found, sources, wanted, headers)
-    best = sources[0]
-    if _may_send_away(registry, best) and may_redirect(best, board, trio.current_time()):
-        registry.note_redirect(repository, digest, best)
-        return _redirect(registry, best, headers)
-    return _stream(registry, repository, found, sources, wanted, headers)
 
 
 async def look_up_blob(registry: Registry, repository: str, digest: str, *, pieces: bool) -> FoundBlob | None:
@@ -80,8 +120,20 @@ async def look_up_blob(registry: Registry, repository: str, digest: str, *, piec
     if near is not None:
         cache.keep((repository, digest), *near)
         return near[0]
+    others = () if pieces else siblings(registry, repository, digest)
+
+    async def look() -> FoundBlob | None:
+        if not others:
+            return await ask(registry.database)
+        several = await find_blobs(
+            registry.database, repository, (digest, *others), grace=registry.settings.garbage_grace
+        )
+        for one in several:
+            cache.keep((repository, one.blob.digest), one, asked_at)
+        return next((one for one in several if one.blob.digest == digest), None)
+
     try:
-        found = await ask(registry.database)
+        found = await registry.blobs.get((repository, digest, pieces), look)
     except DatabaseUnavailable:
         seen = cache.get(
             (repository, digest), registry.memory.freshness.oldest(repository, digest, asked_at, away=True)
@@ -134,11 +186,15 @@ def _may_send_away(registry: Registry, placement: Placement) -> bool:
     )
 
 
-def _redirect(registry: Registry, best: Placement, headers: Headers) -> Answer:
-    url = registry.engines[best.location].presign(
-        best.key, now=registry.clock(), expires=registry.settings.presign_lifetime
-    )
-    return Answer(
+def _url(registry: Registry, placement: Placement) -> str:
+    lifetime = registry.settings.presign_lifetime
+    moment = shared_moment(registry.clock(), lifetime)
+    return registry.engines[placement.location].presign(placement.key, now=moment, expires=lifetime)
+
+
+def _redirect(registry: Registry, best: Placement, headers: Headers) -> Redirect:
+    url = _url(registry, best)
+    answer = Answer(
         307,
         (
             ("location", url),
@@ -149,6 +205,7 @@ def _redirect(registry: Registry, best: Placement, headers: Headers) -> Answer:
         ),
         outcome="redirect",
     )
+    return Redirect(best, url, answer)
 
 
 async def _answer_small(
@@ -169,7 +226,7 @@ async def _answer_small(
     if data is None:
         data = await _read_small(registry, repository, found, sources)
         headers, outcome = (*headers, ("antipode-location", sources[0].location)), "streamed"
-    headers = (("content-type", "application/octet-stream"), *headers)
+    headers = (_BYTES, *headers)
     if wanted is None:
         return Answer(200, headers, data, outcome=outcome)
     content_range = ("content-range", wanted.content_range(blob.size))
@@ -208,7 +265,7 @@ def _stream(
     part = wanted or ByteRange(0, size)
     first = sources[0].location
     # The first source is named although another may take over: the head goes out first.
-    more: Headers = (("content-type", "application/octet-stream"), ("antipode-location", first))
+    more: Headers = (_BYTES, ("antipode-location", first))
     if wanted is not None:
         more = (*more, ("content-range", wanted.content_range(size)))
     return Answer(
@@ -222,7 +279,7 @@ def _stream(
 @asynccontextmanager
 async def _opened(
     registry: Registry, repository: str, found: FoundBlob, sources: tuple[Placement, ...], part: ByteRange
-) -> AsyncIterator[AsyncIterator[bytes]]:
+) -> AsyncIterator[AsyncIterator[Chunk]]:
     """Open a verified stream of part of a blob. Raises RegistryError (503) with every source's reason when none is good."""
     whole = await look_up_blob(registry, repository, found.blob.digest, pieces=True)
     blob = found.blob if whole is None else whole.blob

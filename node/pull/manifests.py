@@ -5,7 +5,7 @@ from attrs import evolve
 
 from node.answers import Answer, Request
 from node.errors import MANIFEST_UNKNOWN, NAME_UNKNOWN, RegistryError
-from node.names import check_digest, is_tag
+from node.names import check_digest_text, is_tag
 from node.pull.accept import INDEX_TYPES, accepts, default_child
 from node.records.manifests import FoundManifest, Look, TagAsked, find_by_digest
 from node.records.postgres import DatabaseUnavailable
@@ -15,7 +15,8 @@ from node.registry import Registry
 async def answer_manifest(registry: Registry, request: Request, repository: str, reference: str) -> Answer:
     """Answer a manifest by tag or digest (spec: end-3). Raises RegistryError."""
     if ":" in reference:
-        found, outcome = await _by_digest(registry, repository, str(check_digest(reference)))
+        found, outcome = await _by_digest(registry, repository, check_digest_text(reference))
+        registry.memory.pulled.keep(repository, found.digest, 0.0)
         return _answer(found, request, outcome)
     if not is_tag(reference):
         raise RegistryError(MANIFEST_UNKNOWN, {"reference": reference[:200], "reason": "neither a tag nor a digest"})
@@ -28,7 +29,25 @@ async def answer_manifest(registry: Registry, request: Request, repository: str,
                 MANIFEST_UNKNOWN, {"tag": reference, "reason": f"it is {found.media_type}, not accepted: {accept}"}
             )
         found, _ = await _by_digest(registry, repository, child)
+    registry.memory.pulled.keep(repository, found.digest, 0.0)
     return _answer(found, request, "database")
+
+
+def manifest_at_once(registry: Registry, request: Request, repository: str, digest: str) -> Answer | None:
+    """Answer a manifest by a digest that is fresh in memory, without waiting; None: `answer_manifest` answers."""
+    found = _in_memory(registry, repository, digest, trio.current_time())
+    if found is None:
+        return None
+    registry.memory.pulled.keep(repository, digest, 0.0)
+    return _answer(found, request, "memory")
+
+
+def _in_memory(registry: Registry, repository: str, digest: str, now: float) -> FoundManifest | None:
+    memory = registry.memory
+    warm = memory.manifests.glance((repository, digest), memory.freshness.oldest(repository, digest, now))
+    body = None if warm is None else memory.manifest_bytes.glance(digest)
+    # Not `evolve`, which takes 1.1 us where this takes 0.4.
+    return None if warm is None or body is None else FoundManifest(warm.digest, warm.media_type, body)
 
 
 async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifest:
@@ -54,12 +73,16 @@ async def _by_digest(registry: Registry, repository: str, digest: str) -> tuple[
     body = memory.manifest_bytes.get(digest)
     warm = memory.manifests.get((repository, digest), memory.freshness.oldest(repository, digest, asked_at))
     if warm is not None and body is not None:
-        return evolve(warm, body=body), "memory"
+        # Not `evolve`, which takes 1.1 us where this takes 0.4.
+        return FoundManifest(warm.digest, warm.media_type, body), "memory"
     near = await _near(registry, repository, digest, body, memory.freshness.oldest(repository, digest, asked_at))
     if near is not None:
         return near
+    have = digest if body is not None else None
     try:
-        look = await find_by_digest(registry.database, repository, digest, digest if body is not None else None)
+        look = await registry.manifests.get(
+            (repository, digest, have), lambda: find_by_digest(registry.database, repository, digest, have)
+        )
     except DatabaseUnavailable:
         seen = memory.manifests.get(
             (repository, digest), memory.freshness.oldest(repository, digest, asked_at, away=True)

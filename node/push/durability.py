@@ -103,7 +103,7 @@ async def make_durable(
         reason = "it was deleted while its copies were waited for"
         raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "digest": digest, "reason": reason}) from error
     if not done(facts):
-        raise _too_late(facts, demand, patterns)
+        raise _too_late(facts, demand, patterns, frank=registry.settings.open_registry)
 
 
 def chosen(facts: Closure, durability: Durability, patterns: frozenset[str]) -> tuple[str, ...]:
@@ -122,10 +122,16 @@ async def _ask(
         registry.hints.publish(Wake(asked.locations))
 
 
-def _too_late(facts: Closure, demand: Demand, patterns: frozenset[str]) -> RegistryError:
+def _too_late(facts: Closure, demand: Demand, patterns: frozenset[str], *, frank: bool) -> RegistryError:
     required = required_by(facts, patterns)
     missing: Sequence[dict[str, object]] = [
-        {"location": short.location, "blobs": short.blobs, "bytes": short.size, "last_error": short.last_error}
+        {
+            "location": short.location,
+            "blobs": short.blobs,
+            "bytes": short.size,
+            # A store's own words name it and its buckets.
+            "last_error": short.last_error if frank else None,
+        }
         for short in shortfalls(facts, demand.durability, required, chosen(facts, demand.durability, patterns))
     ]
     detail = {

@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
+from uuid import UUID
 
 import structlog
 import trio
+from attrs import evolve
 
 from node.answers import Answer, Headers, Request
 from node.errors import (
@@ -21,6 +23,7 @@ from node.errors import (
 )
 from node.names import check_digest, is_tag, namespace_of
 from node.push.durability import Demand, check_possible, make_durable, read_demand
+from node.push.idempotency import identify, read_key
 from node.push.quota import quota_warning
 from node.push.reading import read_manifest
 from node.records.auditlog import Line
@@ -35,7 +38,6 @@ from node.records.manifests import (
     delete_tag,
 )
 from node.records.policies import load_policy
-from node.records.quotas import Usage
 from node.registry import Registry
 from replication.digests import Digest
 from replication.policy import NO_POLICY, Policy, dump_policy
@@ -52,7 +54,8 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
     """Store a manifest by tag or digest, with any number of further tags (spec: end-7a, end-7b). Raises RegistryError.
 
     Where the header Antipode-Durability or the policy asks for copies, the manifest can be pulled by digest at once, and its tags
-    move, and this returns, when the copies are there.
+    move, and this returns, when the copies are there. Of all requests with the same Idempotency-Key one does it, on whichever node,
+    and the others are answered as that one.
     """
     named = check_digest(reference) if ":" in reference else None
     tags = request.query.get("tag", ()) if named is not None else (reference,)
@@ -65,14 +68,17 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
             raise RegistryError(TAG_INVALID, detail)
     if len(tags) > _MOST_TAGS:
         raise RegistryError(TAG_INVALID, {"tags": len(tags), "reason": f"at most {_MOST_TAGS} at once"})
-    demand = read_demand(registry, request)
+    demand, key = read_demand(registry, request), read_key(request)
     async with registry.gates.pushes.enter():
         body = await _read_body(request, registry.settings.maximum_manifest_size)
         digest = _digest_of(body, named)
         facts = read_manifest(body, request.headers.get("content-type"), digest)
+        once = None
+        if key is not None:
+            once = identify(key, request.who, repository, reference, tags, digest, facts.media_type)
         note = registry.line(request, "push", repository, digest=digest, tags=list(tags), media_type=facts.media_type)
-        policy, demand, warning = await _commit(registry, repository, facts, tuple(tags), demand, note)
-    waits = demand.durability.waits
+        policy, demand, committed = await _commit(registry, repository, facts, tuple(tags), demand, note, once)
+    waits = demand.durability.waits and not committed.done
     registry.acknowledged.note(repository, digest, () if waits else tags, trio.current_time())
     registry.tell(Forget(repository, digest), Wake())
     if waits:
@@ -82,7 +88,9 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
             frozenset().union(*(policy.for_tag(tag) for tag in tags)) if registry.settings.replicate else frozenset()
         )
         await make_durable(registry, repository, digest, demand, patterns)
-        await _move(registry, repository, digest, tuple(tags))
+        durability = str(demand.durability)
+        note = registry.line(request, "moveTags", repository, digest=digest, tags=list(tags), durability=durability)
+        await _move(registry, repository, digest, tuple(tags), note, once)
         registry.acknowledged.note(repository, digest, tags, trio.current_time())
         registry.tell(Forget(repository, digest), Wake())
     headers: Headers = (
@@ -94,16 +102,22 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         headers = (*headers, ("oci-subject", facts.subject))
     if named is not None and tags:
         headers = (*headers, ("oci-tag", ", ".join(tags)))
-    if warning is not None:
+    if (warning := committed.warning) is not None:
         _log.warning("a namespace is beyond its quota's warning", namespace=warning.namespace, bytes=warning.used)
         headers = (*headers, ("warning", f'299 - "{quota_warning(warning)}"'))
     return Answer(201, headers, outcome="database")
 
 
 async def _commit(
-    registry: Registry, repository: str, facts: ManifestFacts, tags: tuple[str, ...], demand: Demand, note: Line
-) -> tuple[Policy, Demand, Usage | None]:
-    """Commit under the namespace's policy; return it, what it makes of the demand, and a quota that is nearly used up.
+    registry: Registry,
+    repository: str,
+    facts: ManifestFacts,
+    tags: tuple[str, ...],
+    demand: Demand,
+    note: Line,
+    once: UUID | None,
+) -> tuple[Policy, Demand, ManifestCommit]:
+    """Commit under the namespace's policy; return it, what it makes of the demand, and what became of it.
 
     Tags move if nothing is waited for.
     """
@@ -114,30 +128,38 @@ async def _commit(
         other = await check_possible(registry, namespace, demand, version, policy)
         if other is not None:
             return ManifestCommit(stale=True, version=other.version, policy=json.dumps(dump_policy(other.policy)))
+        waits = now.durability.waits
+        # The tags have a line of their own when they move.
+        said = {**note.detail, "tags": [], "durability": str(now.durability)} if waits else note.detail
         return await commit_manifest(
             registry.database,
             repository,
             registry.settings.library_namespace,
             facts,
-            CompiledTags((), version) if now.durability.waits else _compiled(registry, tags, version, policy),
+            CompiledTags((), version) if waits else _compiled(registry, tags, version, policy),
             sparse=registry.settings.sparse_index,
             default_quota=registry.current().default_quota,
-            note=note,
+            note=evolve(note, detail=said),
+            once=once,
+            moves=not waits,
         )
 
     policy, committed = await _under_policy(registry, repository, commit)
     if committed.missing:
         raise RegistryError(MANIFEST_BLOB_UNKNOWN, {"name": repository, "missing": list(committed.missing)})
-    return policy, demand.under(policy), committed.warning
+    return policy, demand.under(policy), committed
 
 
-async def _move(registry: Registry, repository: str, digest: str, tags: tuple[str, ...]) -> None:
+async def _move(
+    registry: Registry, repository: str, digest: str, tags: tuple[str, ...], note: Line, once: UUID | None
+) -> None:
     """Move tags to a manifest whose copies are where they were asked for."""
     if not tags:
         return
 
     async def move(version: int, policy: Policy) -> ManifestCommit:
-        return await move_tags(registry.database, repository, digest, _compiled(registry, tags, version, policy))
+        compiled = _compiled(registry, tags, version, policy)
+        return await move_tags(registry.database, repository, digest, compiled, note, once)
 
     _, moved = await _under_policy(registry, repository, move)
     if moved.missing:

@@ -18,7 +18,7 @@ from replication.uploading import UploadState
 
 
 async def begin(registry: Registry, repository: str, algorithm: str, digest: Digest | None, size: int = 0) -> Session:
-    """Commit a new upload in the best store that may take it. Raises RegistryError, OverQuota.
+    """Commit a new upload in the best store that may take it. Raises RegistryError, OverQuota, TooManyUploads.
 
     `digest` and `size` (bytes, 0: not known) are what the client says that it sends.
     """
@@ -40,6 +40,7 @@ async def begin(registry: Registry, repository: str, algorithm: str, digest: Dig
         registry.settings.upload_max_age,
         announced=Announced(size, str(digest or "")),
         default_quota=registry.current().default_quota,
+        most=registry.settings.maximum_uploads_per_namespace,
     )
     if chosen is None:
         detail = {
@@ -47,7 +48,7 @@ async def begin(registry: Registry, repository: str, algorithm: str, digest: Dig
         }
         raise RegistryError(UNAVAILABLE, detail, retry_after=10)
     row = UploadRow(upload, chosen.location, 1, chosen.state)
-    return Session(repository, row, BlobHasher(algorithm), kept=registry.upload_spool.keep())
+    return Session(repository, row, BlobHasher(algorithm, registry.macs.current), kept=registry.upload_spool.keep())
 
 
 async def move(registry: Registry, session: Session, tried: Collection[str]) -> bool:

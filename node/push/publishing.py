@@ -9,6 +9,7 @@ from node.records.blobs import Committed, commit_blob
 from node.registry import Registry
 from replication.digests import Digest
 from replication.hashing import BlobHasher
+from replication.macs import MacKey
 from replication.patience import Wait
 from replication.ports import Forget, Wake
 from replication.uploading import DigestMismatch, StoredObject
@@ -17,15 +18,20 @@ _READ = 1 << 20
 
 
 async def verified(
-    stored: StoredObject, digest: Digest, engine: Engine, waiting: Callable[[], AbstractContextManager[Wait]]
+    stored: StoredObject,
+    digest: Digest,
+    engine: Engine,
+    waiting: Callable[[], AbstractContextManager[Wait]],
+    key: MacKey | None = None,
 ) -> StoredObject:
     """Return the finished object with the digest that the client named. Raises DigestMismatch, EngineError.
 
-    Where the digest was named only at the end, or a saved hash could not be restored, the object is read once before it counts.
+    Where the digest was named only at the end, or a saved hash could not be restored, the object is read once before it counts;
+    `key` is what MACs of its pieces are made with then.
     """
     if stored.digest is None or not stored.digest.startswith(f"{digest.algorithm}:"):
         with waiting() as wait:
-            stored = await _rehash(engine, stored, digest.algorithm, wait)
+            stored = await _rehash(engine, stored, BlobHasher(digest.algorithm, key), wait)
     if stored.digest != str(digest):
         raise DigestMismatch(str(stored.digest))
     return stored
@@ -41,7 +47,8 @@ async def publish(registry: Registry, session: Session, digest: Digest, stored: 
         session.row.epoch,
         digest=str(digest),
         size=stored.size,
-        pieces=stored.pieces,
+        pieces=stored.proofs.pieces,
+        macs=stored.proofs.macs,
         key=stored.key,
         leftovers=[tail.key] if tail is not None and tail.key != stored.key else [],
         replicate=registry.settings.replicate,
@@ -57,10 +64,9 @@ def announce(registry: Registry, repository: str, digest: str, committed: Commit
     registry.tell(Forget(repository, digest), *([Wake(committed.debt)] if committed.debt else []))
 
 
-async def _rehash(engine: Engine, stored: StoredObject, algorithm: str, wait: Wait) -> StoredObject:
-    hasher = BlobHasher(algorithm)
+async def _rehash(engine: Engine, stored: StoredObject, hasher: BlobHasher, wait: Wait) -> StoredObject:
     async with engine.open(stored.key) as reader:
         while data := await reader.receive(_READ):
             wait.alive()
             hasher.update(data)
-    return StoredObject(stored.key, stored.size, hasher.digest(), hasher.pieces())
+    return StoredObject(stored.key, stored.size, hasher.digest(), hasher.proofs())

@@ -18,6 +18,7 @@ from node.errors import BLOB_UPLOAD_UNKNOWN, RANGE_INVALID, RegistryError
 from node.records.uploads import UploadRow, take_over_upload
 from node.registry import Registry
 from replication.hashing import BlobHasher, HashStateInvalid
+from replication.macs import MacKey
 from replication.upload_spool import KeptUpload
 from replication.uploading import UploadState
 
@@ -164,7 +165,7 @@ class Sessions:
         row = await take_over_upload(self._registry.database, repository, upload)
         if row is None:
             raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": str(upload), "name": repository})
-        return Session(repository, row, _hasher(row))
+        return Session(repository, row, _hasher(row, self._registry.macs.current))
 
 
 def next_reserved(key: str) -> str:
@@ -172,10 +173,10 @@ def next_reserved(key: str) -> str:
     return f"{key.rpartition('.')[0]}.{uuid4().hex}"
 
 
-def _hasher(row: UploadRow) -> BlobHasher | None:
+def _hasher(row: UploadRow, key: MacKey | None) -> BlobHasher | None:
     state = row.state
     if state.hash_state is None:
-        return BlobHasher(state.algorithm) if state.offset == 0 else None
+        return BlobHasher(state.algorithm, key) if state.offset == 0 else None
     try:
         hasher = BlobHasher.restore(state.hash_state)
     except HashStateInvalid as error:

@@ -183,7 +183,11 @@ class Uploads:
         async def work(writer: UploadWriter) -> StoredObject:
             await intake.pour(writer)
             return await verified(
-                await writer.finish(str(digest)), digest, self._engine(session), self._waiting(session)
+                await writer.finish(str(digest)),
+                digest,
+                self._engine(session),
+                self._waiting(session),
+                self._registry.macs.current,
             )
 
         try:

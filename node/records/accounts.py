@@ -6,6 +6,7 @@ from enum import Enum
 from attrs import field, frozen
 
 from node.auth.model import Kind
+from node.records.auditlog import Line, noted
 from node.records.postgres import Database, Row
 
 OWNERS = "owners"
@@ -53,9 +54,9 @@ def account_of(row: Row) -> Account:
     )
 
 
-# A namespace that has repositories already belongs to whoever gets its name: only who may do that anyway gets it.
-_FREE = """NOT EXISTS (SELECT FROM account WHERE name = $1) AND ({adopt} OR NOT EXISTS (
+FREE = """NOT EXISTS (SELECT FROM account WHERE name = $1) AND ({adopt} OR NOT EXISTS (
     SELECT FROM namespace n JOIN repository r ON r.namespace_id = n.id WHERE n.name = $1))"""
+"""A namespace that has repositories already belongs to whoever gets its name: only who may do that anyway gets it."""
 
 
 async def create_user(
@@ -66,18 +67,26 @@ async def create_user(
     email: str | None = None,
     superuser: bool = False,
     adopt: bool = False,
+    line: Line | None = None,
 ) -> Account | None:
-    """Make a user with a password's hash. None: the name is taken, or, without `adopt`, its namespace has repositories."""
+    """Make a user with a password's hash. None: the name is taken, or, without `adopt`, its namespace has repositories.
+
+    `line` goes into the audit log with it.
+    """
     row = await database.fetch_row(
         f"""
-        INSERT INTO account AS a (name, kind, secret, email, superuser) SELECT $1, 'user', $2, $3, $4
-        WHERE {_FREE.format(adopt="$5")} AND in_time($0) ON CONFLICT DO NOTHING RETURNING {COLUMNS}
-        """,  # constants of this module
+        WITH made AS (
+            INSERT INTO account (name, kind, secret, email, superuser) SELECT $1, 'user', $2, $3, $4
+            WHERE {FREE.format(adopt="$5")} AND in_time($0) ON CONFLICT DO NOTHING RETURNING *),
+        {noted("made", "$6")}
+        SELECT {COLUMNS} FROM made a
+        """,  # noqa: S608  # constants of this module
         name,
         secret,
         email,
         superuser,
         adopt,
+        None if line is None else line.text(),
     )
     return None if row is None else account_of(row)
 
@@ -90,7 +99,7 @@ async def create_organization(
         f"""
         WITH a AS (
             INSERT INTO account (name, kind, email) SELECT $1, 'organization', $2
-            WHERE {_FREE.format(adopt="$4")} AND in_time($0) ON CONFLICT DO NOTHING RETURNING *),
+            WHERE {FREE.format(adopt="$4")} AND in_time($0) ON CONFLICT DO NOTHING RETURNING *),
         owners AS (INSERT INTO team (organization_id, name, role) SELECT a.id, '{OWNERS}', 3 FROM a RETURNING id),
         member AS (
             INSERT INTO team_member (team_id, account_id)
@@ -199,12 +208,18 @@ async def update_account(
     return None if row is None else account_of(row)
 
 
-async def link_account(database: Database, account: int, mark: str) -> None:
-    """Let a directory prove a user, who has no password of their own; otherwise nothing changes."""
+async def link_account(database: Database, account: int, mark: str, line: Line) -> None:
+    """Let a directory prove a user, who has no password of their own; otherwise nothing changes, nor is `line` written."""
     await database.fetch(
-        "UPDATE account SET secret = $2 WHERE id = $1 AND secret IS NULL AND kind = 'user' AND in_time($0) RETURNING id",
+        f"""
+        WITH linked AS (
+            UPDATE account SET secret = $2 WHERE id = $1 AND secret IS NULL AND kind = 'user' AND in_time($0) RETURNING id),
+        {noted("linked", "$3")}
+        SELECT id FROM linked
+        """,  # noqa: S608
         account,
         mark,
+        line.text(),
     )
 
 
@@ -218,11 +233,19 @@ class Deletion(Enum):
 
 
 async def delete_account(database: Database, name: str) -> Deletion:
-    """Delete an account with its robots, teams and permissions, unless its namespace has repositories."""
+    """Delete an account with its robots, teams and permissions, unless its namespace has repositories.
+
+    What it had set for its namespace goes, too: whoever gets the name next shall not have its webhooks. What superusers have set
+    for the namespace, a policy or a quota, stays.
+    """
     row = await database.fetch_row(
         """
         WITH used AS (SELECT FROM namespace n JOIN repository r ON r.namespace_id = n.id WHERE n.name = $1 LIMIT 1),
-        gone AS (DELETE FROM account WHERE name = $1 AND NOT EXISTS (SELECT FROM used) AND in_time($0) RETURNING id)
+        gone AS (DELETE FROM account WHERE name = $1 AND NOT EXISTS (SELECT FROM used) AND in_time($0) RETURNING name),
+        empty AS (SELECT n.id FROM namespace n JOIN gone ON gone.name = n.name),
+        hooks AS (DELETE FROM webhook w USING empty WHERE w.namespace_id = empty.id),
+        patterns AS (DELETE FROM immutable_pattern p USING empty WHERE p.namespace_id = empty.id),
+        usual AS (UPDATE namespace n SET tag_expiration = NULL FROM empty WHERE n.id = empty.id)
         SELECT EXISTS (SELECT FROM gone) AS gone, EXISTS (SELECT FROM account WHERE name = $1) AS found
         """,
         name,

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from attrs import frozen
 
+from node.records.auditlog import Line, noted
 from node.records.postgres import Database
 
 
@@ -24,21 +25,26 @@ _COLUMNS = """t.id, a.name AS account, t.title, extract(epoch FROM t.created_at)
 
 
 async def create_token(
-    database: Database, account: str, title: str, secret: str, lifetime: float | None
+    database: Database, account: str, title: str, secret: str, lifetime: float | None, *, line: Line | None = None
 ) -> ApplicationToken | None:
-    """Make a token of a user or robot with its secret's hash; `lifetime` in seconds. None: no such account."""
+    """Make a token of a user or robot with its secret's hash; `lifetime` in seconds. None: no such account.
+
+    `line` goes into the audit log with it.
+    """
     row = await database.fetch_row(
         f"""
         WITH a AS (SELECT id, name FROM account WHERE name = $1 AND kind <> 'organization' AND in_time($0)),
         t AS (
             INSERT INTO application_token (account_id, title, secret, expires_at)
-            SELECT a.id, $2, $3, now() + $4::float8 * interval '1 second' FROM a RETURNING *)
+            SELECT a.id, $2, $3, now() + $4::float8 * interval '1 second' FROM a RETURNING *),
+        {noted("t", "$5")}
         SELECT {_COLUMNS} FROM t, a
         """,  # noqa: S608  # a constant of this module
         account,
         title,
         secret,
         lifetime,
+        None if line is None else line.text(),
     )
     return None if row is None else ApplicationToken(**row)
 

@@ -9,7 +9,7 @@ from attrs import frozen
 from node.names import namespace_of
 from node.records.auditlog import Line, noted
 from node.records.postgres import Database
-from node.records.uploads import REPOSITORY
+from node.records.uploads import REPOSITORY_UNLESS_MISSING
 
 OWE = """
     owed AS (
@@ -49,6 +49,7 @@ async def commit_blob(
     key: str,
     leftovers: Sequence[str],
     replicate: bool,
+    macs: bytes | None = None,
 ) -> Committed | None:
     """Publish a finished upload: the blob, its link, its first placement and its debt, in one transaction.
 
@@ -68,8 +69,9 @@ async def commit_blob(
             SELECT p.key FROM blob b JOIN placement p ON p.blob_id = b.id JOIN gone ON gone.location_id = p.location_id
             WHERE b.digest = $4 AND p.state = 'suspect'),
         new AS (
-            INSERT INTO blob AS b (digest, size, pieces) SELECT $4, $5, $6 FROM gone
-            ON CONFLICT (digest) DO UPDATE SET pieces = coalesce(b.pieces, excluded.pieces) RETURNING id),
+            INSERT INTO blob AS b (digest, size, pieces, macs) SELECT $4, $5, $6, $10 FROM gone
+            ON CONFLICT (digest) DO UPDATE
+            SET pieces = coalesce(b.pieces, excluded.pieces), macs = coalesce(excluded.macs, b.macs) RETURNING id),
         linked AS (SELECT new.id AS blob_id, $5::bigint AS size, gone.namespace_id FROM new, gone),
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT gone.repository_id, new.id FROM gone, new
@@ -103,6 +105,7 @@ async def commit_blob(
         key,
         list(leftovers),
         replicate,
+        macs,
     )
     return None if row is None else Committed(tuple(row["debt"]))
 
@@ -110,19 +113,21 @@ async def commit_blob(
 async def mount_blob(
     database: Database, repository: str, library: str, source: str, digest: str, *, replicate: bool
 ) -> Committed | None:
-    """Link a blob of the repository `source` into `repository`, and schedule what its namespace requires. None: not there.
+    """Link a blob of the repository `source` into `repository`, and schedule what its namespace requires.
 
-    A blob without any copy left is not mounted, nor one of a namespace that forbids locations: the client must upload it.
+    None: it is not there, and nothing was changed. A blob without any copy left is not mounted, nor one of a namespace that forbids
+    locations: the client must upload it.
     """
     row = await database.fetch_row(
         f"""
-        WITH {REPOSITORY},
+        WITH RECURSIVE {REPOSITORY_UNLESS_MISSING},
         wanted AS (
             SELECT b.id, b.size FROM repository r
             JOIN repository_blob rb ON rb.repository_id = r.id JOIN blob b ON b.id = rb.blob_id
             WHERE r.name = $3 AND b.digest = $4 AND EXISTS (SELECT FROM placement p WHERE p.blob_id = b.id AND p.state = 'present')
             AND NOT EXISTS (SELECT FROM namespace_never v WHERE v.namespace_id = r.namespace_id)
             FOR KEY SHARE OF b),
+        missing AS (SELECT WHERE NOT EXISTS (SELECT FROM wanted)),
         linked AS (SELECT wanted.id AS blob_id, wanted.size, repo.namespace_id FROM wanted, repo),
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, wanted.id FROM repo, wanted

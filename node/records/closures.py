@@ -3,9 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from attrs import frozen
 
+from node.records.auditlog import Line, noted
+from node.records.idempotency import first, seen
 from node.records.manifests import CompiledTags, ManifestCommit
 from node.records.postgres import Database
 from replication.closure import Closure, ClosureBlob, Debt, Need, Place
@@ -20,7 +23,8 @@ _MOST_AHEAD = 10_000
 _LIVE_SECONDS = 15
 """A node that was silent for longer measures nothing."""
 
-# What is attached to a manifest counts where it is attached in the same repository. Tags of the closure's own repository only, too.
+# Only what the repository itself has counts, whether a child, what is attached, or what a tag names: the same manifest may be in
+# somebody else's repository with children that are not for everybody to know of, or to have copied.
 _CLOSURE = """
     repo AS (SELECT id, namespace_id FROM repository WHERE name = $1),
     root AS (
@@ -32,7 +36,9 @@ _CLOSURE = """
         SELECT id FROM root
         UNION
         SELECT next.id FROM member CROSS JOIN LATERAL (
-            SELECT mc.child_id AS id FROM manifest_child mc WHERE mc.manifest_id = member.id
+            SELECT mc.child_id AS id FROM manifest_child mc
+            JOIN repository_manifest rm ON rm.manifest_id = mc.child_id AND rm.repository_id = (SELECT id FROM repo)
+            WHERE mc.manifest_id = member.id
             UNION ALL
             SELECT c.id FROM awaited_child a JOIN manifest c ON c.digest = a.digest
             JOIN repository_manifest rm ON rm.manifest_id = c.id AND rm.repository_id = (SELECT id FROM repo)
@@ -121,7 +127,10 @@ async def read_closure(
             WHERE $6)
         SELECT root.digest, extract(epoch FROM now())::float8 AS now,
             (SELECT count(DISTINCT a.digest) FROM member CROSS JOIN LATERAL (
-                SELECT digest FROM awaited_child WHERE manifest_id = member.id OFFSET 0) a
+                SELECT digest FROM awaited_child WHERE manifest_id = member.id
+                UNION ALL
+                SELECT c.digest FROM manifest_child mc JOIN manifest c ON c.id = mc.child_id
+                WHERE mc.manifest_id = member.id OFFSET 0) a
              WHERE NOT EXISTS (
                 SELECT FROM manifest c JOIN repository_manifest rm ON rm.manifest_id = c.id
                 WHERE c.digest = a.digest AND rm.repository_id = (SELECT id FROM repo) OFFSET 0)) AS absent,
@@ -230,20 +239,31 @@ async def ask_for_copies(
     return Asked(tuple(sorted((row and row["names"]) or ())))
 
 
-async def move_tags(database: Database, repository: str, digest: str, tags: CompiledTags) -> ManifestCommit:
+async def move_tags(
+    database: Database,
+    repository: str,
+    digest: str,
+    tags: CompiledTags,
+    note: Line | None = None,
+    once: UUID | None = None,
+) -> ManifestCommit:
     """Move tags to a manifest that the repository has, in one transaction; nothing moves if the policy is another one by now.
 
-    A manifest that is gone meanwhile is `missing`.
+    A manifest that is gone meanwhile is `missing`. `note` is the line of the audit log. Of all calls with the same `once` one moves
+    them: the others say that it is `done`.
     """
     row = await database.fetch_row(
-        """
-        WITH found AS (SELECT id, namespace_id FROM repository WHERE name = $1),
+        f"""
+        WITH {seen("$8")}, found AS (SELECT id, namespace_id FROM repository WHERE name = $1),
         m AS (
             SELECT rm.repository_id, rm.manifest_id AS id FROM found JOIN repository_manifest rm ON rm.repository_id = found.id
             JOIN manifest m ON m.id = rm.manifest_id WHERE m.digest = $2 FOR KEY SHARE OF rm),
         stale AS (
             SELECT n.version, n.policy FROM namespace n JOIN found f ON f.namespace_id = n.id WHERE n.version <> $4),
-        ok AS (SELECT m.* FROM m WHERE NOT EXISTS (SELECT FROM stale) AND in_time($0)),
+        allowed AS (
+            SELECT m.* FROM m WHERE NOT EXISTS (SELECT FROM stale) AND NOT EXISTS (SELECT FROM seen WHERE moved) AND in_time($0)),
+        {first("$8", "true", "allowed")},
+        ok AS (SELECT * FROM allowed WHERE $8::uuid IS NULL OR EXISTS (SELECT FROM first)),
         tags AS (
             INSERT INTO tag (repository_id, name, manifest_id) SELECT ok.repository_id, t, ok.id FROM ok, unnest($3::text[]) t
             ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id),
@@ -255,17 +275,23 @@ async def move_tags(database: Database, repository: str, digest: str, tags: Comp
             AND (tl.name, tl.location_id) NOT IN (SELECT name, location_id FROM wanted_place)),
         placed AS (
             INSERT INTO tag_location (repository_id, name, location_id) SELECT repository_id, name, location_id FROM wanted_place
-            ON CONFLICT DO NOTHING)
-        SELECT (SELECT count(*) FROM m) AS found, (SELECT version FROM stale) AS version, (SELECT policy FROM stale) AS policy
-        """,
+            ON CONFLICT DO NOTHING),
+        {noted("ok", "$7")}
+        SELECT (SELECT count(*) FROM m) AS found, (SELECT version FROM stale) AS version, (SELECT policy FROM stale) AS policy,
+            EXISTS (SELECT FROM seen WHERE moved) OR (EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok)) AS done
+        """,  # noqa: S608
         repository,
         digest,
         sorted(set(tags.tags)),
         tags.version,
         [tag for tag, _ in tags.locations],
         [location for _, location in tags.locations],
+        None if note is None else note.text(),
+        once,
     )
     assert row is not None
+    if row["done"]:
+        return ManifestCommit(done=True)
     if not row["found"]:
         return ManifestCommit(missing=(digest,))
     if row["version"] is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from attrs import field, frozen
 
 from node.records.postgres import Database
+from node.records.webhooks import DATA
 
 
 @frozen
@@ -33,7 +34,7 @@ async def claim_deliveries(
     Of one webhook at most `each`, with those that the caller has under way already: `busy` has the webhook of each.
     """
     rows = await database.fetch(
-        """
+        f"""
         WITH due AS (
             SELECT d.id FROM webhook w CROSS JOIN LATERAL (
                 SELECT q.id, q.due_at FROM delivery q
@@ -43,9 +44,9 @@ async def claim_deliveries(
             WHERE w.active ORDER BY d.due_at LIMIT $1)
         UPDATE delivery d SET attempts = d.attempts + 1, due_at = now() + $3 * interval '1 second'
         FROM due, webhook w WHERE d.id = due.id AND w.id = d.webhook_id
-        RETURNING d.id, d.webhook_id, d.attempts, w.url, w.secret, d.event_id::text AS event, d.kind, d.subject, d.data,
+        RETURNING d.id, d.webhook_id, d.attempts, w.url, w.secret, d.event_id::text AS event, d.kind, d.subject, {DATA} AS data,
             extract(epoch FROM d.occurred_at)::float8 AS at
-        """,
+        """,  # noqa: S608  # a constant
         most,
         each,
         lease,

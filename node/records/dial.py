@@ -51,6 +51,11 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
         """Return nothing to send."""
         return ""
 
+    async def reset(self, *, timeout: float | None = None) -> None:
+        """Reset what a statement that ended well has not left: nothing, for which no clock need be set."""
+        if self.is_in_transaction():
+            await super().reset(timeout=timeout)
+
     async def greet(self, timeout: float) -> Lineage | None:
         """Read the server's clock, and return where it comes from; None for a standby and where it does not tell."""
         try:

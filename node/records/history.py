@@ -1,6 +1,6 @@
 """What tags pointed to before: listed, found again while their window lasts, and the windows of namespaces. One statement each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -100,18 +100,62 @@ async def find_former(
     return None if row is None else FormerManifest(row["bytes"], row["media_type"])
 
 
-async def relink_blobs(database: Database, repository: str, digest: str, *, replicate: bool) -> None:
+@frozen
+class LostChild:
+    """A manifest that a former index needs and its repository does not have any more; `blobs` are what the database has of its."""
+
+    digest: str
+    body: bytes = field(repr=False)
+    blobs: frozenset[str]
+
+
+async def find_lost_children(database: Database, repository: str, digest: str) -> Sequence[LostChild]:
+    """Return what the closure of a former index has lost in this repository since it was pushed there, as far as it is still known.
+
+    What an index named before it was there (FEATURE_SPARSE_INDEX) is left out: another repository may have brought it.
+    """
+    rows = await database.fetch(
+        """
+        WITH RECURSIVE here AS (SELECT id FROM repository WHERE name = $1),
+        closure(id) AS (
+            SELECT m.id FROM manifest m WHERE m.digest = $2
+            UNION
+            SELECT c.id FROM closure JOIN manifest_child mc ON mc.manifest_id = closure.id JOIN manifest c ON c.id = mc.child_id
+            WHERE NOT EXISTS (SELECT FROM awaited_child a WHERE a.manifest_id = closure.id AND a.digest = c.digest))
+        SELECT m.digest, m.bytes, ARRAY(
+            SELECT b.digest FROM manifest_blob mb JOIN blob b ON b.id = mb.blob_id WHERE mb.manifest_id = m.id) AS blobs
+        FROM here, closure JOIN manifest m ON m.id = closure.id WHERE m.digest <> $2 AND NOT EXISTS (
+            SELECT FROM repository_manifest rm WHERE rm.repository_id = here.id AND rm.manifest_id = m.id)
+        ORDER BY m.id
+        """,
+        repository,
+        digest,
+    )
+    return [LostChild(row["digest"], row["bytes"], frozenset(row["blobs"])) for row in rows]
+
+
+async def relink_closure(
+    database: Database, repository: str, digest: str, children: Mapping[str, str], *, replicate: bool
+) -> None:
     """Link again what the closure of a former manifest needs and was deleted by hand since, and schedule its debt.
 
-    History has kept the bytes, and the repository had them when the manifest was pushed. Repeating it is harmless.
+    `children` are the media types of lost manifests by digest. History, or the time that garbage is left alone, has kept the bytes,
+    and the repository had them when the manifest was pushed. Repeating it is harmless.
     """
     await database.fetch(
         f"""
         WITH here AS (SELECT id, namespace_id FROM repository WHERE name = $1),
+        lost AS (
+            SELECT m.id, u.media_type FROM unnest($4::text[], $5::text[]) AS u (digest, media_type)
+            JOIN manifest m ON m.digest = u.digest ORDER BY m.id FOR KEY SHARE OF m),
+        child AS (
+            INSERT INTO repository_manifest (repository_id, manifest_id, media_type)
+            SELECT here.id, lost.id, lost.media_type FROM here, lost ON CONFLICT DO NOTHING),
         wanted AS (
             SELECT b.id, b.size FROM here, blob b WHERE b.id IN (
                 SELECT mb.blob_id FROM manifest m CROSS JOIN LATERAL manifest_closure(m.id, false) c
-                JOIN manifest_blob mb ON mb.manifest_id = c WHERE m.digest = $2 AND manifest_held(here.id, c))
+                JOIN manifest_blob mb ON mb.manifest_id = c
+                WHERE m.digest = $2 AND (manifest_held(here.id, c) OR c IN (SELECT id FROM lost)))
             FOR KEY SHARE OF b),
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT here.id, wanted.id FROM here, wanted
@@ -124,6 +168,8 @@ async def relink_blobs(database: Database, repository: str, digest: str, *, repl
         repository,
         digest,
         replicate,
+        list(children),
+        list(children.values()),
     )
 
 

@@ -23,6 +23,10 @@ class LocationLine:
     sole_blobs: int
     """Blobs whose only good copy is here."""
     sole_bytes: int
+    suspect_blobs: int
+    """Blobs here of which no copy is trusted anywhere; they are copied where their bytes turn out to be right."""
+    unproven: int
+    """While it is being emptied: blobs without a copy elsewhere that was made, or read and right, since that began."""
     owed_blobs: int
     owed_bytes: int
     uploads: int
@@ -35,12 +39,16 @@ async def list_locations(database: Database) -> Sequence[LocationLine]:
         """
         SELECT l.name, l.state, d.location_id IS NOT NULL AS is_default, coalesce(p.blobs, 0) AS blobs,
             coalesce(s.blobs, 0)::bigint AS sole_blobs, coalesce(s.bytes, 0)::bigint AS sole_bytes,
+            coalesce(b.blobs, 0) AS suspect_blobs,
+            CASE WHEN l.state IN ('draining', 'drained') THEN unproven_at(l.id) ELSE 0 END AS unproven,
             coalesce(t.blobs, 0) AS owed_blobs, coalesce(t.bytes, 0)::bigint AS owed_bytes,
             coalesce(u.uploads, 0) AS uploads, coalesce(o.objects, 0) AS dead_objects
         FROM location l LEFT JOIN default_location d ON d.location_id = l.id
         LEFT JOIN (SELECT location_id, count(*) AS blobs FROM placement GROUP BY 1) p ON p.location_id = l.id
         LEFT JOIN (SELECT location_id, sum(blobs) AS blobs, sum(bytes) AS bytes FROM sole_total GROUP BY 1) s
             ON s.location_id = l.id
+        LEFT JOIN (SELECT p.location_id, count(*) AS blobs FROM placement p WHERE p.state = 'suspect' AND NOT EXISTS (
+            SELECT FROM placement q WHERE q.blob_id = p.blob_id AND q.state = 'present') GROUP BY 1) b ON b.location_id = l.id
         LEFT JOIN (SELECT location_id, count(*) AS blobs, sum(size) AS bytes FROM task GROUP BY 1) t ON t.location_id = l.id
         LEFT JOIN (SELECT location_id, count(*) AS uploads FROM upload GROUP BY 1) u ON u.location_id = l.id
         LEFT JOIN (SELECT location_id, count(*) AS objects FROM dead_object GROUP BY 1) o ON o.location_id = l.id
@@ -56,6 +64,8 @@ async def list_locations(database: Database) -> Sequence[LocationLine]:
             row["blobs"],
             row["sole_blobs"],
             row["sole_bytes"],
+            row["suspect_blobs"],
+            row["unproven"],
             row["owed_blobs"],
             row["owed_bytes"],
             row["uploads"],
@@ -74,14 +84,14 @@ class Change(Enum):
     REFUSED = "refused"
     """It is not in a state from which that is possible."""
     ONLY_COPIES = "only copies"
-    """Blobs have their only copy there."""
+    """Blobs have their only copy there, or no copy elsewhere that was made or read since it is being emptied."""
     ANOTHER_REMOVAL = "another removal"
     """The rows of another removed location are still being taken away."""
 
 
 @frozen
 class Changed:
-    """The outcome with the state before it; `blobs` is how many have their only copy there."""
+    """The outcome with the state before it; `blobs` is how many would be lost, as far as anybody knows."""
 
     outcome: Change
     before: LocationState | None = None
@@ -130,9 +140,9 @@ async def set_state(database: Database, name: str, state: LocationState) -> Chan
 
 
 async def remove_location(database: Database, name: str) -> Changed:
-    """Take a draining or drained location out for good, unless a blob has its only copy there. Its bucket is left as it is.
+    """Take a draining or drained location out for good, unless a blob may have its only good copy there.
 
-    Its rows go in batches afterwards: `purge_removed`. Repeating it is harmless.
+    Its bucket is left as it is. Its rows go in batches afterwards: `purge_removed`. Repeating it is harmless.
     """
     row = await database.fetch_row("SELECT * FROM remove_location($1) WHERE in_time($0)", name, deadline=_SECONDS)
     assert row is not None
@@ -175,13 +185,19 @@ async def purge_removed(database: Database, most: int = 2000) -> int:
 
 
 async def note_drained(database: Database) -> Sequence[str]:
-    """Make draining locations drained where nothing is only there any more, and drained ones draining where something is again.
+    """Make draining locations drained where each blob has a proven copy elsewhere, and drained ones draining where one has not.
 
-    Returns the names of those that became drained.
+    Returns the names of those that became drained. What was read is forgotten, a few rows at a time, while nothing is emptied.
     """
     rows = await database.fetch(
         """
-        WITH looked AS (SELECT l.id, l.state, only_at(l.id) AS blobs FROM location l WHERE l.state IN ('draining', 'drained')),
+        WITH idle AS (
+            DELETE FROM proven_copy WHERE (blob_id, location_id) IN (
+                SELECT blob_id, location_id FROM proven_copy
+                WHERE NOT EXISTS (SELECT FROM location WHERE state IN ('draining', 'drained')) LIMIT 2000 FOR UPDATE SKIP LOCKED)),
+        looked AS (
+            SELECT l.id, l.state, CASE WHEN only_at(l.id) > 0 THEN 1 ELSE unproven_at(l.id) END AS blobs
+            FROM location l WHERE l.state IN ('draining', 'drained')),
         changed AS (
             UPDATE location l SET state = CASE WHEN looked.blobs = 0 THEN 'drained' ELSE 'draining' END FROM looked
             WHERE l.id = looked.id AND l.state = looked.state AND (looked.blobs = 0) <> (l.state = 'drained')
@@ -193,10 +209,18 @@ async def note_drained(database: Database) -> Sequence[str]:
     return [row["name"] for row in rows]
 
 
-async def only_copies(database: Database, name: str) -> int:
-    """Return how many blobs have no good copy outside a location; 0 for an unknown one."""
-    row = await database.fetch_row("SELECT only_at(l.id) AS blobs FROM location l WHERE l.name = $1", name)
-    return 0 if row is None else int(row["blobs"])
+async def only_copies(database: Database, name: str) -> tuple[int, int]:
+    """Return how many blobs have no good copy outside a location, and how many of these have none there either."""
+    row = await database.fetch_row(
+        """
+        SELECT only_at(l.id) AS blobs, (
+            SELECT count(*) FROM placement p WHERE p.location_id = l.id AND p.state = 'suspect' AND NOT EXISTS (
+                SELECT FROM placement q WHERE q.blob_id = p.blob_id AND q.state = 'present')) AS suspect
+        FROM location l WHERE l.name = $1
+        """,
+        name,
+    )
+    return (0, 0) if row is None else (int(row["blobs"]), int(row["suspect"]))
 
 
 async def apply_defaults(database: Database, names: Sequence[str]) -> bool:

@@ -44,17 +44,25 @@ async def find_by_token(database: Database, secret: str) -> Login | None:
     )
 
 
-async def find_renewal(database: Database, name: str, generation: int, token: UUID | None) -> Login | None:
-    """Return the account of this name, if its secret is still of this generation, and the application token is there and good."""
+async def find_renewal(
+    database: Database, name: str, generation: int, token: UUID | None, number: int | None, issued: float
+) -> Login | None:
+    """Return the account of this name, if its secret is still of this generation, and the application token is there and good.
+
+    It must be the very account of this number; where that is not known, one that was there already at `issued` (POSIX seconds).
+    """
     return _login(
         await database.fetch_row(
             f"""
             SELECT {COLUMNS}, {_EPOCH}, {_TOKEN_COLUMNS} FROM account a
             LEFT JOIN application_token t ON t.account_id = a.id AND t.id = $3 AND (t.expires_at IS NULL OR t.expires_at > now())
             WHERE a.name = $1 AND a.generation = $2 AND ($3::uuid IS NULL OR t.id IS NOT NULL)
+            AND (a.id = $4 OR ($4::bigint IS NULL AND a.created_at < to_timestamp($5)))
             """,  # noqa: S608
             name,
             generation,
             token,
+            number,
+            issued,
         )
     )

@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from uuid import UUID
 
 from attrs import field, frozen
 
 from node.names import namespace_of
 from node.records.auditlog import Line, noted
+from node.records.idempotency import first, seen
 from node.records.postgres import Database, Reads
 from node.records.quotas import OverQuota, Usage
-from node.records.uploads import REPOSITORY_UNLESS_MISSING
+from node.records.uploads import REPOSITORY_UNLESS_DONE
 
 
 @frozen
@@ -52,6 +54,8 @@ class ManifestCommit:
     """The namespace's rules as JSON text."""
     warning: Usage | None = None
     """What the namespace holds, where that is more than its quota warns at."""
+    done: bool = False
+    """It was done before, with its tags, by another try of the same request: nothing is left to do, and nothing was done now."""
 
 
 async def commit_manifest(
@@ -64,6 +68,8 @@ async def commit_manifest(
     sparse: bool,
     default_quota: int = 0,
     note: Line | None = None,
+    once: UUID | None = None,
+    moves: bool = True,
 ) -> ManifestCommit:
     """Store a manifest, link it and move the tags to it, in one transaction; or nothing, if it names what is not there.
 
@@ -72,10 +78,13 @@ async def commit_manifest(
     bytes without a limit of its own, 0: any) and the repository does not have the manifest yet. All blobs of a manifest were
     counted before it comes, so that of any number of pushes at once those that are taken fit together. `note` is the line of the
     audit log.
+
+    Of all calls with the same `once` one does it, and the others nothing, whenever they come and however the tags have moved since.
+    Without `moves` what is done is only a part: the tags follow, by `move_tags` with the same `once`.
     """
     row = await database.fetch_row(
         f"""
-        WITH RECURSIVE {REPOSITORY_UNLESS_MISSING},
+        WITH RECURSIVE {seen("$18")}, {REPOSITORY_UNLESS_DONE},
         wanted_blob AS (SELECT unnest($4::text[]) AS digest),
         found_blob AS (
             SELECT b.id, b.digest FROM wanted_blob w JOIN blob b ON b.digest = w.digest
@@ -96,9 +105,11 @@ async def commit_manifest(
             SELECT used, reject FROM policy WHERE used > reject AND NOT EXISTS (
                 SELECT FROM manifest m JOIN repository_manifest rm ON rm.manifest_id = m.id JOIN found f ON f.id = rm.repository_id
                 WHERE m.digest = $3)),
-        ok AS (
+        allowed AS (
             SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM stale)
-            AND NOT EXISTS (SELECT FROM full_up) AND in_time($0)),
+            AND NOT EXISTS (SELECT FROM full_up) AND NOT EXISTS (SELECT FROM seen WHERE moved) AND in_time($0)),
+        {first("$18", "$19", "allowed")},
+        ok AS (SELECT id FROM allowed WHERE $18::uuid IS NULL OR EXISTS (SELECT FROM first)),
         known AS (SELECT id FROM manifest WHERE digest = $3 FOR KEY SHARE),
         made AS (
             INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations)
@@ -130,7 +141,9 @@ async def commit_manifest(
         SELECT (SELECT array_agg(DISTINCT digest) FROM missing) AS missing, (SELECT version FROM stale) AS version,
             (SELECT policy FROM stale) AS policy, (SELECT count(*) FROM m) AS stored,
             (SELECT used FROM full_up) AS over, (SELECT reject FROM policy) AS reject,
-            (SELECT used FROM policy WHERE used > warn) AS warned, (SELECT warn FROM policy) AS warn
+            (SELECT used FROM policy WHERE used > warn) AS warned, (SELECT warn FROM policy) AS warn,
+            EXISTS (SELECT FROM seen WHERE moved)
+                OR ($19 AND EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok)) AS done
         """,  # noqa: S608
         repository,
         namespace_of(repository, library),
@@ -149,18 +162,20 @@ async def commit_manifest(
         [location for _, location in tags.locations],
         default_quota,
         None if note is None else note.text(),
+        once,
+        moves,
     )
     assert row is not None
-    if row["version"] is not None:
+    done, namespace = row["done"], namespace_of(repository, library)
+    if row["version"] is not None and not done:
         return ManifestCommit(stale=True, version=row["version"], policy=row["policy"])
-    if row["missing"]:
+    if row["missing"] and not done:
         return ManifestCommit(tuple(sorted(row["missing"])))
-    namespace = namespace_of(repository, library)
-    if row["over"] is not None:
+    if row["over"] is not None and not done:
         raise OverQuota(namespace, row["over"], row["reject"])
     if row["warned"] is None:
-        return ManifestCommit()
-    return ManifestCommit(warning=Usage(namespace, 0, row["warned"], row["reject"], row["warn"]))
+        return ManifestCommit(done=done)
+    return ManifestCommit(warning=Usage(namespace, 0, row["warned"], row["reject"], row["warn"]), done=done)
 
 
 async def delete_tag(database: Database, repository: str, tag: str, note: Line | None = None) -> str | None:

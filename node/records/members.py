@@ -90,6 +90,7 @@ async def heartbeat(
         UNION ALL SELECT 'location', name, NULL, NULL, NULL, state FROM location
         UNION ALL SELECT 'drill', l.name, NULL, extract(epoch FROM d.until - now())::float8, d.balancer, NULL
         FROM drill d JOIN location l ON l.id = d.location_id WHERE d.until > now()
+        UNION ALL SELECT 'clock', '', NULL, extract(epoch FROM clock_timestamp())::float8, NULL, NULL
         """,
         member.id,
         list(member.preference),
@@ -107,7 +108,21 @@ async def heartbeat(
         ),
         {row["name"]: LocationState(row["state"]) for row in rows if row["kind"] == "location"},
         {row["name"]: Drill(row["silent"], row["draining"]) for row in rows if row["kind"] == "drill"},
+        next(row["silent"] for row in rows if row["kind"] == "clock"),
     )
+
+
+async def living_nodes(database: Database, me: UUID, live_seconds: float) -> frozenset[str]:
+    """Return the ids of the nodes besides `me` whose heartbeat came in the last `live_seconds`, as of this moment.
+
+    A node has its row before it answers its first request, so none that answers is missing here; heartbeats tell of it later.
+    """
+    rows = await database.fetch(
+        "SELECT id::text AS id FROM node WHERE id <> $1 AND seen_at > now() - $2 * interval '1 second'",
+        me,
+        live_seconds,
+    )
+    return frozenset(row["id"] for row in rows)
 
 
 async def agree_on_defaults(database: Database, live_seconds: float) -> tuple[str, ...] | None:

@@ -157,3 +157,10 @@ async def create_repository(
         public,
     )
     return row is not None
+
+
+async def unmake_repository(database: Database, repository: str) -> bool:
+    """Delete a repository that has, and had, nothing: no blob, manifest or tag, and no upload. False: it has, or there is none."""
+    row = await database.fetch_row("SELECT unmake_repository($1) AS gone WHERE in_time($0)", repository)
+    assert row is not None
+    return bool(row["gone"])

@@ -7,10 +7,12 @@ statement that would undo what came since says `in_time($0)`; the last argument 
 which the caller stops waiting, and the statement fails when it arrives later.
 """
 
+import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
@@ -19,11 +21,12 @@ import trio
 from attrs import define, field, frozen
 
 from engines.crossing import cross
-from engines.trace import waiting
+from engines.trace import current_trace, waiting
 from node.records.dial import MISCONFIGURED, Connection, Dial, LineageChange
 from node.records.hosts import each_host
 from node.records.lineage import Lineage
 from replication.ports import LedgerUnavailable
+from replication.standstill import Standstill
 
 _log = structlog.get_logger("antipode.database")
 
@@ -35,6 +38,12 @@ _AWAY_SECONDS = 2.0
 """What somebody who tries a database that is known to be away waits for it: enough for one across the world, and not for ever."""
 _FAILURES_TO_OPEN = 3
 """Failures in a row after which nobody waits for the database any more but one caller at a time."""
+
+_REQUEST_SECONDS = 12.0
+"""What one request of a client waits within a minute for slow answers, all its statements together: each of them alone may take
+nearly as long, and a client that waits for three of them has given up before it is told."""
+_SLOW_SECONDS = 1.0
+_LEAST_SECONDS = 0.5
 
 _GIVE_BACK_SECONDS = 1.0
 """How long a connection whose statement was cancelled may take to say so before it is closed."""
@@ -98,11 +107,17 @@ class Database:
     _pool: Any = field(alias="pool")
     _dial: Dial = field(alias="dial")
     _deadline: float = field(alias="deadline")
+    _standstill: Standstill = field(factory=Standstill, alias="standstill")
     _trips: int = field(default=0, init=False)
     _unavailable: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _trying: bool = field(default=False, init=False)
+    _coming_back: set[asyncio.Task[None]] = field(factory=set, init=False)
     _changed: trio.Event = field(factory=trio.Event, init=False)
+    _excused: float = field(default=-inf, init=False)
+    """The standstill whose failures do not count."""
+    _answered: bool = field(default=True, init=False)
+    """Whether the database has answered since then."""
     _reach: tuple[bool, float, str] = field(factory=lambda: (True, trio.current_time(), ""), init=False)
 
     async def fetch(self, sql: str, *args: object, deadline: float | None = None) -> Sequence[Row]:
@@ -157,14 +172,28 @@ class Database:
             self._changed = trio.Event()
         return self._dial.changes.pop(0)
 
-    def _note(self, ok: bool, reason: str = "") -> None:
+    def _note(self, ok: bool, began: float, reason: str = "") -> None:
         if self._dial.changes:
             self._changed.set()
-        self._failures = 0 if ok else self._failures + 1
         if not ok:
             self._unavailable += 1
+            if self._is_excused(began):
+                return
+        self._answered = self._answered or ok
+        self._failures = 0 if ok else self._failures + 1
         if ok != self._reach[0]:
             self._reach = (ok, trio.current_time(), reason)
+
+    def _is_excused(self, began: float) -> bool:
+        """Say whether a failure of what began then tells nothing of the database, because this process stood still meanwhile.
+
+        Only one standstill excuses until the database has answered: a node that is held up all the time must still find out.
+        """
+        ended = self._standstill.ended()
+        if ended < began or (ended != self._excused and not self._answered):
+            return False
+        self._excused, self._answered = ended, False
+        return True
 
     async def _run(self, work: Callable[[Any, float], Awaitable[T]], limit: float) -> T:
         """Cross once. While the database is known to be away one caller at a time tries it and the others fail at once."""
@@ -180,41 +209,62 @@ class Database:
             self._trying = False
 
     async def _cross(self, work: Callable[[Any, float], Awaitable[T]], limit: float) -> T:
+        trace = current_trace()
+        if trace is None:
+            return await self._cross_within(work, limit, 2 * limit + 1)
+        left = _REQUEST_SECONDS - trace.slow_lately()
+        if left < _LEAST_SECONDS:
+            raise DatabaseUnavailable(f"this request has waited for it for {_REQUEST_SECONDS - left:.0f} s")
+        began = trio.current_time()
+        try:
+            return await self._cross_within(work, min(limit, left), min(2 * limit + 1, left))
+        finally:
+            if (took := trio.current_time() - began) > _SLOW_SECONDS and not self._standstill.since(began):
+                trace.note_slow(took)
+
+    async def _cross_within(self, work: Callable[[Any, float], Awaitable[T]], limit: float, deadline: float) -> T:
+        """Cross once: `limit` seconds for a connection and as many for the work, `deadline` for both."""
+        began, last = trio.current_time(), time.monotonic() + deadline
+
         async def crossing() -> T:
-            connection = await self._pool.acquire(timeout=limit)
+            # Where one is at hand nobody waits, and no clock need be set.
+            connection = await self._pool.acquire(timeout=None if self._pool.get_idle_size() else limit)
             try:
-                return await self._attempt(connection, lambda on: work(on, limit))
-            except _LOST:
-                self._dial.drop_resting()
+                # Never beyond the deadline: what comes in time would else come after the caller was told that it failed.
+                result = await self._attempt(connection, lambda on: work(on, min(limit, last - time.monotonic())))
+            except BaseException as error:
+                if isinstance(error, _LOST):
+                    self._dial.drop_resting()
+                await self._give_back_failed(connection)
                 raise
-            finally:
-                await self._give_back(connection)
+            await self._give_back(connection)
+            return result
 
         try:
             with waiting("database"):
-                result = await cross(crossing, deadline=2 * limit + 1, unavailable=DatabaseUnavailable)
+                result = await cross(crossing, deadline=deadline, unavailable=DatabaseUnavailable)
         except DatabaseUnavailable as error:
-            self._note(False, str(error))
+            self._note(False, began, str(error))
             raise
         except _AGAIN as error:
             raise DatabaseUnavailable(f"conflicting transactions: {error}") from error
         except MISCONFIGURED as error:
             raise DatabaseMisconfigured(str(error)) from error
         except _LOST as error:
-            raise self._lost(error) from error
+            raise self._lost(error, began) from error
         except asyncpg.PostgresError as error:
             if error.sqlstate == _IMMUTABLE:
-                self._note(True)
+                self._note(True, began)
                 raise TagImmutable(str(error).partition("\n")[0]) from error
             if error.sqlstate != _TOO_LATE:
                 raise
-            raise self._lost(error) from error
-        self._note(True)
+            raise self._lost(error, began) from error
+        self._note(True, began)
         return result
 
-    def _lost(self, error: BaseException) -> DatabaseUnavailable:
+    def _lost(self, error: BaseException, began: float) -> DatabaseUnavailable:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        self._note(False, reason)
+        self._note(False, began, reason)
         return DatabaseUnavailable(reason)
 
     async def _attempt(self, connection: Any, work: Callable[[Any], Awaitable[T]]) -> T:
@@ -233,6 +283,16 @@ class Database:
                 await self._dial.greet(connection)
         raise AssertionError("unreachable")
 
+    async def _give_back_failed(self, connection: Any) -> None:
+        """Return a connection whose statement did not end well (asyncio side).
+
+        In a task that outlives a caller who stops waiting: the pool's own would end with an error that nobody takes.
+        """
+        task = asyncio.ensure_future(self._give_back(connection))
+        self._coming_back.add(task)
+        task.add_done_callback(self._coming_back.discard)
+        await asyncio.shield(task)
+
     async def _give_back(self, connection: Any) -> None:
         """Return a connection to the pool; one that is still busy with a cancelled statement is closed soon (asyncio side)."""
         try:
@@ -243,11 +303,16 @@ class Database:
 
 @asynccontextmanager
 async def open_database(
-    uri: str, *, most: int = 10, deadline: float = 5.0, tls: ssl.SSLContext | None = None
+    uri: str,
+    *,
+    most: int = 10,
+    deadline: float = 5.0,
+    tls: ssl.SSLContext | None = None,
+    standstill: Standstill | None = None,
 ) -> AsyncIterator[Database]:
     """Open a pool of up to `most` connections; connects when first used. `deadline` bounds each statement, in seconds.
 
-    With several hosts in `uri`, connections go to whichever takes writes now.
+    With several hosts in `uri`, connections go to whichever takes writes now. What `standstill` saw is not held against it.
     """
     dial = Dial(each_host(uri), deadline)
 
@@ -274,7 +339,7 @@ async def open_database(
 
     pool = await cross(create, deadline=deadline, unavailable=DatabaseUnavailable)
     try:
-        yield Database(pool, dial, deadline)
+        yield Database(pool, dial, deadline, standstill or Standstill())
     finally:
         with trio.move_on_after(deadline, shield=True):
             try:

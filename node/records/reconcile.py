@@ -8,16 +8,27 @@ from attrs import frozen
 
 from node.records.locations import note_drained, purge_removed
 from node.records.policies import place_tags, ruled_tags
-from node.records.postgres import Database
-from replication.model import LocationState
+from node.records.postgres import Database, Row
+from replication.model import Blob, LocationState, Placement
 from replication.reconcile import BlobFacts, Settlement
-from replication.rounds import Applied, Candidate, CandidatePage, ClaimedPage, PageKind
+from replication.rounds import (
+    Applied,
+    Candidate,
+    CandidatePage,
+    ClaimedPage,
+    PageKind,
+    Spare,
+    Unproven,
+    UnprovenPage,
+)
 
 LEASE_SECONDS = 60.0
 """How long a node may take for one page of a round before another node takes it."""
 
 _SECONDS = 30.0
 _TAGS_AT_ONCE = 500
+_LOOKED_AT = 5000
+"""Copies in locations that are being emptied that one statement looks at."""
 
 
 @frozen
@@ -99,6 +110,104 @@ class PostgresRounds:
         )
         return [Applied(row["outcome"]) for row in rows]
 
+    async def claim_trims(self, blobs: Sequence[int], lease_seconds: float) -> Sequence[Spare]:
+        """Take blobs for a trim in one statement; leases of nodes that died are forgotten with it."""
+        rows = await self.database.fetch(
+            """
+            WITH late AS (
+                DELETE FROM trim_lease WHERE blob_id IN (
+                    SELECT blob_id FROM trim_lease WHERE until < now() - interval '1 day' AND blob_id <> ALL($1::bigint[])
+                    LIMIT 1000 FOR UPDATE SKIP LOCKED)),
+            taken AS (
+                INSERT INTO trim_lease AS t (blob_id, until)
+                SELECT b.id, now() + $2 * interval '1 second' FROM blob b
+                WHERE b.id = ANY($1::bigint[]) AND NOT collection_paused() ORDER BY b.id
+                ON CONFLICT (blob_id) DO UPDATE SET until = excluded.until WHERE t.until < now() RETURNING blob_id)
+            SELECT b.id, b.digest, b.size, b.pieces, b.macs, blob_facts(b.id) AS facts,
+                array_agg(l.name ORDER BY l.id) AS locations, array_agg(p.key ORDER BY l.id) AS keys,
+                array_agg(p.state = 'suspect' ORDER BY l.id) AS suspects
+            FROM taken JOIN blob b ON b.id = taken.blob_id JOIN placement p ON p.blob_id = b.id
+            JOIN location l ON l.id = p.location_id GROUP BY b.id ORDER BY b.id
+            """,
+            list(blobs),
+            lease_seconds,
+            deadline=_SECONDS,
+        )
+        return [_spare(row) for row in rows]
+
+    async def finish_trims(self, blobs: Sequence[int]) -> None:
+        """Give taken blobs back."""
+        await self.database.fetch(
+            "DELETE FROM trim_lease WHERE blob_id IN (SELECT blob_id FROM trim_lease WHERE blob_id = ANY($1::bigint[]) "
+            "ORDER BY blob_id FOR UPDATE)",
+            list(blobs),
+        )
+
+    async def claim_unproven(self, after: int, most: int, lease_seconds: float, slowest: int) -> UnprovenPage:
+        """Take blobs of locations that are being emptied, in one statement."""
+        rows = await self.database.fetch(
+            """
+            WITH looked AS MATERIALIZED (
+                SELECT p.blob_id, p.location_id, e.emptying_since FROM placement p JOIN location e ON e.id = p.location_id
+                WHERE e.state IN ('draining', 'drained') AND p.blob_id > $1 ORDER BY p.blob_id LIMIT $5),
+            page AS MATERIALIZED (
+                SELECT DISTINCT k.blob_id FROM looked k
+                WHERE NOT outlives(k.blob_id, k.location_id, k.emptying_since) AND EXISTS (
+                    SELECT FROM placement q JOIN location l ON l.id = q.location_id
+                    WHERE q.blob_id = k.blob_id AND q.location_id <> k.location_id AND q.state = 'present'
+                    AND l.state IN ('active', 'draining', 'drained'))
+                ORDER BY 1 LIMIT $2),
+            taken AS (
+                INSERT INTO trim_lease AS t (blob_id, until)
+                SELECT b.id, now() + ($3 + (sum(b.size) OVER ())::float8 / $4) * interval '1 second'
+                FROM page JOIN blob b ON b.id = page.blob_id ORDER BY b.id
+                ON CONFLICT (blob_id) DO UPDATE SET until = excluded.until WHERE t.until < now() RETURNING blob_id),
+            item AS (
+                SELECT b.id, b.digest, b.size, b.pieces, b.macs, array_agg(l.name ORDER BY l.id) AS locations,
+                    array_agg(p.key ORDER BY l.id) AS keys, array_agg(p.state = 'suspect' ORDER BY l.id) AS suspects,
+                    coalesce(array_agg(l.name) FILTER (
+                        WHERE l.state <> 'active' AND NOT outlives(b.id, l.id, l.emptying_since)), '{}') AS leaving
+                FROM taken JOIN blob b ON b.id = taken.blob_id JOIN placement p ON p.blob_id = b.id
+                JOIN location l ON l.id = p.location_id AND l.state IN ('active', 'draining', 'drained') GROUP BY b.id),
+            -- A blob may be in several: its other rows may be behind the end of what was looked at.
+            last AS (
+                SELECT CASE WHEN (SELECT count(*) FROM page) = $2 THEN (SELECT max(blob_id) FROM page)
+                    WHEN (SELECT count(*) FROM looked) = $5 THEN (SELECT max(blob_id) - 1 FROM looked) END AS last)
+            SELECT last.last, item.* FROM last LEFT JOIN item ON true ORDER BY item.id
+            """,
+            after,
+            most,
+            lease_seconds,
+            float(slowest),
+            _LOOKED_AT,
+            deadline=_SECONDS,
+        )
+        items = tuple(
+            Unproven(
+                Blob(row["id"], row["digest"], row["size"], row["pieces"], row["macs"]),
+                _placements(row),
+                frozenset(row["leaving"]),
+            )
+            for row in rows
+            if row["id"] is not None
+        )
+        return UnprovenPage(items, rows[0]["last"])
+
+    async def note_proven(self, copies: Sequence[tuple[int, Placement]]) -> None:
+        """Write reads down, of copies that are still what they were."""
+        await self.database.fetch(
+            """
+            INSERT INTO proven_copy (blob_id, location_id, key)
+            SELECT p.blob_id, p.location_id, p.key
+            FROM unnest($1::bigint[], $2::text[], $3::text[]) AS u (blob_id, location, key) JOIN location l ON l.name = u.location
+            JOIN placement p ON p.blob_id = u.blob_id AND p.location_id = l.id AND p.key = u.key AND p.state = 'present'
+            ORDER BY 1, 2 ON CONFLICT (blob_id, location_id) DO UPDATE SET key = excluded.key, proven_at = excluded.proven_at
+            """,
+            [blob for blob, _ in copies],
+            [copy.location for _, copy in copies],
+            [copy.key for _, copy in copies],
+        )
+
     async def compile_tags(self) -> int:
         """Give tags the locations of their policies, a page of tags at a time."""
         changed, after = 0, (0, "")
@@ -121,6 +230,19 @@ class PostgresRounds:
     async def purge_removed(self) -> int:
         """Take rows of removed locations away."""
         return await purge_removed(self.database)
+
+
+def _spare(row: Row) -> Spare:
+    return Spare(
+        Candidate(row["id"], row["digest"], row["size"], read_facts(row["facts"]), row["facts"]),
+        Blob(row["id"], row["digest"], row["size"], row["pieces"], row["macs"]),
+        _placements(row),
+    )
+
+
+def _placements(row: Row) -> tuple[Placement, ...]:
+    copies = zip(row["locations"], row["keys"], row["suspects"], strict=True)
+    return tuple(Placement(*copy) for copy in copies)
 
 
 def read_facts(document: str) -> BlobFacts:

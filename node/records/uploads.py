@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from engines.contract import Part
 from node.names import namespace_of
+from node.records.permissions import unmake_repository
 from node.records.postgres import Database, Row
 from node.records.quotas import OverQuota
 from replication.uploading import OFTEN_TAKEN_OVER, Tail, UploadState, record_every
@@ -31,6 +32,20 @@ REPOSITORY = _REPOSITORY.format(unless="")
 
 REPOSITORY_UNLESS_MISSING = _REPOSITORY.format(unless=" AND NOT EXISTS (SELECT FROM missing)")
 """The same, but makes nothing where `missing` has rows, which may itself depend on `found` (WITH RECURSIVE: it comes later)."""
+
+REPOSITORY_UNLESS_DONE = _REPOSITORY.format(
+    unless=" AND NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM seen WHERE moved)"
+)
+"""The same, but nothing for what was done before either (`seen` of node/records/idempotency.py)."""
+
+
+class TooManyUploads(Exception):
+    """A namespace has as many uploads open as it may."""
+
+    def __init__(self, namespace: str, most: int) -> None:
+        super().__init__(f"the namespace {namespace} has {most} uploads open")
+        self.namespace = namespace
+        self.most = most
 
 
 @frozen
@@ -69,33 +84,47 @@ async def begin_upload(
     *,
     announced: Announced = Announced(),
     default_quota: int = 0,
+    most: int = 0,
 ) -> Choice | None:
-    """Commit a new upload, and its repository if that is new, before a byte of it is written anywhere.
+    """Commit a new upload, and its repository if that is new, before a byte of it is written anywhere; nothing if it is refused.
 
     The first choice counts that the namespace's policy does not forbid (*never*); None if it forbids them all. Raises OverQuota
     where the namespace is full, or what was `announced` and is new to it does not fit (`default_quota` bytes without a limit of its
-    own, 0: any).
+    own, 0: any), and TooManyUploads where it has `most` uploads open that have not expired (0: any number). Begun at the same
+    moment, a few more may be.
     """
     row = await database.fetch_row(
         f"""
-        WITH {REPOSITORY},
+        WITH RECURSIVE {REPOSITORY_UNLESS_MISSING},
+        crowded AS (
+            SELECT FROM upload u
+            WHERE $12::bigint > 0 AND u.opened_in = (SELECT id FROM namespace_found) AND u.expires_at > now()
+            LIMIT 1 OFFSET greatest($12, 1) - 1),
         full_up AS (
             SELECT q.used, q.reject FROM (
                 SELECT n.id, namespace_used(n.id) AS used, coalesce(n.quota_reject, nullif($9::bigint, 0)) AS reject
-                FROM namespace n WHERE n.name = $2) q
+                FROM namespace n WHERE n.name = $2
+                UNION ALL SELECT NULL, 0, nullif($9::bigint, 0) WHERE NOT EXISTS (SELECT FROM namespace_found)) q
             WHERE q.used + greatest($10::bigint, 1) > q.reject AND NOT EXISTS (
                 SELECT FROM blob b JOIN namespace_blob nb ON nb.blob_id = b.id AND nb.namespace_id = q.id WHERE b.digest = $11)),
         choice AS (
             SELECT l.id, c.key, c.reserved_key, c.place
-            FROM repo, unnest($4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS c (location, key, reserved_key, place)
+            FROM unnest($4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS c (location, key, reserved_key, place)
             JOIN location l ON l.name = c.location AND l.state = 'active'
-            WHERE NOT EXISTS (SELECT FROM full_up) AND NOT EXISTS (
-                SELECT FROM namespace_never v WHERE v.namespace_id = repo.namespace_id AND v.location_id = l.id)
+            WHERE NOT EXISTS (SELECT FROM full_up) AND NOT EXISTS (SELECT FROM crowded) AND NOT EXISTS (
+                SELECT FROM namespace_never v WHERE v.location_id = l.id
+                AND v.namespace_id IN (SELECT namespace_id FROM found UNION ALL SELECT id FROM namespace_found))
             ORDER BY c.place LIMIT 1),
+        missing AS (SELECT WHERE NOT EXISTS (SELECT FROM choice)),
         new AS (
-            INSERT INTO upload (id, repository_id, location_id, key, reserved_key, algorithm, expires_at)
-            SELECT $3, repo.id, choice.id, choice.key, choice.reserved_key, $7, now() + $8 * interval '1 second' FROM repo, choice)
+            INSERT INTO upload
+                (id, repository_id, location_id, key, reserved_key, algorithm, expires_at, opened_in, made_repository)
+            SELECT $3, repo.id, choice.id, choice.key, choice.reserved_key, $7, now() + $8 * interval '1 second', repo.namespace_id,
+                EXISTS (SELECT FROM repository_new) OR EXISTS (
+                    SELECT FROM upload u WHERE u.repository_id = repo.id AND u.made_repository)
+            FROM repo, choice)
         SELECT place, NULL::bigint AS used, NULL::bigint AS reject FROM choice UNION ALL SELECT NULL, used, reject FROM full_up
+        UNION ALL SELECT NULL, NULL, NULL FROM crowded
         """,  # noqa: S608  # a constant of this module
         repository,
         namespace_of(repository, library),
@@ -108,10 +137,15 @@ async def begin_upload(
         default_quota,
         announced.size,
         announced.digest,
+        most,
     )
-    if row is not None and row["used"] is not None:
+    if row is None:
+        return None
+    if row["used"] is not None:
         raise OverQuota(namespace_of(repository, library), row["used"], row["reject"])
-    return None if row is None else choices[row["place"] - 1]
+    if row["place"] is None:
+        raise TooManyUploads(namespace_of(repository, library), most)
+    return choices[int(row["place"]) - 1]
 
 
 async def move_upload(database: Database, upload: UUID, epoch: int, choices: Sequence[Choice]) -> Choice | None:
@@ -238,16 +272,18 @@ _BURY = """
 async def cancel_upload(database: Database, repository: str, upload: UUID, epoch: int | None = None) -> bool:
     """Forget an upload, with `epoch` only if that one owns it; what it may have written becomes dead objects.
 
-    False: there was none.
+    Its repository goes with it if it was made for it and nobody uses it. False: there was no such upload.
     """
-    rows = await database.fetch(
+    row = await database.fetch_row(
         "WITH gone AS (DELETE FROM upload u USING repository r WHERE u.id = $1 AND r.id = u.repository_id AND r.name = $2 "  # noqa: S608
-        f"AND ($3::integer IS NULL OR u.epoch = $3) RETURNING u.*), {_BURY} SELECT id FROM gone",
+        f"AND ($3::integer IS NULL OR u.epoch = $3) RETURNING u.*), {_BURY} SELECT made_repository FROM gone",
         upload,
         repository,
         epoch,
     )
-    return bool(rows)
+    if row is not None and row["made_repository"]:
+        await unmake_repository(database, repository)
+    return row is not None
 
 
 async def bury_strays(database: Database, upload: UUID, location: str, keys: Sequence[str]) -> None:
@@ -270,12 +306,15 @@ async def bury_strays(database: Database, upload: UUID, location: str, keys: Seq
 
 
 async def expire_uploads(database: Database, most: int = 100) -> int:
-    """Forget up to `most` uploads that nobody finished in time; return how many."""
+    """Forget up to `most` uploads that nobody finished in time, with repositories that are there only for them; return how many."""
     rows = await database.fetch(
         "WITH old AS (SELECT id FROM upload WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED), "  # noqa: S608
-        f"gone AS (DELETE FROM upload u USING old WHERE u.id = old.id RETURNING u.*), {_BURY} SELECT id FROM gone",
+        f"gone AS (DELETE FROM upload u USING old WHERE u.id = old.id RETURNING u.*), {_BURY} "
+        "SELECT CASE WHEN gone.made_repository THEN r.name END AS made FROM gone JOIN repository r ON r.id = gone.repository_id",
         most,
     )
+    for repository in sorted({row["made"] for row in rows} - {None}):
+        await unmake_repository(database, repository)
     return len(rows)
 
 

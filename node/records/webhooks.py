@@ -38,6 +38,8 @@ class Delivery:
     data: Mapping[str, object] = field(repr=False)
 
 
+DATA = "CASE WHEN w.namespace_id IS NULL THEN d.data ELSE d.data - 'error' END"
+"""What an event says: a store's own words, which name it and its buckets, are for the registry's webhooks alone."""
 _HERE = "(SELECT n.name FROM namespace n WHERE n.id = w.namespace_id) IS NOT DISTINCT FROM $1::text"
 _LINES = f"""
     SELECT $1::text AS namespace, w.name, w.url, w.events, w.active,
@@ -110,7 +112,8 @@ async def list_deliveries(
     """Return up to `most` deliveries with an id beyond `after`, oldest first; only those that are dead, or are not."""
     rows = await database.fetch(
         f"""
-        SELECT d.id, d.event_id::text AS event, d.kind, d.subject, d.attempts, d.last_error, d.data, d.dead_at IS NOT NULL AS dead,
+        SELECT d.id, d.event_id::text AS event, d.kind, d.subject, d.attempts, d.last_error, {DATA} AS data,
+            d.dead_at IS NOT NULL AS dead,
             extract(epoch FROM d.occurred_at)::float8 AS at, extract(epoch FROM d.due_at)::float8 AS due
         FROM webhook w JOIN delivery d ON d.webhook_id = w.id
         WHERE {_HERE} AND w.name = $2 AND d.id > $4 AND ($3::boolean IS NULL OR (d.dead_at IS NOT NULL) = $3)

@@ -5,7 +5,7 @@ Hypercorn's own access log copies every header into every line, and cannot say w
 
 import re
 from collections.abc import Callable, Iterable
-from enum import Enum
+from enum import StrEnum
 from random import getrandbits
 
 import structlog
@@ -25,7 +25,7 @@ QUIET = re.compile(r"/(health|status|metrics|_internal_ping|v1/_internal_ping)(/
 """Load balancers and monitors ask these every few seconds: their good answers are logged at debug level."""
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """What became of an answer, as far as this side can know."""
 
     COMPLETE = "complete"
@@ -78,7 +78,7 @@ class Exchange:
             "status": self.status,
             "sent": self.sent,
             "duration": round(seconds, 6),
-            "outcome": self.outcome.value,
+            "outcome": str(self.outcome),
             "answered": self.answered,
             "request_id": self.id,
             "client": self.client,
@@ -168,11 +168,12 @@ def request_ids(headers: Iterable[tuple[bytes, bytes]], *, believed: bool) -> tu
     for name, value in headers:
         text: str = value.decode("latin-1")
         if name == b"x-request-id" and SANE_ID.fullmatch(text):
-            return (text, "") if believed else (_new_id(), text)
-    return _new_id(), ""
+            return (text, "") if believed else (new_id(), text)
+    return new_id(), ""
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """Return an id for a request that nobody has given one."""
     # No secret, and the kernel's random bytes are a system call.
     return f"{getrandbits(64):016x}"
 
@@ -195,8 +196,10 @@ def shown(path: str) -> str:
 
 def level_of(exchange: Exchange) -> str:
     """Return "debug" for what nobody wants to read every second, else "info"."""
-    quiet = exchange.outcome is Outcome.COMPLETE and exchange.status < 400 and QUIET.match(exchange.path)
-    return "debug" if quiet else "info"
+    # Pulls first: they are many, and never quiet.
+    if exchange.path.startswith("/v2/") or not QUIET.match(exchange.path):
+        return "info"
+    return "debug" if exchange.outcome is Outcome.COMPLETE and exchange.status < 400 else "info"
 
 
 def log_exchange(exchange: Exchange, seconds: float) -> None:

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from node.answers import Answer, ClientGone, EmptyBody, Request, Stream
+from node.answers import Answer, ClientGone, EmptyBody, Flowing, Request, Stream
 from node.web.access import Exchange, exchange_of
-from node.web.asgi import DISCONNECT, Message, Receive, Scope, Send
+from node.web.asgi import DISCONNECT, Receive, Scope, Send
 from node.web.failures import INTERNAL, answer_to
 from node.web.groups import EXPECTED, unwrap
 from node.web.incoming import IncomingBody, body_of, request_from
-from node.web.outgoing import Outlet, head_of, send_whole
+from node.web.outgoing import AsgiCarrier, Carrier, Outlet, send_whole
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
 
@@ -21,6 +21,13 @@ Handler = Callable[[Request], Awaitable[Answer]]
 When the client leaves, the handler is cancelled, or gets ClientGone if it is waiting for the body just then: what must not be cut
 in two is shielded, with a deadline. The body may be received until the handler returns, not by the stream that it returns.
 """
+
+AtOnce = Callable[[Request], Answer | None]
+"""Answers what need not be waited for; None: the handler answers. It may raise as a handler may."""
+
+
+def never(_: Request) -> None:
+    """Answer nothing at once."""
 
 
 class Adapter:
@@ -37,61 +44,75 @@ class Adapter:
         body = body_of(scope, receive, self._stall_deadline)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, body, receive, nursery.cancel_scope)
-            await respond(self._handler, lambda: request_from(scope, body, exchange.id), send, exchange, body)
+            carrier = AsgiCarrier(exchange.method, send)
+            await respond(self._handler, lambda: request_from(scope, body, exchange.id), carrier, exchange, body)
             nursery.cancel_scope.cancel(reason="the request is answered")
 
 
 async def respond(
     handler: Handler,
     request: Callable[[], Request],
-    send: Send,
+    carrier: Carrier,
     exchange: Exchange,
     body: IncomingBody | EmptyBody | None = None,
+    at_once: AtOnce = never,
 ) -> None:
-    """Ask the handler and send what it answers, or what its failure means. `send` takes ASGI messages, whatever carries them."""
+    """Ask the handler and send what it answers, or what its failure means, by whatever carries it.
+
+    `at_once` is asked first: a pull from memory needs no coroutines in one another, of which three cost 2 us.
+    """
     method = exchange.method
     try:
-        with unwrap():
-            answer = await handler(request())
-        head = head_of(answer, method)
+        asked = request()
+        answer = at_once(asked)
+        if answer is None:
+            with unwrap():
+                answer = await handler(asked)
+        carrier.begin(answer)
     except ClientGone:
         exchange.client_left = True
         return
     except Exception as error:  # noqa: BLE001  # the one place where any error becomes an answer; it logs what is ours
-        answer, head = _failure(error, exchange)
+        answer = _failure(error, exchange, carrier)
     if isinstance(body, IncomingBody):
         body.over.set()
     exchange.answered = answer.outcome
     if isinstance(answer.body, Stream) and method != "HEAD":
-        await _stream(answer.body, Outlet(head, answer.body.length, exchange, send), exchange, send)
+        await _stream(answer.body, Outlet(answer.body.length, exchange, carrier), exchange, carrier)
     else:
-        await send_whole(answer, method, head, send)
+        await send_whole(answer, method, carrier)
 
 
-async def _stream(stream: Stream, outlet: Outlet, exchange: Exchange, send: Send) -> None:
+async def _stream(stream: Stream, outlet: Outlet, exchange: Exchange, carrier: Carrier) -> None:
     try:
-        with unwrap():
+        # The sink outlives the source, whose thread writes to it.
+        with unwrap(), carrier.sink(outlet.passed) as sink:
             async with stream.open() as chunks:
+                flowing = chunks if isinstance(chunks, Flowing) else None
                 async for chunk in chunks:
                     await outlet.put(chunk)
+                    if flowing is not None and sink is not None:
+                        # The head has gone with the first chunk.
+                        flowing.flow_into(sink)
             await outlet.finish()
     except ClientGone:
         exchange.client_left = True
     except Exception as error:
         if not outlet.started:
-            answer, head = _failure(error, exchange)
+            answer = _failure(error, exchange, carrier)
             exchange.answered = answer.outcome
-            await send_whole(answer, exchange.method, head, send)
+            await send_whole(answer, exchange.method, carrier)
         elif isinstance(error, EXPECTED):
             log.warning("answer broken off", path=exchange.path, sent=exchange.sent, error=repr(error))
         else:
             log.exception("answer broken off", path=exchange.path, sent=exchange.sent, exc_info=error)
 
 
-def _failure(error: Exception, exchange: Exchange) -> tuple[Answer, Message]:
+def _failure(error: Exception, exchange: Exchange, carrier: Carrier) -> Answer:
     answer = answer_to(error, exchange.id)
     exchange.failed = answer.status == INTERNAL.status
-    return answer, head_of(answer, exchange.method)
+    carrier.begin(answer)
+    return answer
 
 
 async def _watch(body: IncomingBody | EmptyBody, receive: Receive, scope: trio.CancelScope) -> None:

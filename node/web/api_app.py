@@ -24,8 +24,9 @@ from node.records.auditlog import Line
 from node.registry import Registry
 from node.web.access import client_address, exchange_of
 from node.web.asgi import Scope
+from node.web.cross_site import is_foreign
 from node.web.failures import INTERNAL, answer_to
-from node.web.identity import identity, require, require_namespace, require_superuser
+from node.web.identity import identity, require, require_namespace, require_superuser, require_user
 
 __all__ = ["PREFIX", "create_api", "failed"]
 
@@ -75,6 +76,10 @@ def _view(registry: Registry, operation: Operation) -> Callable[..., Any]:
         if operation.path == _WHOLE and (methods := _below(path["name"])):
             # DELETE of .../team/app/tag must not be taken for that of a repository team/app/tag.
             raise MethodNotAllowed(valid_methods=methods)
+        if operation.method != "GET" and is_foreign(quart.request.headers):
+            raise Problem(
+                403, "a page of another site asks", "nothing here is changed by what other sites have browsers send"
+            )
         for name, value in path.items():
             if not PATH_PARAMETERS[name].fits(value):
                 raise Problem(404, f"no such {name}", f"{show(value[:80])} is none")
@@ -91,7 +96,7 @@ def _view(registry: Registry, operation: Operation) -> Callable[..., Any]:
             client_address(cast("Scope", quart.request.scope)),
         )
         answered = await operation.handle(call)
-        if operation.method != "GET":
+        if operation.method != "GET" and not operation.own_lines:
             await registry.auditlog.record(_line(registry, operation, call))
         return _json(answered, operation.status)
 
@@ -132,6 +137,8 @@ async def _admit(registry: Registry, operation: Operation, path: Mapping[str, st
         return await require(registry, action, check_name(path["name"]))
     if operation.right is Right.NAMESPACE:
         return await require_namespace(registry, path["namespace"])
+    if operation.right is Right.USER:
+        return await require_user(registry)
     if operation.right is Right.SUPERUSER:
         return await require_superuser(registry)
     return await identity(registry)

@@ -16,7 +16,7 @@ from node.web.failures import answer_to
 from node.web.hygiene import LINGER, Hygiene
 from node.web.incoming import origin_form
 from node.web.operator_app import create_operator_app
-from node.web.outgoing import head_of, send_whole
+from node.web.outgoing import AsgiCarrier, send_whole
 from node.web.proxies import Proxies
 from node.web.slow import SlowRequests
 
@@ -104,4 +104,6 @@ async def _refuse(error: RegistryError, scope: Scope, send: Send) -> None:
     exchange = exchange_of(scope)
     answer = answer_to(error, exchange.id)
     exchange.answered = answer.outcome
-    await send_whole(answer, exchange.method, head_of(answer, exchange.method), send)
+    carrier = AsgiCarrier(exchange.method, send)
+    carrier.begin(answer)
+    await send_whole(answer, exchange.method, carrier)

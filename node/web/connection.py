@@ -14,16 +14,22 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from node.web.pace import PATIENCE, Pace, send_paced
+
 TlsStream = trio.SSLStream[trio.SocketStream]
 Stream = trio.SocketStream | TlsStream
 
 
 class Pushback:
-    """A stream with bytes in front that somebody has read already. Everything but reading goes straight to the stream."""
+    """A stream with bytes in front that somebody has read already, which gives a client up that takes its answers too slowly.
 
-    def __init__(self, stream: Stream, data: bytes) -> None:
+    Hypercorn waits for as long as the client likes, and shields that. Everything else goes straight to the stream.
+    """
+
+    def __init__(self, stream: Stream, data: bytes, patience: float = PATIENCE) -> None:
         self._stream = stream
         self._data = data
+        self._pace = Pace(patience)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return the bytes in front first."""
@@ -33,6 +39,12 @@ class Pushback:
         most = len(self._data) if max_bytes is None else max_bytes
         data, self._data = self._data[:most], self._data[most:]
         return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send everything. Raises BrokenResourceError, the stream closed, when the client takes it too slowly."""
+        if not await send_paced(self._stream, data, self._pace):
+            await trio.aclose_forcefully(self._stream)
+            raise trio.BrokenResourceError("the client takes its answer too slowly")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -7,9 +7,10 @@ from engines.contract import EngineError
 from node.answers import Answer, BodyStalled
 from node.auth.directory import DirectoryUnavailable
 from node.errors import TAG_IMMUTABLE, UNAVAILABLE, Code, RegistryError
-from node.push.quota import over_quota
+from node.push.quota import over_quota, too_many_uploads
 from node.records.postgres import TagImmutable
 from node.records.quotas import OverQuota
+from node.records.uploads import TooManyUploads
 from replication.ports import LedgerUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
@@ -25,8 +26,8 @@ RETRY_AFTER_UNAVAILABLE = 2
 def answer_to(error: Exception, request_id: str) -> Answer:
     """Return the answer to a failed request, and log what is not the client's doing, with its traceback.
 
-    `RegistryError` has its own answer; a full namespace is 403; a tag that never moves is 409; a stalled body is 408; an
-    unreachable database, directory or store is 503; anything else is a bug: 500.
+    `RegistryError` has its own answer; a full namespace is 403; one with too many uploads open is 429; a tag that never moves is
+    409; a stalled body is 408; an unreachable database, directory or store is 503; anything else is a bug: 500.
     """
     if isinstance(error, RegistryError):
         return error.answer(request_id)
@@ -35,6 +36,8 @@ def answer_to(error: Exception, request_id: str) -> Answer:
         return RegistryError(told, {"tag": str(error)}).answer(request_id)
     if isinstance(error, OverQuota):
         return over_quota(error).answer(request_id)
+    if isinstance(error, TooManyUploads):
+        return too_many_uploads(error).answer(request_id)
     if isinstance(error, BodyStalled):
         return RegistryError(STALLED, headers=(("connection", "close"),)).answer(request_id)
     if isinstance(error, LedgerUnavailable):

@@ -5,7 +5,7 @@ and a group that contains `Cancelled` loses its other members, so no group may r
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import structlog
 import trio
@@ -19,26 +19,36 @@ EXPECTED = (ClientGone, BodyStalled, RegistryError)
 """Errors that are an outcome, not a fault: they need no traceback."""
 
 
-@contextmanager
-def unwrap() -> Iterator[None]:
+class unwrap:  # noqa: N801  # a context manager that reads as a word; a generator takes 0.9 us, this 0.2
     """Replace an exception group that leaves the block by its weightiest member and log the others.
 
     Weight: what is not an `Exception` (KeyboardInterrupt), then `ClientGone` (nobody is left to answer), then unexpected errors (an
     answer that hides a bug would be a lie), then `BodyStalled` and `RegistryError`. Cancellation alone passes unchanged.
     """
-    chosen: BaseException | None = None
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        leaves = [leaf for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)]
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        """End, however the block ended."""
+        if not isinstance(error, BaseExceptionGroup):
+            return
+        leaves = [leaf for leaf in _leaves(error) if not isinstance(leaf, trio.Cancelled)]
         if not leaves:
-            raise
+            return
         chosen, *others = sorted(leaves, key=_rank)
         for other in others:
             _report(other)
-    if chosen is not None:
-        # Raised outside the handler, so that the group does not become the error's context.
-        raise chosen
+        # The group shall not become the error's context, which is what it would be by itself.
+        context = chosen.__context__
+        try:
+            raise chosen
+        finally:
+            chosen.__context__ = context
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -33,6 +33,13 @@ async def require_namespace(registry: Registry, namespace: str) -> Identity:
     return who
 
 
+async def require_user(registry: Registry) -> Identity:
+    """Return who sent the current request, who is a user. Raises RegistryError (401, 403, 429)."""
+    who = await identity(registry)
+    registry.access.require_user(who)
+    return who
+
+
 async def require_superuser(registry: Registry) -> Identity:
     """Return who sent the current request, who is a superuser. Raises RegistryError (401, 403, 429)."""
     who = await identity(registry)

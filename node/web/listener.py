@@ -19,7 +19,6 @@ from node.web.app import BEYOND_LIMIT
 from node.web.arrival import Arrivals, Arrived, NotAdmitted, TlsSource
 from node.web.asgi import App
 from node.web.connection import Connection, Pushback, TlsStream
-from node.web.direct import Direct
 from node.web.groups import unwrap
 from node.web.lane import Lane
 from node.web.proxies import Proxies
@@ -161,23 +160,26 @@ async def serve_sockets(
     most = settings.maximum_connections
     arrivals = Arrivals(most, tls, Proxies(settings.edge.trusted_proxies), settings.edge.proxy_protocol)
     server = _Server(app, hypercorn_config(keep_alive), arrivals, most, trio.Semaphore(most + RESERVE), lane)
-    listeners = [trio.socket.from_stdlib_socket(listening) for listening in sockets]
+    for listening in sockets:
+        listening.setblocking(False)
     try:
         with unwrap():
             async with trio.open_nursery() as outer:
                 await outer.start(server.cut_when_cancelled)
+                if lane is not None:
+                    outer.start_soon(lane.run)
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
-                        for listener in listeners:
-                            accepting.start_soon(server.accept, listener, connections)
+                        for listening in sockets:
+                            accepting.start_soon(server.accept, listening, connections)
                         log.info("listening", address=str(Address(host, port)))
                         task_status.started(Address(host, port))
                         await shutdown.wait()
                         accepting.cancel_scope.cancel(reason="the node stops")
-                    for listener in listeners:
+                    for listening in sockets:
                         if not outlived:
-                            server.take_waiting(listener, connections)
-                        listener.close()
+                            server.take_waiting(listening, connections)
+                        listening.close()
                     log.info("draining", connections=len(server.live), seconds=settings.drain_deadline)
                     await trio.sleep(SETTLE)
                     await server.context.terminated.set()
@@ -187,8 +189,8 @@ async def serve_sockets(
                     outer.cancel_scope.deadline = trio.current_time() + settings.drain_deadline
                 outer.cancel_scope.cancel(reason="every connection has ended")
     finally:
-        for listener in listeners:
-            listener.close()
+        for listening in sockets:
+            listening.close()
 
 
 def hypercorn_config(keep_alive: float) -> Config:
@@ -220,42 +222,38 @@ class _Server:
     """Set when, after the end was asked for, the last connection has gone."""
     saturated: bool = False
 
-    async def accept(self, listener: trio.socket.SocketType, connections: trio.Nursery) -> None:
-        """Accept for ever. Beyond the limit a reserve is told to come back; beyond that new ones wait in the kernel's queue."""
+    async def accept(self, listening: socket.socket, connections: trio.Nursery) -> None:
+        """Accept for ever. Beyond the limit a reserve is told to come back; beyond that new ones wait in the kernel's queue.
+
+        Not by Trio's accept: it tries before it waits, which is in vain, and passes through the scheduler once more.
+        """
         while True:
             if self.slots.value == 0 and not self.saturated:
                 log.warning("all connections are in use; new ones wait", limit=len(self.live))
             self.saturated = self.slots.value == 0
-            await self.slots.acquire()
-            try:
-                accepted, _ = await listener.accept()
-            except BaseException as error:
+            if self.saturated:
+                await self.slots.acquire()
                 self.slots.release()
-                if not isinstance(error, OSError):
-                    raise
+            await trio.lowlevel.wait_readable(listening)
+            # A round of the event loop takes long when much is going on: one a round would leave a crowd waiting for minutes.
+            try:
+                self.take_waiting(listening, connections)
+            except OSError as error:
                 if error.errno in OVERLOAD:
                     log.warning("cannot accept for now", error=str(error))
                     await trio.sleep(OVERLOAD_PAUSE)
                 elif error.errno != errno.ECONNABORTED:
                     raise
-            else:
-                connections.start_soon(self.connection, accepted)
-                # A round of the event loop takes long when much is going on: one a round would leave a crowd waiting for minutes.
-                try:
-                    self.take_waiting(listener, connections)
-                except OSError as error:
-                    log.debug("no more connections at once", error=str(error))  # the next accept() knows what to do
 
-    def take_waiting(self, listener: trio.socket.SocketType, connections: trio.Nursery) -> None:
+    def take_waiting(self, listening: socket.socket, connections: trio.Nursery) -> None:
         """Accept what the kernel has already accepted for us: closing the listener would reset it."""
-        with socket.socket(fileno=socket.dup(listener.fileno())) as waiting:
-            while self.slots.value:
-                try:
-                    accepted, _ = waiting.accept()
-                except BlockingIOError:
-                    return
-                self.slots.acquire_nowait()
-                connections.start_soon(self.connection, trio.socket.from_stdlib_socket(accepted))
+        while self.slots.value:
+            try:
+                accepted, _ = listening.accept()
+            except BlockingIOError:
+                return
+            self.slots.acquire_nowait()
+            connections.start_soon(self.connection, trio.socket.from_stdlib_socket(accepted))
 
     async def connection(self, accepted: trio.socket.SocketType) -> None:
         """Serve one connection. Whatever goes wrong in it ends here."""
@@ -280,10 +278,11 @@ class _Server:
         stream, beyond = arrived.stream, len(self.live) > self.most
         rest: bytes | None = b""
         if self.lane is not None and not beyond:
-            quick = Direct(stream) if isinstance(stream, trio.SocketStream) else stream
-            rest = await self.lane.serve(quick, arrived.peer, self.arrivals.proxies)
+            rest = await self.lane.serve(stream, arrived.peer, self.arrivals.proxies)
         if rest is None:
-            await stream.aclose()
+            # A plain socket's end waits for nothing, and is the caller's.
+            if not isinstance(stream, trio.SocketStream):
+                await stream.aclose()
             return
         app = ASGIWrapper(cast("ASGIFramework", self.app))
         state = LifespanState({BEYOND_LIMIT: beyond})

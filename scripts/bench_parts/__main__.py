@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import structlog
+from attrs import evolve
 
 from .blob import compare_blobs
 from .copy import compare_copies
@@ -14,7 +15,7 @@ from .pull import compare_pulls
 from .push import compare_pushes
 from .report import Outcome, circumstances, write
 from .scale import compare_scales
-from .sizes import FULL, QUICK, TINY, Sizes
+from .sizes import FULL, KIB, MIB, QUICK, TINY, Sizes
 
 Question = Callable[..., Iterable[Outcome]]
 
@@ -26,6 +27,25 @@ QUESTIONS: Mapping[str, tuple[Question, str]] = {
     "ocean": (compare_oceans, "Pulls and pushes with the database and Redis 100 ms away."),
     "scale": (compare_scales, "Requests and pages with ten thousand to a million blobs and tags."),
 }
+
+
+def _read_sets(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[tuple[int, int], ...]:
+    del context, parameter
+    if text is None:
+        return ()
+    try:
+        sets = tuple((int(count), _read_size(size)) for count, size in (one.split("x") for one in text.split(",")))
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r}: write pairs of a number and of MiB (or KiB), such as 64x16,2000x16K"
+        ) from None
+    if any(count < 1 or size < 1 for count, size in sets):
+        raise click.BadParameter(f"{text!r}: numbers and sizes begin at 1")
+    return sets
+
+
+def _read_size(text: str) -> int:
+    return int(text.removesuffix("K")) * KIB if text.endswith("K") else int(text) * MIB
 
 
 def _answer(names: Iterable[str], sizes: Sizes, *, peers: bool, results: Path) -> None:
@@ -57,8 +77,28 @@ def _command(name: str, names: Iterable[str], text: str) -> None:
         type=click.Path(path_type=Path),
         help="Where tables and plots go.",
     )
-    def command(sizes: str | None, results: Path, *, peers: bool) -> None:
-        _answer(names, {"quick": QUICK, "tiny": TINY}.get(sizes or "", FULL), peers=peers, results=results)
+    @click.option(
+        "--blobs",
+        "sets",
+        callback=_read_sets,
+        hidden="copy" not in names,
+        metavar="COUNTxSIZE,...",
+        help="What is copied from store to store, in MiB or KiB, such as 64x16,2000x16K.",
+    )
+    @click.option("--tls", is_flag=True, hidden="copy" not in names, help="Copy from store to store over TLS.")
+    @click.option("--rounds", type=click.IntRange(1, 100), help="How often each way is measured.")
+    def command(
+        sizes: str | None,
+        results: Path,
+        sets: tuple[tuple[int, int], ...],
+        rounds: int | None,
+        *,
+        peers: bool,
+        tls: bool,
+    ) -> None:
+        chosen = {"quick": QUICK, "tiny": TINY}.get(sizes or "", FULL)
+        chosen = evolve(chosen, copies=sets or chosen.copies, rounds=rounds or chosen.rounds, tls=tls)
+        _answer(names, chosen, peers=peers, results=results)
 
 
 for _name, (_, _text) in QUESTIONS.items():

@@ -2,7 +2,12 @@
 
 from attrs import frozen
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def words(size: int) -> str:
+    """Return a number of bytes as people write it."""
+    return f"{size // MIB} MiB" if size % MIB == 0 else f"{size // KIB} KiB"
 
 
 @frozen
@@ -23,10 +28,10 @@ class Sizes:
     far_pulls: int = 12
     """Whole pulls per round with a network between registry and store; a quarter as many pushes."""
     blob: int = 256 * MIB
-    copies: int = 32
-    """Blobs of 16 MiB to copy from store to store."""
-    large: int = 1024
-    """MiB of the one large blob to copy."""
+    copies: tuple[tuple[int, int], ...] = ((2000, 16 * KIB), (1000, 256 * KIB), (32, 16 * MIB), (1, 1024 * MIB))
+    """What is copied from store to store: sets, each of so many blobs of so many bytes."""
+    tls: bool = False
+    """Whether it is copied over TLS."""
     scales: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     looks: int = 200
     """Requests of each kind at each scale, and from across the ocean a tenth of them."""
@@ -34,10 +39,10 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(
-    rounds=2, seconds=2.0, clients=(1, 16), images=4, pushes=2, pushers=(1, 4), far_pulls=5, blob=96 * MIB, copies=16,
-    large=384, scales=(10_000, 100_000), looks=50,
+    rounds=2, seconds=2.0, clients=(1, 16), images=4, pushes=2, pushers=(1, 4), far_pulls=5, blob=96 * MIB,
+    copies=((500, 16 * KIB), (200, 256 * KIB), (16, 16 * MIB), (1, 384 * MIB)), scales=(10_000, 100_000), looks=50,
 )  # fmt: skip
 TINY = Sizes(
     rounds=1, seconds=0.3, clients=(2,), images=1, layer=100_000, push_layer=50_000, pushes=1, pushers=(1,), far_pulls=1,
-    blob=6 * MIB, copies=1, large=16, scales=(1_000,), looks=3,
+    blob=6 * MIB, copies=((3, 16 * KIB), (1, 16 * MIB), (1, 32 * MIB)), scales=(1_000,), looks=3,
 )  # fmt: skip

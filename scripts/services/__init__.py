@@ -10,6 +10,6 @@ What is exported (set a variable beforehand and that service is not started, you
 
     ANTIPODE_TEST_POSTGRES   DSN of a role that may CREATE DATABASE
     ANTIPODE_TEST_REDIS      redis://127.0.0.1:PORT/0
-    ANTIPODE_TEST_S3         JSON list of {"name": "us" | "eu" | "us-tls", "endpoint", "access_key", "secret_key",
+    ANTIPODE_TEST_S3         JSON list of {"name": "us" | "eu" | "us-tls" | "eu-tls", "endpoint", "access_key", "secret_key",
                              "bucket", "ca": null or the path of a CA certificate}
 """

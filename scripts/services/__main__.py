@@ -120,21 +120,24 @@ def _run(names: list[str], command: list[str]) -> int:
     adopt_orphans()
     with services(names) as exports:
         services_children = children()
-        child = subprocess.Popen(
-            command,
-            env={**os.environ, **exports},
-            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
-        )
+        child: subprocess.Popen[bytes] | None = None
         try:
+            # A signal may come when it has begun already and we have not yet heard of it: then it is one of the orphans.
+            child = subprocess.Popen(
+                command,
+                env={**os.environ, **exports},
+                preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+            )
             return child.wait()
         except Interrupted:
             _hold_signals()
-            child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_COMMAND_STOP_SECONDS)
+            if child is not None:
+                child.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_COMMAND_STOP_SECONDS)
             raise
         finally:
-            if child.poll() is None:
+            if child is not None and child.poll() is None:
                 child.kill()
                 child.wait()
             end_orphans(services_children)

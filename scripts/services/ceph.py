@@ -79,7 +79,7 @@ rgw gc processor period = 10
 # Without tcp_nodelay every small XML answer waits 43 ms for the client's delayed ACK.
 _GATEWAY = """
 [client.rgw.{zone}]
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1{tls}
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1 ssl_endpoint=127.0.0.1:{tls_port} ssl_certificate={certificate}
 rgw realm = {zone}
 rgw zonegroup = {zone}
 rgw zone = {zone}
@@ -114,8 +114,9 @@ class Ceph:
         self.gateways: dict[str, Daemon] = {}
         self._backend: list[Daemon] = []
         self._fsid = str(uuid.uuid4())
-        mon_v2, mon_v1, us, eu, self.tls_port = free_ports(5)
+        mon_v2, mon_v1, us, eu, us_tls, eu_tls = free_ports(6)
         self.ports = {"us": us, "eu": eu}
+        self.tls_ports = {"us": us_tls, "eu": eu_tls}
         self.keys = {zone: (secrets.token_hex(10).upper(), secrets.token_urlsafe(30)) for zone in ZONES}
         # Where the store looks for its eight own ports; two clusters that meet here step over each other's.
         bind_from = random.randrange(12000, 19000)  # noqa: S311 - a spread, not a secret
@@ -130,12 +131,8 @@ class Ceph:
             classes=classes.parent,
         )
         for zone in ZONES:
-            tls = (
-                f" ssl_endpoint=127.0.0.1:{self.tls_port} ssl_certificate={self.home}/tls/server.pem"
-                if zone == "us"
-                else ""
-            )
-            text += _GATEWAY.format(zone=zone, port=self.ports[zone], tls=tls, home=self.home)
+            ports = {"port": self.ports[zone], "tls_port": self.tls_ports[zone]}
+            text += _GATEWAY.format(zone=zone, home=self.home, certificate=self.home / "tls" / "server.pem", **ports)
         self.configuration.write_text(text)
         try:
             self._make_certificate()
@@ -152,7 +149,7 @@ class Ceph:
 
     @property
     def ca(self) -> Path:
-        """The PEM file of the authority that signed the TLS endpoint's certificate."""
+        """The PEM file of the authority that signed the TLS endpoints' certificate."""
         return self.home / "tls" / "ca.pem"
 
     def stores(self) -> list[dict[str, str | None]]:
@@ -170,7 +167,8 @@ class Ceph:
             }
 
         plain = [store(zone, zone, f"http://127.0.0.1:{self.ports[zone]}", None) for zone in ZONES]
-        return [*plain, store("us-tls", "us", f"https://127.0.0.1:{self.tls_port}", self.ca)]
+        secure = [store(f"{zone}-tls", zone, f"https://127.0.0.1:{self.tls_ports[zone]}", self.ca) for zone in ZONES]
+        return [*plain, *secure]
 
     def stop(self) -> None:
         """Stop everything: gateways first. What was stored is lost."""

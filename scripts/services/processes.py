@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 STOP_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 # Below Linux's range for outgoing connections, so that none of those takes a port between our look and its use.
 _PORTS = range(20000, 32000)
+_SHARES = 4
+_given: set[int] = set()
 
 
 class ServiceError(Exception):
@@ -25,16 +27,31 @@ class ServiceError(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` different TCP ports that nothing listens on at 127.0.0.1 just now."""
+    """Return `count` different TCP ports that nothing listens on at 127.0.0.1 just now, and that this process gave to nobody yet.
+
+    What is to listen there may take seconds to start, or stop and start again: until then nobody else may be given its port.
+    """
     found: list[int] = []
+    ports = _share(os.environ.get("PYTEST_XDIST_WORKER", ""))
+    if len(_given) > len(ports) // 2:
+        _given.clear()  # Who got the first of them has ended long ago, or listens.
     # In random order, so that two starts at once rarely meet.
-    for port in random.sample(_PORTS, len(_PORTS)):
+    for port in random.sample(ports, len(ports)):
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             found.append(port)
         if len(found) == count:
+            _given.update(found)
             return found
-    raise ServiceError(f"fewer than {count} free ports between {_PORTS.start} and {_PORTS.stop}")
+    raise ServiceError(f"fewer than {count} free ports among {len(ports)} between {_PORTS.start} and {_PORTS.stop}")
+
+
+def _share(worker: str) -> range:
+    """Return the ports of one of pytest's workers ("gw0", "gw1", ...), which run at the same time; those of nobody for ""."""
+    number = int(worker.removeprefix("gw")) + 1 if worker else 0
+    return _PORTS[number % _SHARES :: _SHARES]
 
 
 def accepts_connections(port: int) -> bool:

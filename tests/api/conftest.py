@@ -16,7 +16,7 @@ from tests.registry.world import MakeWorld, Region, until
 
 __all__ = ["database", "migrated_uri", "world"]
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @define(eq=False)

@@ -101,6 +101,7 @@ async def test_pulls(us: Region, nursery: trio.Nursery) -> None:
     await until(written)
     (line, _) = await lines(us, action="pull")
     assert line.detail == {"reference": digest, "digest": digest}
+    assert (line.actor, line.namespace, line.repository, line.node) == ("", "team", "team/app", us.node.name)
     us.node.settings = evolve(us.node.settings, audit_pulls=False)
     await us.ask("GET", "/v2/team/app/manifests/v1")
     assert await lines(us, action="pull") == [line, line]
@@ -141,7 +142,7 @@ async def test_a_database_that_is_away(us: Region, nursery: trio.Nursery) -> Non
     away = Away(us.registry.database)
     log = AuditLog(cast("Database", away), lambda: us.node.settings, "node", settings=QUICK)
     await log.record(Line("setQuota", "alice"))
-    log.pulled(Line("pull", "bob"))
+    log.pulled(Request("GET", "", who="bob"), "team/app", "v1", "sha256:1")
     scope = trio.CancelScope()
     ended = trio.Event()
 

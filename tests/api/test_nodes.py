@@ -15,14 +15,15 @@ import trio
 
 from node.push.reading import OCI_MANIFEST
 from tests.api.conftest import beside
-from tests.cluster import Node, StartCluster, program
+from tests.busy import slowness
+from tests.cluster import START_SECONDS, Node, StartCluster, program
 from tests.faults import FaultyStore, MakeFaulty
 from tests.registry.world import digest_of, image, until
 from tests.services import repository_root
 
 LAYERS = (b"first" * 50_000, b"second" * 50_000)
 CONFIG = b'{"architecture": "amd64", "os": "linux"}'
-PATIENCE = 30.0
+PATIENCE = 90.0
 QUICK: Any = {"HEALTH_PROBE_INTERVAL": "300ms", "HEALTH_PROBE_DEADLINE": "1s", "HEALTH_RECOVERY_QUIET": "300ms"}
 """A store that goes and comes back is noticed soon."""
 
@@ -66,7 +67,9 @@ async def run(*words: str, environment: Mapping[str, str] | None = None) -> subp
     """Run a command without blocking the test."""
 
     def work() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        return subprocess.run(
+            words, capture_output=True, text=True, timeout=2 * START_SECONDS, env=environment, check=False
+        )
 
     return await trio.to_thread.run_sync(work)
 
@@ -122,7 +125,8 @@ async def test_from_pending_to_present(
     # What was measured on the way is known to both nodes.
     assert (await push(nodes["us"], name, "v2", b"third" * 50_000)).status_code == 201
     estimates = [(await ask(node, name, "v2"))["estimate_seconds"] for node in nodes]
-    assert all(estimate is None or 0 < estimate < 60 for estimate in estimates)
+    # By the pace at which the copies before were made, which is also the machine's.
+    assert all(estimate is None or 0 < estimate < 60 * slowness() for estimate in estimates), estimates
 
 
 def sizes(store: FaultyStore) -> list[int]:
@@ -149,7 +153,7 @@ async def test_stalled_and_the_command_line(
     assert ended.returncode == 1, ended.stderr
     document = json.loads(ended.stdout)
     assert [at["status"] for at in document["locations"]] == ["stalled", "present"]
-    following = beside(nursery, partial(wait, us, f"{repository}:v1", "--location", "eu", "--timeout", "1m"))
+    following = beside(nursery, partial(wait, us, f"{repository}:v1", "--location", "eu", "--timeout", "9m"))
     await connected(us)
     us.kill()
     assert not following.done.is_set()

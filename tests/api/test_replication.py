@@ -14,6 +14,8 @@ from attrs import Factory, define
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
 from node.records.closures import read_closure
 from node.records.postgres import Database, Row
+from node.waiting import SAFETY_NET, Subject
+from replication.closure import Closure
 from replication.ports import Forget, Wake
 from tests.api.conftest import MakeWaiters, Waiters, beside
 from tests.faulty_engine import Hold
@@ -23,6 +25,8 @@ LAYERS = (b"first layer" * 100, b"second layer" * 500)
 CONFIG = 53
 """Bytes of the configuration that `push_image` makes for the tag v1."""
 SIZE = sum(map(len, LAYERS)) + CONFIG
+AT_ONCE = SAFETY_NET - 1
+"""Seconds: what a busy machine takes, and sooner than anybody who waits would look of his own accord."""
 
 
 async def test_an_image_on_its_way_is_pending(waiters: Waiters) -> None:
@@ -65,7 +69,7 @@ async def test_copies_are_measured(waiters: Waiters) -> None:
     """A node measures what its copies bring, and tells it with its heartbeat."""
     await waiters.us.push_image("ns/app", "v1", *LAYERS)
     await waiters.copy()
-    assert (await waiters.ask("ns/app", "v1", wait="20s"))["status"] == "present"
+    assert (await waiters.ask("ns/app", "v1", wait="50s"))["status"] == "present"
     assert waiters.eu.node.ledger.throughput.rates()["eu"] > 0
     await waiters.eu.node.ledger.heartbeat()
     rows = await waiters.us.rows("SELECT (throughput ->> 'eu')::float8 AS rate FROM node")
@@ -73,10 +77,10 @@ async def test_copies_are_measured(waiters: Waiters) -> None:
 
 
 async def test_waiting_ends_with_the_last_copy(waiters: Waiters, nursery: trio.Nursery) -> None:
-    """A request that waits is answered within 100 ms of the moment at which the last copy is recorded, on another node, too."""
+    """A request that waits is answered when the last copy is recorded, on another node, too, and no safety net has to find it."""
     us, eu = waiters.us, waiters.eu
     await us.push_image("ns/app", "v1", *LAYERS)
-    waiting = [beside(nursery, partial(waiters.ask, "ns/app", "v1", region, wait="15s")) for region in (us, eu)]
+    waiting = [beside(nursery, partial(waiters.ask, "ns/app", "v1", region, wait="50s")) for region in (us, eu)]
     await waiters.waiting(us)
     await waiters.waiting(eu)
     assert not any(task.done.is_set() for task in waiting)
@@ -86,7 +90,7 @@ async def test_waiting_ends_with_the_last_copy(waiters: Waiters, nursery: trio.N
         assert answer["status"] == "present"
         last = await us.rows("SELECT extract(epoch FROM max(p.created_at))::float8 AS at FROM placement p")
         took = answer_time(answer) - last[0]["at"]
-        assert took < 0.1, f"{took} s after the last placement"
+        assert took < SAFETY_NET / 2, f"{took} s after the last placement"
 
 
 def answer_time(answer: dict[str, object]) -> float:
@@ -102,7 +106,7 @@ async def test_never_early(waiters: Waiters, nursery: trio.Nursery) -> None:
     found: list[int] = []
 
     async def watch(number: int) -> None:
-        answer = await waiters.ask("ns/app", digests[number], eu if number % 2 else us, wait="15s")
+        answer = await waiters.ask("ns/app", digests[number], eu if number % 2 else us, wait="50s")
         assert answer["status"] == "present"
         layer = f"layer {number}".encode() * 50
         config = b'{"architecture": "amd64", "os": "linux", "tag": "v%d"}' % number
@@ -129,34 +133,46 @@ async def test_a_copy_that_is_not_recorded_is_not_present(waiters: Waiters) -> N
     waiters.eu.engines["eu"].plan("put", held)
     await waiters.us.push_image("ns/app", "v1", LAYERS[0])
     await waiters.copy()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await held.reached.wait()
     answer = await waiters.ask("ns/app", "v1", wait="300ms")
     assert answer["status"] == "pending"
     held.go_on.set()
-    assert (await waiters.ask("ns/app", "v1", wait="15s"))["status"] == "present"
+    assert (await waiters.ask("ns/app", "v1", wait="50s"))["status"] == "present"
 
 
 async def test_waiting_does_not_poll(waiters: Waiters, nursery: trio.Nursery) -> None:
     """Fifty requests that wait for one image send a handful of statements, however long they wait."""
     us = waiters.us
     digest = await us.push_image("ns/app", "v1", *LAYERS)
-    trips = us.registry.database.statistics().trips
-    waiting = [beside(nursery, partial(waiters.ask, "ns/app", digest, wait="15s")) for _ in range(50)]
+    room, everybody, looking = us.registry.waiting, trio.Event(), 0
+    look = room._look
+
+    async def held(subject: Subject) -> Closure | None:
+        nonlocal looking
+        await everybody.wait()
+        looking += 1
+        found = await look(subject)
+        looking -= 1
+        return found
+
+    room._look = held
+    waiting = [beside(nursery, partial(waiters.ask, "ns/app", digest, wait="50s")) for _ in range(50)]
     await waiters.waiting(us, 50)
+    everybody.set()
 
     async def they_have_looked() -> bool:
-        return us.registry.database.statistics().trips >= trips + 51
+        return room.looks == 2 and not looking
 
+    # One for the first, which began before the others came, and one for all of these.
     await until(they_have_looked)
     await trio.testing.wait_all_tasks_blocked(0.5)
-    looked = us.registry.waiting.looks
-    assert looked <= 5
+    assert room.looks == 2
     await waiters.copy()
     for task in waiting:
         assert (await task.get())["status"] == "present"
     # One image of three blobs: a look for the last copy, and at most a few that others' hints caused.
-    assert us.registry.waiting.looks <= looked + 5
+    assert room.looks <= 2 + 5
 
 
 async def test_a_lost_hint_costs_only_time(waiters: Waiters, nursery: trio.Nursery) -> None:
@@ -164,7 +180,7 @@ async def test_a_lost_hint_costs_only_time(waiters: Waiters, nursery: trio.Nurse
     us = waiters.us
     us.registry.waiting.safety_net = 0.5
     await us.push_image("ns/app", "v1", LAYERS[0])
-    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="15s"))
+    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="50s"))
     await waiters.waiting(us)
     await us.rows(
         "INSERT INTO placement (blob_id, location_id, key) "
@@ -179,14 +195,14 @@ async def test_the_time_is_up(waiters: Waiters) -> None:
     began = trio.current_time()
     answer = await waiters.ask("ns/app", "v1", wait="500ms")
     assert answer["status"] == "pending"
-    assert 0.45 < trio.current_time() - began < 2
+    assert 0.45 < trio.current_time() - began < AT_ONCE
     assert answer["waited_seconds"] >= 0.45
 
 
 async def test_the_digest_that_the_tag_named(waiters: Waiters, nursery: trio.Nursery) -> None:
     """A tag that moves while somebody waits changes nothing about what is waited for."""
     first = await waiters.us.push_image("ns/app", "v1", LAYERS[0])
-    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="15s"))
+    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="50s"))
     await waiters.waiting(waiters.us)
     second = await waiters.us.push_image("ns/app", "v1", LAYERS[1])
     assert first != second
@@ -250,10 +266,10 @@ async def test_not_required_until_it_is_requested(waiters: Waiters) -> None:
     await waiters.policy("ns", required=["us"])
     await us.push_image("ns/app", "v1", *LAYERS)
     began = trio.current_time()
-    answer = await waiters.ask("ns/app", "v1", wait="15s")
+    answer = await waiters.ask("ns/app", "v1", wait="50s")
     assert answer["status"] == "not_required"
     assert "request=true" in answer["reason"]
-    assert trio.current_time() - began < 5
+    assert trio.current_time() - began < AT_ONCE
     assert await us.rows("SELECT FROM task") == []
     hints: list[object] = []
     async with us.registry.hints.subscribe() as subscription:
@@ -265,7 +281,7 @@ async def test_not_required_until_it_is_requested(waiters: Waiters) -> None:
     kept = await us.rows("SELECT extract(epoch FROM until - now())::float8 AS seconds FROM wanted")
     assert [round(row["seconds"] / 86400) for row in kept] == [7, 7, 7]
     await waiters.copy()
-    assert (await waiters.ask("ns/app", "v1", wait="15s"))["status"] == "present"
+    assert (await waiters.ask("ns/app", "v1", wait="50s"))["status"] == "present"
 
 
 async def test_what_is_required_is_not_made_wanted_for_less(waiters: Waiters) -> None:
@@ -282,7 +298,7 @@ async def test_never_is_impossible(waiters: Waiters) -> None:
     """A policy that forbids a location is the end of it, also for who asks."""
     await waiters.policy("ns", never=["eu"])
     await waiters.us.push_image("ns/app", "v1", LAYERS[0])
-    answer = await waiters.ask("ns/app", "v1", request="true", wait="15s")
+    answer = await waiters.ask("ns/app", "v1", request="true", wait="50s")
     assert (answer["status"], answer["reason"]) == ("impossible", "the namespace's policy says never eu")
     assert await waiters.us.rows("SELECT FROM task") == []
     assert await waiters.us.rows("SELECT FROM wanted") == []
@@ -292,7 +308,7 @@ async def test_nothing_left_is_impossible(waiters: Waiters, nursery: trio.Nurser
     """When the last copy of a blob is gone, a wait for it ends at once."""
     us = waiters.us
     await us.push_image("ns/app", "v1", LAYERS[0])
-    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="15s"))
+    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="50s"))
     await waiters.waiting(us)
     us.registry.waiting.safety_net = 0.2
     await us.rows("DELETE FROM placement p USING blob b WHERE b.id = p.blob_id AND b.digest = $1", digest_of(LAYERS[0]))
@@ -312,7 +328,7 @@ async def test_stalled_is_still_retried(waiters: Waiters) -> None:
     assert answer["since"] == "2026-01-02T03:04:05.000Z"
     assert answer["waited_seconds"] >= 0.29
     await waiters.copy()
-    assert (await waiters.ask("ns/app", "v1", wait="15s"))["status"] == "present"
+    assert (await waiters.ask("ns/app", "v1", wait="50s"))["status"] == "present"
 
 
 async def test_locations_that_take_nothing(waiters: Waiters) -> None:
@@ -322,7 +338,7 @@ async def test_locations_that_take_nothing(waiters: Waiters) -> None:
     await us.rows("UPDATE location SET state = 'paused' WHERE name = 'eu'")
     assert (await waiters.ask("ns/app", "v1"))["status"] == "stalled"
     await us.rows("UPDATE location SET state = 'draining' WHERE name = 'eu'")
-    answer = await waiters.ask("ns/app", "v1", request="true", wait="15s")
+    answer = await waiters.ask("ns/app", "v1", request="true", wait="50s")
     assert (answer["status"], answer["reason"]) == ("not_required", "eu is draining and takes no new copies")
     assert await us.rows("SELECT FROM wanted") == []
 
@@ -334,7 +350,7 @@ async def test_without_replication_nothing_is_required(make_waiters: MakeWaiters
     assert (await waiters.ask("ns/app", "v1"))["status"] == "not_required"
     assert (await waiters.ask("ns/app", "v1", request="true"))["status"] == "pending"
     await waiters.copy()
-    assert (await waiters.ask("ns/app", "v1", wait="15s"))["status"] == "present"
+    assert (await waiters.ask("ns/app", "v1", wait="50s"))["status"] == "present"
 
 
 async def test_a_pattern_of_a_tag_requires(waiters: Waiters) -> None:
@@ -350,7 +366,7 @@ async def test_a_manifest_that_is_deleted_meanwhile(waiters: Waiters, nursery: t
     """A wait for a manifest that is deleted ends as if it had never been there."""
     us = waiters.us
     digest = await us.push_image("ns/app", "v1", LAYERS[0])
-    task = beside(nursery, partial(waiters.problem, "ns/app", "v1", wait="15s"))
+    task = beside(nursery, partial(waiters.problem, "ns/app", "v1", wait="50s"))
     await waiters.waiting(us)
     assert (await us.ask("DELETE", f"/v2/ns/app/manifests/{digest}")).status == 202
     assert (await task.get()).status == 404
@@ -360,9 +376,9 @@ async def test_no_more_than_may_wait(make_waiters: MakeWaiters, nursery: trio.Nu
     """One more than may wait is told when to come back, and is not kept from asking without waiting."""
     waiters = await make_waiters(replication_waiters=1)
     await waiters.us.push_image("ns/app", "v1", LAYERS[0])
-    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="15s"))
+    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="50s"))
     await waiters.waiting(waiters.us)
-    problem = await waiters.problem("ns/app", "v1", wait="15s")
+    problem = await waiters.problem("ns/app", "v1", wait="50s")
     assert (problem.status, dict(problem.headers)["retry-after"]) == (503, "5")
     assert (await waiters.ask("ns/app", "v1"))["status"] == "pending"
     await waiters.copy()
@@ -375,7 +391,7 @@ async def test_a_client_that_leaves_is_forgotten(waiters: Waiters, nursery: trio
     await waiters.us.push_image("ns/app", "v1", LAYERS[0])
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as clients:
-            clients.start_soon(partial(waiters.ask, "ns/app", "v1", wait="15s"))
+            clients.start_soon(partial(waiters.ask, "ns/app", "v1", wait="50s"))
             await waiters.waiting(waiters.us)
             scope.cancel()
     assert waiters.us.registry.waiting.waiters == 0
@@ -385,19 +401,20 @@ async def test_a_client_that_leaves_is_forgotten(waiters: Waiters, nursery: trio
 async def test_a_node_that_stops_lets_waiters_go(waiters: Waiters, nursery: trio.Nursery) -> None:
     """When a node begins to stop, whoever waits is answered with what is known: any other node may go on."""
     await waiters.us.push_image("ns/app", "v1", LAYERS[0])
-    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="15s"))
+    task = beside(nursery, partial(waiters.ask, "ns/app", "v1", wait="50s"))
     await waiters.waiting(waiters.us)
     began = trio.current_time()
     waiters.us.node.start_draining()
     assert (await task.get())["status"] == "pending"
-    assert task.at - began < 1
+    assert task.at - began < AT_ONCE
 
 
 async def test_the_look_scans_no_table(waiters: Waiters) -> None:
     """However many blobs the registry has, a closure's facts are found by keys: no large table is ever read as a whole."""
     us = waiters.us
     await us.push_image("ns/app", "v1", LAYERS[0])
-    tables = ("placement", "task", "manifest", "repository_manifest")
+    # Each of them is filled: once autovacuum has counted a table of two rows, reading it whole is the right plan.
+    tables = ("blob", "placement", "task", "manifest", "manifest_blob", "repository_manifest")
     for table in tables:
         await us.rows(f"ALTER TABLE {table} DISABLE TRIGGER USER")
     for statement in (
@@ -409,11 +426,15 @@ async def test_the_look_scans_no_table(waiters: Waiters) -> None:
             "INSERT INTO repository_manifest (repository_id, manifest_id, media_type) "
             "SELECT 1, id, '' FROM manifest ON CONFLICT DO NOTHING"
         ),
+        (
+            "INSERT INTO manifest_blob (manifest_id, blob_id) "
+            "SELECT m.id, b.id FROM manifest m JOIN blob b ON b.id = m.id ON CONFLICT DO NOTHING"
+        ),
     ):
         await us.rows(statement)
     for table in tables:
         await us.rows(f"ALTER TABLE {table} ENABLE TRIGGER USER")
-        await us.rows(f"ANALYZE {table}")
+    await us.rows("ANALYZE")
     database = Explaining(us.registry.database)
     await read_closure(cast("Database", database), "ns/app", "v1", locations=["eu"], replicate=True)
     (plan,) = database.plans

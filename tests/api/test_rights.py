@@ -12,7 +12,7 @@ from node.api.operations import Operation, Right
 from node.api.table import OPERATIONS
 from node.web.access import AccessLog
 from node.web.api_app import create_api, failed
-from tests.auth.people import ROLES, settled
+from tests.auth.people import ROLES, bearing, settled, token_for
 from tests.registry.world import MakeWorld, Region
 
 MAY: Mapping[Right, frozenset[str]] = {
@@ -21,12 +21,13 @@ MAY: Mapping[Right, frozenset[str]] = {
     Right.DELETE: frozenset({"writer", "admin", "organisation's admin"}),
     Right.ADMIN: frozenset({"admin", "organisation's admin"}),
     Right.NAMESPACE: frozenset({"organisation's admin", "superuser"}),
+    Right.USER: frozenset({"stranger", "reader", "writer", "admin", "organisation's admin", "superuser"}),
     Right.SUPERUSER: frozenset({"superuser"}),
 }
 """Who may ask what, on private/app and in private."""
 
 PEOPLE = ("nobody", "stranger", "reader", "writer", "admin", "organisation's admin", "superuser")
-_PATHS = {"name": "private/app", "namespace": "private", "default": "0", "token": "0" * 36}
+_PATHS = {"name": "private/app", "namespace": "private", "default": "0", "token": "0" * 36, "rule": "0"}
 
 
 def app_of(region: Region) -> httpx.ASGITransport:
@@ -65,6 +66,84 @@ async def test_every_operation_by_everybody(world: MakeWorld) -> None:
                 refused = answer.status_code in ((401,) if person is None else (403,))
                 if refused == may or (may and answer.status_code not in (400, 404)):
                     wrong.append((operation.id, who, answer.status_code))
+    assert wrong == []
+
+
+async def test_who_makes_organisations(world: MakeWorld) -> None:
+    """Every user makes organisations and administers what they made, and no other; robots and narrow tokens make none."""
+    (us,) = await settled(world)
+    await us.node.access.open()
+    async with httpx.AsyncClient(transport=app_of(us), base_url="http://registry.test") as http:
+
+        async def put(name: str, headers: Mapping[str, str]) -> int:
+            return (
+                await http.put(f"{PREFIX}/organization/{name}", json={"description": "ours"}, headers=headers)
+            ).status_code
+
+        stranger, reader, robot = (ROLES[who] for who in ("stranger", "reader", "robot that may write"))
+        assert stranger is not None
+        assert reader is not None
+        assert robot is not None
+        assert await put("made", stranger.basic) == 200
+        assert await put("made", stranger.basic) == 200
+        assert await put("made", reader.basic) == 403
+        assert await put("private", stranger.basic) == 403
+        assert await put("reader", stranger.basic) == 403
+        assert await put("more", robot.basic) == 403
+        assert await put("more", bearing(await token_for(us, stranger, "repository:private/app:pull"))) == 403
+        assert await put("more", {}) == 401
+        assert (
+            await http.get(f"{PREFIX}/organization/made/team/owners/member", headers=stranger.basic)
+        ).status_code == 200
+
+
+async def test_organisations_of_superusers_alone(world: MakeWorld) -> None:
+    """With FEATURE_SUPERUSERS_ORG_CREATION_ONLY other users make none, and go on changing those that they administer."""
+    (us,) = await settled(world, superusers_make_organizations=True)
+    await us.node.access.open()
+    async with httpx.AsyncClient(transport=app_of(us), base_url="http://registry.test") as http:
+        for who, name, status in (
+            ("stranger", "made", 403),
+            ("organisation's admin", "private", 200),
+            ("superuser", "made", 200),
+        ):
+            person = ROLES[who]
+            assert person is not None
+            answer = await http.put(f"{PREFIX}/organization/{name}", json={}, headers=person.basic)
+            assert answer.status_code == status, who
+
+
+async def test_pages_of_other_sites(world: MakeWorld) -> None:
+    """No page of another site changes anything with the password that a browser keeps; our own, and what is no browser, do."""
+    (us,) = await settled(world)
+    await us.node.access.open()
+    root = ROLES["superuser"]
+    assert root is not None
+    foreign = (
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "origin": "http://registry.test"},
+        {"origin": "https://evil.test"},
+        {"origin": "http://registry.test.evil.test"},
+        {"origin": "null"},
+        {"origin": "http://[::1"},
+    )
+    own: tuple[dict[str, str], ...] = (
+        {},
+        {"sec-fetch-site": "same-origin"},
+        {"sec-fetch-site": "none"},
+        {"origin": "http://registry.test"},
+    )
+    wrong = []
+    async with httpx.AsyncClient(transport=app_of(us), base_url="http://registry.test") as http:
+        for operation in OPERATIONS:
+            for headers in (*foreign, *own):
+                given = {**root.basic, "content-type": "text/plain", **headers}
+                answer = await http.request(
+                    operation.method, harmless(operation), params={"nonsense": "1"}, content="no JSON", headers=given
+                )
+                refused = answer.json().get("title") == "a page of another site asks"
+                if refused != (headers in foreign and operation.method != "GET"):
+                    wrong.append((operation.id, headers, answer.status_code))
     assert wrong == []
 
 

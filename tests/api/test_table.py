@@ -46,8 +46,13 @@ def test_a_default_that_is_promised_is_what_happens(operation: Operation) -> Non
 
 
 def test_what_somebody_may_change_needs_a_right() -> None:
-    """Nothing that changes the registry may be asked by just anybody; the first user is made with a token of its own."""
-    assert {op.id for op in OPERATIONS if op.method != "GET" and op.right is Right.NOTHING} <= {"initialize"}
+    """Nothing that changes the registry may be asked by just anybody, but for what makes the first user, and logins."""
+    assert {op.id for op in OPERATIONS if op.method != "GET" and op.right is Right.NOTHING} <= {
+        "initialize",
+        "beginDeviceLogin",
+        "beginCodeLogin",
+        "finishLogin",
+    }
 
 
 async def test_a_node_serves_the_document_and_every_operation(cluster: Cluster) -> None:

@@ -12,16 +12,8 @@ import httpx
 import pytest
 from attrs import frozen
 
+from node.auth import outgoing
 from tests.certificates import Authority
-
-_SERVE = """
-import sys
-import oidc_provider_mock
-from werkzeug.serving import make_server
-server = make_server("127.0.0.1", 0, oidc_provider_mock.app(), threaded=True, ssl_context=(sys.argv[1], sys.argv[2]))
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
 
 
 @frozen
@@ -54,14 +46,41 @@ class Provider:
             assert answer.status_code == 200, answer.text
             return str(answer.json()["id_token"])
 
+    async def person(self, subject: str, **claims: object) -> None:
+        """Say who somebody is."""
+        async with self._client() as client:
+            assert (await client.put(f"/users/{subject}", json=claims)).status_code == 204
+
+    async def visit(self, uri: str, subject: str) -> dict[str, list[str]]:
+        """Log in where a login sends somebody's browser, and return what the browser comes back with."""
+        async with self._client() as client:
+            back = await client.post(uri, data={"sub": subject})
+            assert back.status_code == 302, back.text
+            return parse_qs(urlsplit(back.headers["location"]).query)
+
+    async def enter(self, user_code: str, subject: str, action: str = "allow") -> None:
+        """Enter a device's code as somebody."""
+        async with self._client() as client:
+            done = await client.post(
+                "/device", params={"user_code": user_code}, data={"sub": subject, "action": action}
+            )
+            assert done.status_code == 200, done.text
+
+    def _client(self) -> httpx.AsyncClient:
+        context = ssl.create_default_context(cafile=self.authorities)
+        return httpx.AsyncClient(base_url=self.url, verify=context, timeout=30)
+
 
 @contextmanager
 def running(folder: Path) -> Iterator[Provider]:
-    """Run a provider whose certificate lies in this folder."""
+    """Run a provider whose certificate lies in this folder.
+
+    Whoever asks it meanwhile waits for its answer as long as a busy machine takes: the node's own limit would be struck by that.
+    """
     authority = Authority.make(folder)
     pair = authority.sign("provider")
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, pair.certificate, pair.key],
+        [sys.executable, "-m", "tests.auth.provider_server", pair.certificate, pair.key],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -70,7 +89,9 @@ def running(folder: Path) -> Iterator[Provider]:
     try:
         port = process.stdout.readline().strip()
         assert port.isdigit(), "the provider did not start"
-        yield Provider(f"https://localhost:{port}", authority.own.certificate, process)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(outgoing, "_SECONDS", 60.0)
+            yield Provider(f"https://localhost:{port}", authority.own.certificate, process)
     finally:
         process.kill()
         process.wait(30)

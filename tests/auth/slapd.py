@@ -11,13 +11,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from attrs import define, field
 
 from node.settings import LdapSettings
+from scripts.services.processes import free_ports
 from tests.certificates import Authority
 
 PASSWORD_THERE = "a word of the directory"
@@ -44,8 +44,8 @@ def _program() -> str:
 
 
 def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        return int(listener.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
 
 
 def _ldif() -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import jwt
+import trio
 
 from node.auth.secrets import hash_secret
 from node.records.accounts import set_secret, update_account
@@ -21,7 +22,7 @@ from tests.auth.people import (
     settled,
     token_for,
 )
-from tests.registry.world import MakeWorld, Region, Reply
+from tests.registry.world import Body, MakeWorld, Region, Reply
 
 READER, WRITER = Person("reader"), Person("writer")
 
@@ -233,3 +234,26 @@ async def test_names_that_nobody_can_have(world: MakeWorld) -> None:
     for name in ("a\0b", "\0", "n" * 10_000):
         reply = await post(us, grant_type="password", username=name, password="x")
         assert reply.failure == (401, "UNAUTHORIZED")
+
+
+async def test_no_more_at_once_than_may(world: MakeWorld) -> None:
+    """More requests for tokens than may be answered at once are told when to come back; pulls and pushes go on meanwhile.
+
+    A form that does not arrive keeps nobody out.
+    """
+    (us,) = await settled(world, maximum_token_requests=1, queue_patience=0.05)
+    token = bearing(await token_for(us, WRITER, "repository:private/app:pull,push"))
+    slow = Body(urlencode({"grant_type": "password", "username": "reader", "password": PASSWORD}).encode(), pause_at=0)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(us.ask, "POST", "/v2/auth", slow)
+            await slow.paused.wait()
+            assert (await us.ask("GET", "/v2/auth", headers=READER.basic)).status == 200
+            async with us.registry.gates.tokens.enter():
+                slow.go_on.set()
+                for reply in (await us.ask("GET", "/v2/auth"), await post(us, grant_type="password")):
+                    assert reply.failure == (429, "TOOMANYREQUESTS")
+                    assert int(reply.headers["retry-after"]) > 0
+                assert (await us.ask("GET", "/v2/private/app/tags/list", headers=token)).status == 200
+                assert (await us.ask("POST", "/v2/private/app/blobs/uploads/", headers=token)).status == 202
+    assert (await us.ask("GET", "/v2/auth", headers=READER.basic)).status == 200

@@ -18,10 +18,12 @@ from node.records.accounts import (
     update_account,
 )
 from node.records.application_tokens import create_token, delete_token
+from node.records.auditlog import Line
 from node.records.bootstrap import offer_bootstrap, use_bootstrap
 from node.records.default_permissions import add_default, remove_default
 from node.records.dial import Connection
 from node.records.drills import begin_drill
+from node.records.federated_logins import add_link, create_linked, remove_link
 from node.records.immutability import write_patterns
 from node.records.permissions import (
     Grantee,
@@ -32,10 +34,12 @@ from node.records.permissions import (
 )
 from node.records.postgres import Database, DatabaseUnavailable
 from node.records.quotas import write_quota
+from node.records.robot_federation import add_rule, remove_rule
 from node.records.teams import add_member, delete_team, put_team, remove_member
 from node.records.webhooks import Webhook, delete_webhook, write_webhook
 
 READ = Grantee("user")
+PERSON = ("https://i.test", "somebody")
 HOOK = Webhook("org", "hook", "https://hook.test", ("push",), active=True)
 
 CHANGES: dict[str, Callable[[Database, Any], Awaitable[object]]] = {
@@ -44,9 +48,14 @@ CHANGES: dict[str, Callable[[Database, Any], Awaitable[object]]] = {
     "a robot is made": lambda database, _: create_robot(database, "org", "other", "secret"),
     "a secret is set": lambda database, _: set_secret(database, "user", "other"),
     "a user is disabled": lambda database, _: update_account(database, "user", enabled=False),
-    "a user is linked": lambda database, made: link_account(database, made["bare"], "mark"),
+    "a user is linked": lambda database, made: link_account(database, made["bare"], "mark", Line("linkUser")),
     "an account is deleted": lambda database, _: delete_account(database, "user"),
     "a token is made": lambda database, _: create_token(database, "user", "other", "secret", None),
+    "an account is made by a provider": lambda database, _: create_linked(database, "other", None, *PERSON, Line("x")),
+    "an account is linked": lambda database, _: add_link(database, "bare", *PERSON),
+    "a link is taken away": lambda database, _: remove_link(database, "user", "https://i.test", "linked"),
+    "a rule about a robot is made": lambda database, _: add_rule(database, "org+robot", "https://i.test", "a", "other"),
+    "a rule about a robot is taken away": lambda database, made: remove_rule(database, "org+robot", made["rule"]),
     "a token is deleted": lambda database, made: delete_token(database, "user", made["token"]),
     "a permission is given": lambda database, _: set_permission(database, "org/app", Grantee("bare"), Role.READ),
     "a permission is changed": lambda database, _: set_permission(database, "org/app", READ, Role.ADMIN),
@@ -96,10 +105,14 @@ async def make(database: Database) -> dict[str, Any]:
     token = await create_token(database, "user", "token", "hash", None)
     default = await add_default(database, "org", READ, Role.READ)
     assert await write_webhook(database, HOOK, b"secret", change_secret=True, most=9) == "made"
+    assert await create_robot(database, "org", "robot", "secret")
+    rule = await add_rule(database, "org+robot", "https://i.test", "a", "subject")
+    assert await add_link(database, "user", "https://i.test", "linked")
+    assert rule is not None
     assert bare is not None
     assert token is not None
     assert default is not None
-    return {"bare": bare.id, "token": token.id, "default": default.id}
+    return {"bare": bare.id, "token": token.id, "default": default.id, "rule": rule.id}
 
 
 async def test_late_changes_do_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

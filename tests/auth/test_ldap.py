@@ -13,6 +13,7 @@ from node.auth.directory import DirectoryUnavailable, Remembering
 from node.auth.directory import Person as Known
 from node.auth.ldap import Ldap, prove_now, user_filter
 from node.records.accounts import create_user, find_account, update_account
+from node.records.auditlog import Filter, read_lines
 from node.settings import LdapSettings
 from tests.auth.people import PASSWORD, ROBOT_SECRET, TOKEN, Person, settled
 from tests.auth.slapd import PASSWORD_THERE, Slapd, directory
@@ -51,6 +52,20 @@ async def test_the_first_login_makes_an_account(world: MakeWorld, directory: Sla
     assert await find_account(us.registry.database, "Bob") is None
     assert (await us.ask("POST", "/v2/bob/app/blobs/uploads/", headers=BOB.basic)).status == 202
     assert await status(us, Person("upper.case", PASSWORD_THERE)) == 200
+
+
+async def test_first_logins_in_the_audit_log(world: MakeWorld, directory: Slapd) -> None:
+    """An account that a first login makes, or is let into, has one line that says so; later logins have none."""
+    us = await with_directory(world, directory.settings())
+    assert await create_user(us.registry.database, "alice", None)
+    for person in (BOB, ALICE, BOB, Person("bob", "wrong")):
+        await status(us, person)
+    kept = await read_lines(us.registry.database, Filter(), None, 10)
+    assert [(line.line.action, line.line.actor, line.line.namespace, dict(line.line.detail)) for line in kept] == [
+        ("linkUser", "alice", "alice", {"by": "ldap"}),
+        ("createUser", "bob", "bob", {"by": "ldap"}),
+    ]
+    assert {line.line.node for line in kept} == {us.registry.instance}
 
 
 async def test_what_the_directory_does_not_prove(world: MakeWorld, directory: Slapd) -> None:

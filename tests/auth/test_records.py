@@ -1,5 +1,7 @@
 """Accounts, teams, permissions and tokens as the database keeps them, and what is noted when rights are taken away."""
 
+import time
+
 import pytest
 
 from node.auth.model import Kind, Role, Standing, TeamRole
@@ -239,17 +241,20 @@ async def test_application_tokens(database: Database) -> None:
     assert holder is not None
     assert (holder.account.name, holder.token, holder.ends) == ("bob", token.id, None)
     assert await find_by_token(database, "sha256:b") is None
-    generation = holder.account.generation
-    assert await find_renewal(database, "bob", generation, None)
-    assert await find_renewal(database, "bob", generation, token.id)
-    assert await find_renewal(database, "bob", generation + 1, None) is None
-    assert await find_renewal(database, "alice", generation, token.id) is None
+    generation, number, now = holder.account.generation, holder.account.id, time.time() + 60
+    assert await find_renewal(database, "bob", generation, None, number, 0)
+    assert await find_renewal(database, "bob", generation, token.id, number, 0)
+    assert await find_renewal(database, "bob", generation, token.id, None, now)
+    assert await find_renewal(database, "bob", generation + 1, None, number, now) is None
+    assert await find_renewal(database, "bob", generation, None, number + 1, now) is None
+    assert await find_renewal(database, "bob", generation, None, None, holder.account.created_at - 1) is None
+    assert await find_renewal(database, "alice", generation, token.id, number, now) is None
     assert [one.title for one in await list_tokens(database, "bob")] == ["laptop"]
     assert await drop_ended_tokens(database) == 1
     assert not await delete_token(database, "alice", token.id)
     assert await delete_token(database, "bob", token.id)
     assert await find_by_token(database, "sha256:a") is None
-    assert await find_renewal(database, "bob", generation, token.id) is None
+    assert await find_renewal(database, "bob", generation, token.id, number, now) is None
 
 
 async def test_what_takes_rights_away_is_noted(database: Database) -> None:

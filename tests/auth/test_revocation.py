@@ -11,7 +11,7 @@ from node.auth.model import Role
 from node.records.accounts import find_account, set_secret, update_account
 from node.records.permissions import Grantee, remove_permission, set_permission, set_visibility
 from node.records.postgres import Database, DatabaseUnavailable
-from tests.auth.people import PASSWORD, ROLES, Person, basic, bearing, settled, token_for
+from tests.auth.people import PASSWORD, ROBOT_SECRET, ROLES, TOKEN, Person, basic, bearing, settled, token_for
 from tests.auth.test_table import BLOB, IMAGE, filled
 from tests.registry.world import MakeWorld, Region, digest_of, until
 
@@ -132,6 +132,18 @@ async def test_too_many_failures(world: MakeWorld) -> None:
     assert (await us.ask("GET", "/v2/", headers=token)).status == 200
     assert (await us.ask("GET", "/v2/", headers=READER.basic)).status == 200, "what was proven a moment ago still is"
     assert (await us.ask("GET", "/v2/", headers=WRITER.basic)).status == 200
+
+
+async def test_nobody_holds_tokens_off(world: MakeWorld) -> None:
+    """However often somebody shows a wrong application token, or a wrong secret for a robot, the right ones count."""
+    (us,) = await settled(world)
+    async with trio.open_nursery() as nursery:
+        for name, secret in (("$app", "apt_wrong"), ("reader", "apt_wrong"), ("private+reader", "apr_wrong")):
+            for _ in range(12):
+                wrong = {"authorization": basic(name, secret)}
+                nursery.start_soon(partial(us.ask, "GET", "/v2/auth", headers=wrong))
+    for name, secret in (("$app", TOKEN), ("reader", TOKEN), ("private+reader", ROBOT_SECRET), ("reader", PASSWORD)):
+        assert (await us.ask("GET", "/v2/auth", headers={"authorization": basic(name, secret)})).status == 200, name
 
 
 async def test_quays_passwords(world: MakeWorld) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 from typing import Any
+from uuid import UUID
 
 import jwt
 import pytest
@@ -171,9 +172,9 @@ async def test_claims(node: Issuer) -> None:
 
 async def test_the_two_kinds(node: Issuer) -> None:
     """What only buys tokens is none, and the other way round."""
-    renewal = Renewal("alice", 3, None)
-    refresh = node.tokens.issue_refresh(renewal, 3600)
-    assert await node.tokens.verify_refresh(refresh) == renewal
+    for renewal in (Renewal("alice", 3, None, 7), Renewal("alice", 3, UUID(int=1))):
+        refresh = node.tokens.issue_refresh(renewal, 3600)
+        assert await node.tokens.verify_refresh(refresh) == renewal
     await refused(node, refresh)
     with pytest.raises(BadToken):
         await node.tokens.verify_refresh(node.tokens.issue(ALICE, GRANTS, 0, 60, catalog=False))

@@ -16,10 +16,12 @@ from node.records.blobs import mount_blob
 from node.records.collect import CollectRules, collect_batch
 from node.records.manifests import CompiledTags, commit_manifest
 from node.records.postgres import Database
+from replication.macs import PieceProofs
 from replication.ports import CopyOutcome, Forget, Hint
 from replication.sweeper import Sweeper
 from tests.collection.clock import Later, collect_all
 from tests.collection.held import held_transaction, wait_until_one_waits
+from tests.copies import finish_copy
 from tests.registry.world import MakeWorld, Region, Reply, digest_of, image
 
 T = TypeVar("T")
@@ -206,7 +208,9 @@ async def test_a_copy_that_ends_after_its_blob_was_collected_is_a_dead_object(
         async def commit() -> None:
             await held.fetch("COMMIT")
 
-        assert await second(database, commit, partial(ledger.finish_copy, task, None)) is CopyOutcome.SUPERSEDED
+        assert (
+            await second(database, commit, partial(finish_copy, ledger, task, PieceProofs())) is CopyOutcome.SUPERSEDED
+        )
     dead = await us.rows("SELECT l.name, d.key FROM dead_object d JOIN location l ON l.id = d.location_id ORDER BY 1")
     assert [row["name"] for row in dead] == ["eu", "us"]
     assert dead[0]["key"] == task.key
@@ -225,7 +229,7 @@ async def test_a_copy_that_ends_first_goes_with_its_blob(
     await later(100)
     async with held_transaction(migrated_uri) as held:
         placing = type(ledger)(database=held, member=us.node.ledger._member)
-        assert await placing.finish_copy(task, None) is CopyOutcome.PLACED
+        assert await finish_copy(placing, task, PieceProofs()) is CopyOutcome.PLACED
         assert (await collect_batch(database, "blob", rules)).busy == 1
     assert [gone.kind for gone in await collect_all(database, rules)] == ["blob"]
     assert len(await us.rows("SELECT * FROM dead_object")) == 2

@@ -7,7 +7,9 @@ import pytest
 from engines.contract import Engine
 from node.records.collect import CollectRules, read_pause
 from node.repair import Finding, RepairReport, repair
+from replication.macs import PieceProofs
 from tests.collection.clock import Later, collect_all
+from tests.copies import finish_copy
 from tests.faulty_engine import Refuse
 from tests.registry.world import MakeWorld, Region
 
@@ -27,7 +29,7 @@ async def copy_everything(us: Region) -> None:
             source = next(copy for copy in task.placements if copy.location == "us")
             data = await us.engines["us"].inner.read(source.key, 0, task.blob.size)
             await us.engines["eu"].inner.put(task.key, data)
-            await us.node.ledger.finish_copy(task, None)
+            await finish_copy(us.node.ledger, task, PieceProofs())
 
 
 async def test_nothing_to_repair(world: MakeWorld) -> None:

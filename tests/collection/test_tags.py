@@ -1,5 +1,8 @@
 """Tags over time, as in Quay's time machine; and whole repositories and namespaces deleted."""
 
+import json
+from typing import Any
+
 import pytest
 
 from node.api.frame import Problem
@@ -15,7 +18,7 @@ from node.api.tags import (
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
 from node.records.collect import CollectRules
 from tests.collection.clock import Later, collect_all
-from tests.registry.world import MakeWorld, Region, index
+from tests.registry.world import MakeWorld, Region, digest_of, image, index
 
 
 @pytest.fixture
@@ -97,17 +100,83 @@ async def test_what_is_older_than_the_window_is_not_restored(us: Region, means: 
     assert refused.value.status == 404
 
 
-async def test_a_restore_that_is_not_whole_says_what_is_missing(us: Region, means: Means) -> None:
-    """Children of an index that were deleted by hand are named; the tag stays as it was."""
-    child = await us.push_image("a/b", "child", b"layer")
-    described = {"mediaType": OCI_MANIFEST, "digest": child, "size": 500}
-    digest = await us.push_manifest("a/b", "v1", index([described], OCI_INDEX))
+def _index(*children: str, media_type: str = OCI_MANIFEST) -> dict[str, Any]:
+    return index([{"mediaType": media_type, "digest": child, "size": 500} for child in children], OCI_INDEX)
+
+
+async def _push_untagged(us: Region, repository: str, manifest: dict[str, Any]) -> str:
+    body = json.dumps(manifest).encode()
+    return await us.push_manifest(repository, digest_of(body), body, **{"content-type": manifest["mediaType"]})
+
+
+async def _push_child(us: Region, repository: str) -> str:
+    """Push an image that no tag points to, and none ever did."""
+    for data in (b"{}", b"layer"):
+        await us.push_blob(repository, data)
+    return await _push_untagged(us, repository, image(b"{}", b"layer"))
+
+
+async def test_deleted_children_come_back_with_their_index(
+    us: Region, means: Means, later: Later, rules: CollectRules
+) -> None:
+    """What a restored index names, at any depth, and was deleted by its digest comes back with its blobs and their debt."""
+    child = await _push_child(us, "a/b")
+    inner = await _push_untagged(us, "a/b", _index(child))
+    outer = await us.push_manifest("a/b", "v1", _index(inner, media_type=OCI_INDEX))
+    (blob,) = await us.rows("SELECT digest FROM blob WHERE size = 5")
+    paths = [f"/v2/a/b/manifests/{digest}" for digest in (outer, inner, child)] + [f"/v2/a/b/blobs/{blob['digest']}"]
+    for path in paths:
+        assert (await us.ask("DELETE", path)).status == 202
+    await later(rules.grace / 3600 / 2)
+    await collect_all(us.registry.database, rules)
+    await restore_tag(means, "a/b", "v1", {"digest": outer})
+    for path in paths:
+        assert (await us.ask("GET", path)).status == 200
+    await later(14 * 24 + 1)
+    await collect_all(us.registry.database, rules)
+    for path in paths:
+        assert (await us.ask("GET", path)).status == 200
+
+
+async def test_a_restore_that_is_not_whole_says_what_is_missing(
+    us: Region, means: Means, later: Later, rules: CollectRules
+) -> None:
+    """A child of an index that was deleted by hand and has been collected is named; the tag stays as it was."""
+    child = await _push_child(us, "a/b")
+    digest = await us.push_manifest("a/b", "v1", _index(child))
     await us.ask("DELETE", "/v2/a/b/manifests/v1")
     await us.ask("DELETE", f"/v2/a/b/manifests/{child}")
+    for _ in range(3):
+        await later(rules.grace / 3600 + 1)
+        await collect_all(us.registry.database, rules)
     with pytest.raises(Problem) as refused:
         await restore_tag(means, "a/b", "v1", {"digest": digest})
     assert (refused.value.status, refused.value.more["missing"]) == (409, [child])
     assert (await us.ask("GET", "/v2/a/b/manifests/v1")).status == 404
+
+
+async def test_a_restore_brings_nothing_from_another_repository(us: Region, means: Means) -> None:
+    """A child that this repository's index named without having it, and another one has, does not come with a restore."""
+    child = await _push_child(us, "secret/s")
+    digest = await us.push_manifest("secret/s", "v1", _index(child))
+    await us.rows("INSERT INTO awaited_child SELECT id, $2 FROM manifest WHERE digest = $1", digest, child)
+    await us.push_image("a/b", "v1", b"other")
+    repository = "(SELECT id FROM repository WHERE name = 'a/b')"
+    await us.rows(
+        f"INSERT INTO repository_manifest (repository_id, manifest_id, media_type) "  # noqa: S608 - our own words
+        f"SELECT {repository}, id, $2 FROM manifest WHERE digest = $1",
+        digest,
+        OCI_INDEX,
+    )
+    await us.rows(
+        f"UPDATE tag SET manifest_id = m.id FROM manifest m WHERE m.digest = $1 AND repository_id = {repository}",  # noqa: S608
+        digest,
+    )
+    await us.ask("DELETE", "/v2/a/b/manifests/v1")
+    with pytest.raises(Problem) as refused:
+        await restore_tag(means, "a/b", "v1", {"digest": digest})
+    assert (refused.value.status, refused.value.more["missing"]) == (409, [child])
+    assert (await us.ask("GET", f"/v2/a/b/manifests/{child}")).status == 404
 
 
 async def test_a_blob_that_was_deleted_comes_back_with_its_tag(

@@ -20,8 +20,10 @@ from node.records.postgres import Database
 from node.records.pulls import find_blob, prolong_blob
 from node.records.removal import delete_repository
 from node.records.uploads import Choice, begin_upload
+from replication.macs import PieceProofs
 from replication.uploading import UploadState
 from tests.collection.clock import HOUR, collect_all, pass_time, without_triggers
+from tests.copies import finish_copy
 from tests.registry.world import digest_of, image, index
 
 REPOSITORIES = ("a/x", "b/y")
@@ -239,7 +241,7 @@ class Universe:
         """Pay the debt that is due."""
         for task in await self.ledger.claim_copies("eu", "k/", 10, 30.0):
             self.stores["eu"].add(task.key)
-            await self.ledger.finish_copy(task, None)
+            await finish_copy(self.ledger, task, PieceProofs())
 
     async def collect_while_copying(self) -> None:
         """Collect while copies are under way that end afterwards."""
@@ -248,7 +250,7 @@ class Universe:
             self.stores["eu"].add(task.key)
         await self.collect()
         for task in tasks:
-            await self.ledger.finish_copy(task, None)
+            await finish_copy(self.ledger, task, PieceProofs())
 
     async def sweep(self) -> None:
         """Delete the objects whose time has come."""

@@ -24,7 +24,7 @@ from tests.certificates import Authority
 from tests.cluster import Cluster, configuration
 from tests.cluster import program as cli
 from tests.conformance.gate import complaints, totals
-from tests.conformance.split_proxy import SplitProxy
+from tests.conformance.split_proxy import SplitProxy, Terminating
 from tests.services import all_stores, fresh_database, fresh_storage_path, required
 
 MODULE = "github.com/opencontainers/distribution-spec/conformance"
@@ -32,7 +32,7 @@ MODULE = "github.com/opencontainers/distribution-spec/conformance"
 VERSION = "v0.0.0-20260831232431-97274622c111"
 VERSIONS = ("1.1", "dev")
 """Values of OCI_VERSION, and names of the runs."""
-_RUN_SECONDS = 300
+_RUN_SECONDS = 900
 
 
 def cache_folder() -> Path:
@@ -170,13 +170,22 @@ def nodes(folder: Path, login: Login | None = None, authority: Authority | None 
             store.empty(path)
 
 
-async def across(program: Path, cluster: Cluster, version: str, folder: Path, login: Login | None = None) -> bool:
+async def across(
+    program: Path,
+    cluster: Cluster,
+    version: str,
+    folder: Path,
+    login: Login | None = None,
+    authority: Authority | None = None,
+) -> bool:
     """Run the suite through the proxy that reads in eu and writes in us; a run that used only one of them failed."""
-    proxy = SplitProxy(reads=cluster["eu"].port, writes=cluster["us"].port)
+    trusted = None if authority is None else authority.own.certificate
+    tls = None if authority is None or trusted is None else Terminating(authority.sign("proxy"), trusted)
+    proxy = SplitProxy(reads=cluster["eu"].port, writes=cluster["us"].port, tls=tls)
     async with trio.open_nursery() as nursery:
         port = await nursery.start(proxy.serve)
         passed = await trio.to_thread.run_sync(
-            judge, program, f"127.0.0.1:{port}", version, folder, f"across-{version}", login
+            judge, program, f"127.0.0.1:{port}", version, folder, f"across-{version}", login, trusted
         )
         nursery.cancel_scope.cancel()
     print(f"  requests by node: us {proxy.counts[cluster['us'].port]}, eu {proxy.counts[cluster['eu'].port]}")
@@ -189,7 +198,7 @@ def main() -> int:
     parser.add_argument("--registry", metavar="HOST:PORT", help="judge this plain-HTTP registry, start nothing")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="keep reports here")
     parser.add_argument("--accounts", action="store_true", help="on nodes with accounts, by tokens")
-    parser.add_argument("--tls", action="store_true", help="over TLS, against one node only")
+    parser.add_argument("--tls", action="store_true", help="over TLS, also through the proxy between the two nodes")
     options = parser.parse_args()
     login = Login("conformance", secrets.token_urlsafe(12)) if options.accounts else None
     program = build()
@@ -204,9 +213,9 @@ def main() -> int:
             # A list, so that a failure does not hide what the next run has to say.
             trusted = None if authority is None else authority.own.certificate
             passed = [judge(program, registry, v, results / v, v, login, trusted) for v in VERSIONS]
-            if authority is None:
-                # What splits the requests between the nodes speaks plain HTTP.
-                passed += [trio.run(across, program, cluster, v, results / f"across-{v}", login) for v in VERSIONS]
+            passed += [
+                trio.run(across, program, cluster, v, results / f"across-{v}", login, authority) for v in VERSIONS
+            ]
             if not all(passed):
                 for node in cluster:
                     said = [line for line in node.log.splitlines() if '"logger": "antipode.access"' not in line]

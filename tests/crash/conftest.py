@@ -26,6 +26,8 @@ SETTINGS = Settings(
     replicate=True,
     proxy_storage=True,
     part_size=1 << 20,
+    # A third of it is copied in one piece: here a part.
+    part_memory=3 << 20,
     metadata_staleness=0.0,
 )
 

@@ -24,6 +24,7 @@ from node.records.members import LocationRow, Membership
 from node.records.postgres import Database, Row
 from node.settings import Settings
 from property_tests.memory_engine import Faults, MemoryEngine, MemoryStore
+from replication.macs import MacKey
 from tests.faulty_engine import Fault, FaultyEngine
 from tests.registry.world import Region
 
@@ -31,6 +32,8 @@ LOCATIONS = ("us", "eu")
 _INSTANT = Faults(latency=0.0, bytes_per_second=1e12)
 _IDLE = ("WITH me AS", "WITH due AS ( SELECT d.id FROM dead_object", "SELECT extract(epoch FROM min(due)")
 """How the statements begin that a scheduler sends whether there is something to do or not."""
+_KEY = MacKey(b"crashing", b"k" * 32)
+"""What all nodes make MACs with."""
 _DAYS = 3.0
 """How far time moves after a crash: beyond every lease, back-off and upload's end."""
 
@@ -126,6 +129,7 @@ class World:
         settings = evolve(self.settings, preference=tuple(preference.split()))
         member = Membership(uuid4(), settings.preference, settings.default_locations, "test")
         node = assemble(settings, database, Hub(member.id.hex), engines, self.rows, member)
+        node.mac_keyring.keys.take([_KEY])
         scheduler = node.scheduler
         scheduler.settings = evolve(
             scheduler.settings,

@@ -8,8 +8,10 @@ from attrs import define
 
 from node.records.collect import KINDS, CollectRules, collect_batch, expire_history
 from node.records.locations import Change, note_drained, purge_removed, remove_location, set_state
+from node.records.policies import write_policy
 from node.records.reconcile import PostgresRounds
 from replication.model import LocationState
+from replication.policy import Policy
 from replication.reconciler import ReconcilerSettings, backfill
 from tests.crash.conftest import MakeWorld
 from tests.crash.harness import World, facts, pattern, sweep
@@ -43,12 +45,15 @@ class Copy:
         if self.resumed:
             region = world.region("eu us")
             region.engines["eu"].plan("put_part", Refuse(), call=2)
-            with trio.fail_after(10):
+            # The next try must not get any further, however late we look.
+            region.engines["eu"].plan("list_parts", Refuse())
+            with trio.fail_after(60):
                 async with trio.open_nursery() as nursery:
                     await nursery.start(region.node.scheduler.run)
                     while not (await world.sql("SELECT attempts FROM task"))[0]["attempts"]:  # noqa: ASYNC110
                         await trio.sleep(0.01)
                     nursery.cancel_scope.cancel()
+            region.engines["eu"].clear()
 
     async def act(self, world: World, regions: Sequence[Region]) -> None:
         await world.settle(regions[0])
@@ -72,6 +77,28 @@ class Heal(Copy):
         )
         world.stores["eu"].objects[row["key"]] = b"x" * self.size
         await region.node.ledger.mark_suspect(row["id"], "eu", row["key"], "wrong bytes")
+
+
+@define
+class Trim(Copy):
+    """A node that takes away a copy which a policy does not want any more, after reading the one that stays."""
+
+    async def prepare(self, world: World) -> None:
+        await push(world, pattern(self.size, "trim"))
+        await world.settle(world.region("eu us"))
+        await write_policy(world.database, "team", Policy(frozenset({"us"})))
+        world.locations = ("us",)
+
+    async def act(self, world: World, regions: Sequence[Region]) -> None:
+        node = regions[0].node
+        trimmer = node.reconciler.trimmer
+        await backfill(PostgresRounds(node.database), node.hints.publish, ReconcilerSettings(), trimmer=trimmer)
+        left = await world.sql("SELECT l.name FROM placement p JOIN location l ON l.id = p.location_id")
+        assert [row["name"] for row in left] == ["us"]
+
+    async def retry(self, world: World, region: Region) -> None:
+        await world.sql("UPDATE trim_lease SET until = now() - interval '1 second'")
+        await self.act(world, [region])
 
 
 @define
@@ -161,6 +188,7 @@ class Drain:
         await world.settle(regions[0])
         await backfill(PostgresRounds(database), regions[0].node.hints.publish, ReconcilerSettings())
         await world.settle(regions[0])
+        await regions[0].node.reconciler.drainer.work()
         await note_drained(database)
         world.locations = ("eu",)
         assert (await remove_location(database, "us")).outcome is Change.DONE
@@ -186,6 +214,11 @@ async def test_a_resumed_copy(make_world: MakeWorld) -> None:
 async def test_a_heal(make_world: MakeWorld, size: int) -> None:
     """The bad copy stays on record until the good one is there, and its object goes after that."""
     assert await sweep(make_world, lambda: Heal(size), ["eu us"]) >= 14
+
+
+async def test_a_trim(make_world: MakeWorld) -> None:
+    """Wherever it ends, the copy that a policy wants stays, and the other one goes once it was read."""
+    assert await sweep(make_world, lambda: Trim(MIB * 5 // 2), ["eu us"]) >= 10
 
 
 async def test_a_sweep(make_world: MakeWorld) -> None:

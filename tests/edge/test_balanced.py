@@ -1,6 +1,7 @@
 """The node behind the haproxy of deploy/: what a balancer says of its clients arrives, whether it ends TLS or passes it on."""
 
 import re
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,29 @@ async def test_a_balancer_that_ends_tls(nursery: trio.Nursery, tmp_path: Path) -
     servers = dict.fromkeys(("us", "eu"), node.address.port)
     with haproxy(tmp_path, {"door": (port, servers)}):
         assert await asked(f"http://127.0.0.1:{port}/v2/") == [ELSEWHERE] * 2
+
+
+async def test_a_frozen_node_keeps_no_reader(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """A read that a frozen node leaves without an answer is tried on the other one; writes, and who waits for copies, are not."""
+    node = await Node(nursery, with_lane=True).start(who, edge=EdgeSettings(None, BALANCER))
+    (port,) = free_ports(1)
+    with socket.socket() as frozen:
+        # The kernel goes on taking connections for a process that is stopped.
+        frozen.bind(("127.0.0.1", 0))
+        frozen.listen()
+        servers = {"us": frozen.getsockname()[1], "eu": node.address.port}
+        with haproxy(tmp_path, {"door": (port, servers)}, silence=1):
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+                found = {}
+                # Before haproxy's checks have found it out.
+                async with trio.open_nursery() as asking:
+                    for method, path in (("GET", "/v2/"), ("POST", "/v2/"), ("GET", "/api/v1/it/replication")):
+
+                        async def ask(method: str, path: str) -> None:
+                            found[method, path] = (await client.request(method, path)).status_code
+
+                        asking.start_soon(ask, method, path)
+    assert found == {("GET", "/v2/"): 200, ("POST", "/v2/"): 504, ("GET", "/api/v1/it/replication"): 504}
 
 
 async def test_a_balancer_that_passes_tls_on(nursery: trio.Nursery, tmp_path: Path) -> None:

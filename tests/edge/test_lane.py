@@ -13,7 +13,7 @@ from node.errors import MANIFEST_UNKNOWN, RegistryError
 from node.settings import EdgeSettings
 from node.web.lane import HEAD_MOST, Lane
 from tests.edge.conftest import Node, hello
-from tests.edge.wire import Client, Closed, Reply, connect
+from tests.edge.wire import PATIENCE, Client, Closed, Reply, connect
 
 HOST = b"Host: node\r\nX-Request-ID: mine\r\n"
 STRIPPED = {"date", "x-request-id"}
@@ -207,6 +207,6 @@ async def test_no_input_breaks_the_lane(parts: list[bytes]) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     await theirs.send_all(raw)
     await theirs.send_eof()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         rest = await Lane(hello).serve(ours, "::ffff:127.0.0.1")
     assert rest is None or raw.endswith(rest)

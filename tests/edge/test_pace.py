@@ -1,20 +1,27 @@
 """Slow clients: one that is never silent and yet takes for ever is given up, one that is merely slow is not."""
 
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import LifespanState
 from hypothesis import given
 from hypothesis import strategies as st
 
 from node.answers import Answer, BodyStalled, Request, Stream
+from node.web.app import BEYOND_LIMIT, create_app
 from node.web.asgi import Message
+from node.web.connection import Connection, Pushback
 from node.web.incoming import IncomingBody
-from node.web.lane import PATIENCE, Lane
-from node.web.pace import MINIMUM_RATE, SILENCES, Pace
-from tests.edge.conftest import Logged
+from node.web.lane import Lane
+from node.web.listener import hypercorn_config
+from node.web.pace import MINIMUM_RATE, PATIENCE, SILENCES, Pace
+from tests.edge.conftest import SETTINGS, Logged, Node
 
 KIB = 1 << 10
 SIZE = 4 << 20
@@ -56,6 +63,8 @@ async def _answer(request: Request) -> Answer:
     async def chunks() -> AsyncIterator[AsyncIterator[bytes]]:
         async def source() -> AsyncGenerator[bytes, None]:
             for _ in range(SIZE >> 20):
+                # As a store does: meanwhile the edge learns that its client is gone.
+                await trio.sleep(0.001)
                 yield bytes(1 << 20)
 
         async with aclosing(source()) as pieces:
@@ -74,9 +83,29 @@ async def _read_at(stream: trio.abc.Stream, rate: int) -> int:
     return count
 
 
+class _Loopback:
+    """Where the two ends of a connection in memory are said to be."""
+
+    family = socket.AF_INET
+
+    def getpeername(self) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+    getsockname = getpeername
+
+
+async def _serve_by_hypercorn(stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
+    app = create_app(_answer, Node(nursery), SETTINGS, draining=lambda: False)
+    held = Pushback(stream, b"")  # type: ignore[arg-type]  # in memory, not a socket's
+    state = LifespanState({BEYOND_LIMIT: False})
+    connection = Connection(ASGIWrapper(app), hypercorn_config(75.0), WorkerContext(None), state, held)  # type: ignore[arg-type]
+    await connection.serve(_Loopback(), peer="127.0.0.1", secure=False)  # type: ignore[arg-type]  # likewise
+
+
+@pytest.mark.parametrize("edge", ["hypercorn", "lane"])
 @pytest.mark.parametrize(("rate", "whole"), [(256, False), (2 * KIB, False), (8 * KIB, True), (1024 * KIB, True)])
 async def test_a_reader_that_trickles_is_given_up(
-    rate: int, whole: bool, autojump_clock: object, logged: Logged
+    edge: str, rate: int, whole: bool, autojump_clock: object, logged: Logged
 ) -> None:
     """Who takes less than 4 KiB a second loses the connection in bounded time; who takes more has all, however long it lasts."""
     ours, theirs = trio.testing.lockstep_stream_pair()
@@ -87,7 +116,10 @@ async def test_a_reader_that_trickles_is_given_up(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client)
-        assert await Lane(_answer).serve(ours, "127.0.0.1") is None
+        if edge == "lane":
+            assert await Lane(_answer).serve(ours, "127.0.0.1") is None
+        else:
+            await _serve_by_hypercorn(ours, nursery)
         lasted = trio.current_time()
         await ours.aclose()
     assert (counts[0] > SIZE) is whole

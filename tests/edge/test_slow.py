@@ -90,6 +90,8 @@ async def test_a_slow_client_is_no_warning(node: Node, logged: Logged) -> None:
     async with node.client() as client:
         await client.send(b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n")
         head = await client.head()
+        # Until the sockets are full: from then on it is the client that the node waits for.
+        await trio.testing.wait_all_tasks_blocked(0.1)
         await trio.sleep(0.5)
         with trio.fail_after(PATIENCE):
             await client.read(int(head.headers["content-length"]))

@@ -9,7 +9,7 @@ from attrs import Factory, define, frozen
 
 from node.web.listener import Address
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which a wait is a failure."""
 
 QUIET = 0.3

@@ -15,5 +15,9 @@ def spec_of(store: Store, storage_path: str, **other: object) -> EngineSpec:
         "bucket_name": store.bucket,
         "storage_path": storage_path,
         "ca_bundle": store.ca,
+        # A store that is there is not one that is silent because the machine is busy.
+        "connect_timeout": 60,
+        "read_timeout": 60,
+        "write_timeout": 60,
     }
     return parse_engine("RadosGWStorage", own | other)

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,10 +11,14 @@ import trio
 from engines import parse_engine
 from engines.contract import Engine, EngineError, EngineRefused, EngineUnavailable, Part
 from engines.crossing import Bridge
+from scripts.services.processes import free_ports
 from tests.engines.stores import spec_of
 from tests.services import Store
 
 Call = Callable[[Engine], Awaitable[object]]
+
+HANGS = 20.0
+"""Seconds: many times the limits that the tests set, for a busy machine, and far less than the ones that they leave alone."""
 
 
 async def never(_: trio.SocketStream) -> None:
@@ -41,6 +45,10 @@ CALLS: dict[str, Call] = {
     "delete": lambda engine: engine.delete("k"),
     "list_keys": lambda engine: engine.list_keys(""),
 }
+
+
+LONG = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), HANGS)
+"""Limits for a store that answers, however busy the machine is that plays it."""
 
 
 def arguments(port: int, **other: object) -> dict[str, object]:
@@ -70,17 +78,17 @@ async def server(handler: Callable[[trio.SocketStream], Awaitable[object]]) -> A
 
 
 @asynccontextmanager
-async def scripted(handler: Callable[[trio.SocketStream], Awaitable[object]]) -> AsyncIterator[Engine]:
+async def scripted(
+    handler: Callable[[trio.SocketStream], Awaitable[object]], limits: Mapping[str, float] = LONG
+) -> AsyncIterator[Engine]:
     """An engine on a store that is played by `handler`."""
-    async with server(handler) as port, parse_engine("RadosGWStorage", arguments(port)).open() as engine:
+    async with server(handler) as port, parse_engine("RadosGWStorage", arguments(port, **limits)).open() as engine:
         yield engine
 
 
 @pytest.fixture
-async def dead_port() -> int:
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port: int = listeners[0].socket.getsockname()[1]
-    await listeners[0].aclose()
+def dead_port() -> int:
+    (port,) = free_ports(1)
     return port
 
 
@@ -88,7 +96,7 @@ async def dead_port() -> int:
 async def test_dead_port(bridge: Bridge, dead_port: int, name: str) -> None:
     """Where nobody listens every call is EngineUnavailable at once; opening the engine notices nothing."""
     async with parse_engine("RadosGWStorage", arguments(dead_port)).open() as engine:
-        with trio.fail_after(2), pytest.raises(EngineUnavailable, match="bucket/"):
+        with trio.fail_after(HANGS), pytest.raises(EngineUnavailable, match="bucket/"):
             await CALLS[name](engine)
 
 
@@ -96,7 +104,7 @@ async def test_dead_port(bridge: Bridge, dead_port: int, name: str) -> None:
 async def test_silent_store(bridge: Bridge, name: str) -> None:
     """A store that takes the connection and never answers costs the limits, and not more."""
     async with server(never) as port, parse_engine("RadosGWStorage", arguments(port)).open() as engine:
-        with trio.fail_after(6), pytest.raises(EngineUnavailable):
+        with trio.fail_after(HANGS), pytest.raises(EngineUnavailable):
             await CALLS[name](engine)
     assert bridge.statistics().left_behind == 0
 
@@ -110,7 +118,7 @@ async def test_silence_counts_per_call(bridge: Bridge) -> None:
         began = time.monotonic()
         with pytest.raises(EngineUnavailable, match="no answer"):
             await engine.head("k")
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < HANGS
 
 
 async def test_callers_deadline_holds(bridge: Bridge) -> None:
@@ -120,7 +128,7 @@ async def test_callers_deadline_holds(bridge: Bridge) -> None:
         with trio.move_on_after(0.2) as scope:
             await engine.head("k")
         assert scope.cancelled_caught
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < HANGS
 
 
 async def answer(stream: trio.SocketStream, head: str, body: bytes = b"") -> None:
@@ -146,8 +154,8 @@ async def test_body_goes_silent(bridge: Bridge) -> None:
         await answer(stream, "HTTP/1.1 200 OK\nContent-Length: 1000", b"x" * 600)
         await trio.sleep_forever()
 
-    async with scripted(handler) as engine, engine.open("k") as reader:
-        with trio.fail_after(3), pytest.raises(EngineUnavailable):
+    async with scripted(handler, LONG | {"read_timeout": 2}) as engine, engine.open("k") as reader:
+        with trio.fail_after(HANGS), pytest.raises(EngineUnavailable):
             await reader.receive(1000)
 
 
@@ -281,7 +289,7 @@ async def test_role_credentials(bridge: Bridge) -> None:
         given = {
             "s3_bucket": "bucket", "storage_path": "/", "endpoint_url": f"http://127.0.0.1:{port}",
             "sts_role_arn": "arn:aws:iam::1:role/r", "sts_user_access_key": "USER", "sts_user_secret_key": "secret",
-            "sts_endpoint_url": f"http://127.0.0.1:{sts}",
+            "sts_endpoint_url": f"http://127.0.0.1:{sts}", **LONG,
         }  # fmt: skip
         async with parse_engine("STSS3Storage", given).open() as engine:
             assert asked == []

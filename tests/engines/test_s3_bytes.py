@@ -7,10 +7,10 @@ import pytest
 import trio
 
 from engines import parse_engine
-from engines.contract import EngineError, EngineRefused
+from engines.contract import EngineError, EngineRefused, EngineUnavailable
 from engines.crossing import Bridge
 from tests.engines.stores import spec_of
-from tests.engines.test_s3 import answer, arguments, scripted, server
+from tests.engines.test_s3 import LONG, answer, arguments, scripted, server
 from tests.services import Store
 
 
@@ -31,12 +31,12 @@ async def test_a_cancelled_call_ends_its_thread(bridge: Bridge) -> None:
             gone, asked = trio.Event(), trio.Event()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(call)
-                with trio.fail_after(10):
+                with trio.fail_after(60):
                     await asked.wait()
                 began = trio.current_time()
                 nursery.cancel_scope.cancel()
-            assert trio.current_time() - began < 5
-            with trio.fail_after(10):
+            assert trio.current_time() - began < 30
+            with trio.fail_after(60):
                 await gone.wait()
 
 
@@ -57,6 +57,23 @@ async def test_a_body_left_in_the_middle_is_not_read_on(bridge: Bridge) -> None:
             with trio.move_on_after(0.1) as scope:
                 await reader.receive(1000)
             assert scope.cancelled_caught
+    assert connections == 2
+
+
+async def test_a_buffer_that_the_store_fills_by_half_is_an_error(bridge: Bridge) -> None:
+    """A store that breaks off before a buffer is full is an error, never a short answer, and its connection is not used again."""
+    connections = 0
+
+    async def handler(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        await answer(stream, "HTTP/1.1 200 OK\nContent-Length: 1000", b"x" * 300)
+
+    async with scripted(handler) as engine:
+        for _ in range(2):
+            async with engine.open("k") as reader:
+                with pytest.raises(EngineUnavailable, match="700 bytes before the end"):
+                    await reader.receive_into(memoryview(bytearray(1000)), lambda _: None)
     assert connections == 2
 
 
@@ -106,12 +123,15 @@ async def test_a_proxy_of_the_environment_is_used(bridge: Bridge, monkeypatch: p
     async def proxy(stream: trio.SocketStream) -> None:
         while head := bytes(await stream.receive_some(65536)).decode():
             asked.append(head.partition(" HTTP/")[0])
+            if not head.endswith("\r\n\r\nx"):
+                # The body comes by itself where the machine is quick enough to see the head alone.
+                assert bytes(await stream.receive_some(65536)) == b"x"
             await stream.send_all(b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 0\r\n\r\n')
 
     async with server(proxy) as port:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
         monkeypatch.delenv("no_proxy", raising=False)
-        given = arguments(80) | {"hostname": "store.invalid", "port": 8080}
+        given = arguments(8080, hostname="store.invalid", **LONG)
         async with parse_engine("RadosGWStorage", given).open() as engine:
             await engine.put("some/key", b"x")
     assert asked == ["PUT http://store.invalid:8080/bucket/some/key"]

@@ -5,6 +5,7 @@ images.py     images made from a number, so that a wrong byte is always noticed
 client.py     docker's and podman's requests over httpx, with their retries
 history.py    what clients did and saw
 workload.py   the clients that run at once
+crowd.py      a thousand more, in a process of their own
 faults.py     the faults by name, and the schedule that a seed stands for
 checker.py    pure: what a history may not show
 judge.py      pure: what a fault excuses; the line of the table

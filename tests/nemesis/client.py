@@ -55,6 +55,7 @@ class Client:
     looked_at: set[tuple[str, str]] = field(factory=set)
     """Every blob that a node streamed, with the location that it began to read it from."""
     _http: httpx.AsyncClient = field(init=False)
+    _moved: float = field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
         limits = httpx.Limits(max_keepalive_connections=20 if self.habits.retries else 0)
@@ -72,10 +73,10 @@ class Client:
         async def command() -> bytes | None:
             manifest = await self.look(operation, repository, reference)
             for digest, size in parts_of(manifest) if manifest is not None else ():
-                await _repeat(self.habits.blob_delays, partial(self._blob, operation, repository, digest, size))
+                await repeat(self.habits.blob_delays, partial(self._blob, operation, repository, digest, size))
             return manifest
 
-        return await _repeat(self.habits.command_delays, command)
+        return await repeat(self.habits.command_delays, command)
 
     async def look(self, operation: Operation, repository: str, reference: str) -> bytes | None:
         """Get a manifest; None if there is none. Raises RequestFailed, WrongBytes."""
@@ -93,7 +94,7 @@ class Client:
 
         async def command() -> None:
             for digest, data in image.blobs.items():
-                await _repeat(
+                await repeat(
                     self.habits.blob_delays,
                     partial(self._upload, operation, image.repository, digest, data, doors or (self.url,)),
                 )
@@ -103,7 +104,7 @@ class Client:
             if answer.headers["docker-content-digest"] != image.digest:
                 raise WrongBytes(f"PUT {path}: {answer.headers['docker-content-digest']}")
 
-        await _repeat(self.habits.command_delays, command)
+        await repeat(self.habits.command_delays, command)
 
     async def delete(self, operation: Operation, repository: str, tag: str) -> None:
         """Delete a tag; that it is gone already counts as well. Raises RequestFailed."""
@@ -111,7 +112,7 @@ class Client:
         async def command() -> None:
             await self._send(operation, "DELETE", f"/v2/{repository}/manifests/{tag}", good=(202, 404))
 
-        await _repeat(self.habits.command_delays, command)
+        await repeat(self.habits.command_delays, command)
 
     async def _upload(
         self, operation: Operation, repository: str, digest: str, data: bytes, doors: Sequence[str]
@@ -128,7 +129,9 @@ class Client:
             if len(doors) > 1:
                 headers["content-range"] = f"{start}-{start + len(chunk) - 1}"
             url = urljoin(doors[place % len(doors)], answer.headers["location"])
-            answer = await self._send(operation, "PATCH", url, headers=headers, content=_chunks(chunk), good=(202,))
+            answer = await self._send(
+                operation, "PATCH", url, headers=headers, content=self._chunks(chunk), good=(202,)
+            )
         url = urljoin(doors[-1], answer.headers["location"])
         url = f"{url}{'&' if '?' in url else '?'}digest={digest}"
         await self._send(operation, "PUT", url, good=(201,))
@@ -149,6 +152,7 @@ class Client:
                         self.looked_at.add((digest, location))
                     hasher, received = hashlib.sha256(), 0
                     async for piece in answer.aiter_raw(_CHUNK):
+                        self._moved = trio.current_time()
                         hasher.update(piece)
                         received += len(piece)
                 break
@@ -194,19 +198,20 @@ class Client:
         return answer
 
     def _failed(self, operation: Operation, began: float, reason: str) -> RequestFailed:
-        operation.failures.append(Failure(began, trio.current_time(), reason))
+        operation.failures.append(Failure(began, trio.current_time(), reason, self._moved))
         return RequestFailed(reason)
 
+    async def _chunks(self, data: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(data), _CHUNK):
+            self._moved = trio.current_time()
+            yield data[start : start + _CHUNK]
 
-async def _repeat(delays: Sequence[float], work: Callable[[], Awaitable[T]]) -> T:
+
+async def repeat(delays: Sequence[float], work: Callable[[], Awaitable[T]]) -> T:
+    """Do the work, again after each of these delays while it fails. Raises RequestFailed."""
     for delay in delays:
         try:
             return await work()
         except RequestFailed:
             await trio.sleep(delay)
     return await work()
-
-
-async def _chunks(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), _CHUNK):
-        yield data[start : start + _CHUNK]

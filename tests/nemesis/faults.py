@@ -13,10 +13,17 @@ from tests import faults
 from tests.nemesis.ground import PARTS, REGIONS, START_SECONDS, Ground
 from tests.services import fetch_rows
 
-Reach = Literal["store", "bytes", "database", "redis", "node", "drain", "region", "load"]
+Reach = Literal["store", "bytes", "database", "redis", "node", "freeze", "drain", "region", "load"]
 """What a fault takes away, and so what its clients may notice: see judge.py."""
 
-_PARTS: Mapping[Reach, str] = {"store": "store", "bytes": "store", "node": "node", "drain": "node", "region": "node"}
+_PARTS: Mapping[Reach, str] = {
+    "store": "store",
+    "bytes": "store",
+    "node": "node",
+    "freeze": "node",
+    "drain": "node",
+    "region": "node",
+}
 
 
 @frozen
@@ -26,6 +33,8 @@ class Fault:
     name: str
     reach: Reach
     make: Callable[[Ground], AbstractAsyncContextManager[None]]
+    cut: str | None = None
+    """The store that nobody reaches meanwhile."""
 
     @property
     def part(self) -> str:
@@ -66,19 +75,21 @@ async def _wrong(store: str, ground: Ground) -> AsyncIterator[None]:
 def corrupt(ground: Ground, name: str) -> None:
     """Put other bytes of the same length into every second blob of a store that is in the other one, too.
 
-    Not into the smallest, which nodes answer from memory and so never look at again.
+    Not into the smallest, which nodes answer from memory and so never look at again; and each store its own half: nobody may have
+    read what was spoiled in the other one before, and no registry has a blob both of whose copies are gone.
     """
     store = ground.stores[name]
     client = store.client()
     keys = fetch_rows(
         ground.database_uri,
         """SELECT p.key FROM placement p JOIN location l ON l.id = p.location_id JOIN blob b ON b.id = p.blob_id
-        WHERE l.name = $1 AND p.state = 'present' AND b.size > 16384
+        WHERE l.name = $1 AND p.state = 'present' AND b.size > 16384 AND b.id % 2 = $2
         AND EXISTS (SELECT FROM placement o WHERE o.blob_id = p.blob_id AND o.location_id <> p.location_id AND o.state = 'present')
         ORDER BY p.blob_id""",
         name,
+        sorted(ground.stores).index(name),
     )
-    for (key,) in keys[::2]:
+    for (key,) in keys:
         size = client.head_object(Bucket=store.bucket, Key=key)["ContentLength"]
         client.put_object(Bucket=store.bucket, Key=key, Body=random.Random(key).randbytes(size))
 
@@ -137,6 +148,18 @@ async def _node_drained(names: tuple[str, ...], ground: Ground) -> AsyncIterator
             await _start(ground, names)
 
 
+@asynccontextmanager
+async def _node_frozen(names: tuple[str, ...], ground: Ground) -> AsyncIterator[None]:
+    """Let nodes stand still: their connections stay, and new ones are made, but nothing is answered; then they go on."""
+    for name in names:
+        ground.node(name).pause()
+    try:
+        yield
+    finally:
+        for name in names:
+            ground.node(name).resume()
+
+
 async def _start(ground: Ground, names: tuple[str, ...]) -> None:
     for name in names:
         ground.node(name).launch()
@@ -169,9 +192,9 @@ def _all() -> Mapping[str, Fault]:
     for region in REGIONS:
         part = f"{region}-store"
         found += [
-            Fault(f"{region} store refused", "store", partial(_broken, part, "refuse")),
-            Fault(f"{region} store reset", "store", partial(_broken, part, "reset")),
-            Fault(f"{region} store hung", "store", partial(_broken, part, "hang")),
+            Fault(f"{region} store refused", "store", partial(_broken, part, "refuse"), region),
+            Fault(f"{region} store reset", "store", partial(_broken, part, "reset"), region),
+            Fault(f"{region} store hung", "store", partial(_broken, part, "hang"), region),
             Fault(f"{region} store slow", "store", partial(_slow, part)),
             Fault(f"{region} store returns wrong bytes", "bytes", partial(_wrong, region)),
         ]
@@ -188,6 +211,7 @@ def _all() -> Mapping[str, Fault]:
         nodes = (region, f"{region}-2")
         found += [
             Fault(f"{region} nodes killed", "node", partial(_node_killed, nodes)),
+            Fault(f"{region} nodes frozen", "freeze", partial(_node_frozen, nodes)),
             Fault(f"{region} nodes drained", "drain", partial(_node_drained, nodes)),
             Fault(f"{region} cut off from everything", "region", partial(_region_cut, region)),
         ]
@@ -205,6 +229,8 @@ class Spell:
     fault: Fault
     began: float
     stopped: float
+    alone: frozenset[str] = frozenset()
+    """The blobs of which a store that nobody could reach had the only copy, by what the database knew at the end."""
 
 
 @frozen
@@ -231,7 +257,8 @@ class Turn:
                 await stack.enter_async_context(fault.make(ground))
             await trio.sleep_until(began + self.seconds)
             stopped = trio.current_time()
-        return [Spell(fault, began, stopped) for fault in self.faults]
+            alone = [await _only_in(fault.cut, ground) for fault in self.faults]
+        return [Spell(fault, began, stopped, held) for fault, held in zip(self.faults, alone, strict=True)]
 
 
 _AT_ONCE, _THEN = " + ", " > "
@@ -242,7 +269,25 @@ async def _spell(fault: Fault, seconds: float, ground: Ground) -> Spell:
     async with fault.make(ground):
         await trio.sleep_until(began + seconds)
         stopped = trio.current_time()
-    return Spell(fault, began, stopped)
+        alone = await _only_in(fault.cut, ground)
+    return Spell(fault, began, stopped, alone)
+
+
+_ALONE = """
+    SELECT b.digest FROM blob b JOIN placement p ON p.blob_id = b.id JOIN location l ON l.id = p.location_id
+    GROUP BY b.digest HAVING array_agg(l.name) = ARRAY[$1::text]
+"""
+
+
+async def _only_in(store: str | None, ground: Ground) -> frozenset[str]:
+    """Return the blobs that no other store has, while nobody reaches this one and so nothing of it can be copied."""
+    if store is None:
+        return frozenset()
+    # Not by a proxy: only a database that is frozen does not answer, and then nothing is excused.
+    with trio.move_on_after(5):
+        rows = await trio.to_thread.run_sync(fetch_rows, ground.database_uri, _ALONE, store, abandon_on_cancel=True)
+        return frozenset(digest for (digest,) in rows)
+    return frozenset()
 
 
 def turn_of(words: str, seconds: float) -> Turn:

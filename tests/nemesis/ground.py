@@ -36,7 +36,7 @@ PROBE_INTERVAL, PROBE_DEADLINE = 2.0, 3.0
 REDIRECT_BOUND = PROBE_INTERVAL + PROBE_DEADLINE
 """After so many seconds no pull may be sent to a store that has failed."""
 
-START_SECONDS = 90.0
+START_SECONDS = 300.0
 """Many processes start at once here."""
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,5 +1,6 @@
 """The record of what clients did: operations with their times, what was acknowledged or seen, and every request that failed."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -9,6 +10,9 @@ from attrs import Factory, define, field, frozen
 
 Kind = Literal["push", "pull", "look", "delete"]
 """`look` reads a tag without pulling; `delete` deletes a tag."""
+
+
+_UNAVAILABLE = re.compile(r'at registry: 503 .*"UNAVAILABLE".*"digest": "([^"]+)", "sources": \{"')
 
 
 class WrongBytes(Exception):
@@ -22,6 +26,19 @@ class Failure:
     began: float
     ended: float
     reason: str
+    moved: float = 0.0
+    """When a byte of its body, or of its answer's, was last taken."""
+
+    @property
+    def silence(self) -> float:
+        """Seconds that nothing happened before it failed. A body may take as long as the machine is busy."""
+        return self.ended - max(self.began, self.moved)
+
+    @property
+    def unavailable_digest(self) -> str | None:
+        """The blob of which a node said that no store which has it can be reached."""
+        found = _UNAVAILABLE.search(self.reason)
+        return None if found is None else found[1]
 
 
 @define(eq=False)

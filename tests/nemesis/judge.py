@@ -1,17 +1,17 @@
 """What a fault excuses, and the line of the table: from a history and the faults that happened meanwhile. Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from attrs import field, frozen
 
-from tests.nemesis.faults import Spell
+from tests.nemesis.faults import Reach, Spell
 from tests.nemesis.ground import REDIRECT_BOUND
 from tests.nemesis.history import Failure, History, Operation
 
-_FAIL_OVER_OF_A_BALANCER = 3.0
-"""Seconds until haproxy has left a node that is gone: two probes, a second apart, and the time they may take."""
+_FAIL_OVER: Mapping[Reach, float] = {"node": 3.0, "region": 3.0}
+"""Seconds until haproxy has left a node that is gone: two probes, a second apart, and what they take."""
 _QUICKLY = 20.0
-"""Seconds within which every request ends, well or not."""
+"""Seconds of silence after which every request has ended, well or not."""
 
 
 @frozen
@@ -64,9 +64,9 @@ def not_excused(history: History, spells: Sequence[Spell]) -> list[str]:
     for operation in history.operations:
         who = f"{operation.client} ({operation.door})"
         found += [
-            f"{who} waited {failure.ended - failure.began:.1f} s for: {failure.reason}"
+            f"{who} waited {failure.silence:.1f} s for: {failure.reason}"
             for failure in operation.failures
-            if failure.ended - failure.began > _QUICKLY
+            if failure.silence > _QUICKLY and not any(_at_a_store(operation, failure, spell) for spell in spells)
         ]
         if operation.ok:
             continue
@@ -74,7 +74,7 @@ def not_excused(history: History, spells: Sequence[Spell]) -> list[str]:
             last = operation.failures[-1] if operation.failures else Failure(operation.began, operation.ended, "")
             if not any(_bare_may_fail(operation, last, spell) for spell in spells):
                 found.append(f"{who} failed {last.began - began:.1f} s after the fault: {operation.error}")
-        elif not any(_command_may_fail(operation, spell) for spell in spells):
+        elif not any(_command_may_fail(operation, spell) for spell in spells) and not _out_of_reach(operation, spells):
             found.append(
                 f"{who} gave up a {operation.kind} {operation.ended - began:.1f} s after the fault: {operation.error}"
             )
@@ -88,11 +88,19 @@ def _bare_may_fail(operation: Operation, failure: Failure, spell: Spell) -> bool
         return False
     reach = spell.fault.reach
     if reach in ("node", "region"):
-        return after <= _FAIL_OVER_OF_A_BALANCER
-    if operation.door == "redirects" and reach in ("store", "bytes"):
-        # What was sent to the store itself is out of the registry's hands; nobody fails over there.
-        return reach == "bytes" or after <= REDIRECT_BOUND
-    return False
+        return after <= _FAIL_OVER[reach]
+    if operation.door == "redirects" and reach == "bytes":
+        return True
+    return _at_a_store(operation, failure, spell)
+
+
+def _at_a_store(operation: Operation, failure: Failure, spell: Spell) -> bool:
+    """Say whether a client was sent to the store itself before its loss could be known: there nobody fails over, or hangs up."""
+    if operation.kind != "pull" or operation.door != "redirects" or spell.fault.reach != "store":
+        return False
+    if failure.ended < spell.began:
+        return False
+    return failure.began - spell.began <= REDIRECT_BOUND
 
 
 def _command_may_fail(operation: Operation, spell: Spell) -> bool:
@@ -100,6 +108,21 @@ def _command_may_fail(operation: Operation, spell: Spell) -> bool:
     if spell.fault.reach == "database":
         return operation.began < spell.stopped + 1
     return spell.fault.reach == "bytes" and operation.kind == "pull" and operation.door == "redirects"
+
+
+def _out_of_reach(operation: Operation, spells: Sequence[Spell]) -> bool:
+    """Say whether a pull of what only one store has failed because a fault keeps everybody from that store.
+
+    Only where another fault came before or with it: what was pushed then may have had no time, or no node, to be copied. After a
+    single one the registry has to have it elsewhere.
+    """
+    if len(spells) < 2 or operation.kind != "pull" or not operation.failures:
+        return False
+    last = operation.failures[-1]
+    return any(
+        spell.began <= last.ended and last.began <= spell.stopped and (last.unavailable_digest or "") in spell.alone
+        for spell in spells
+    )
 
 
 def summary(

@@ -35,7 +35,7 @@ nodes that redirect to the stores; a redirected pull that was under way when a f
 try again as docker and podman do; *tried again*: their requests that failed. *Worst*: the longest of all, retries included.
 *Fail over*: from the fault (the last of several) to the last request that began and failed while it lasted. *Converge*: from the
 end of the fault until every copy was there, none was suspect and every node and store was well. *Not allowed*: lost pushes, wrong
-bytes, tags that went back, objects that were not mended, requests of more than 20 s, failures that this fault does not excuse.
+bytes, tags that went back, objects that were not mended, failures after 20 s of silence, failures that this fault does not excuse.
 """
 
 

@@ -16,8 +16,8 @@ async def _nothing(_ground: Ground) -> AsyncIterator[None]:
     yield
 
 
-def spell(reach: Reach, began: float = 10.0, stopped: float = 20.0) -> Spell:
-    return Spell(Fault(f"a {reach} fault", reach, _nothing), began, stopped)
+def spell(reach: Reach, began: float = 10.0, stopped: float = 20.0, alone: frozenset[str] = frozenset()) -> Spell:
+    return Spell(Fault(f"a {reach} fault", reach, _nothing), began, stopped, alone)
 
 
 def bare(door: str, began: float, ended: float) -> Operation:
@@ -41,6 +41,7 @@ def command(kind: str, began: float, ended: float) -> Operation:
         ("bytes", "streams", 11, False),
         ("node", "streams", 12, True),
         ("node", "streams", 13.5, False),
+        ("freeze", "streams", 11, False),
         ("drain", "streams", 11, False),
         ("database", "streams", 11, False),
         ("redis", "redirects", 11, False),
@@ -73,12 +74,70 @@ def test_commands_fail_only_without_a_database(reach: Reach, began: float, excus
     assert (not_excused(History([command("push", began, began + 1)]), [spell(reach)]) == []) is excused
 
 
+def unavailable(digest: str, began: float, *, registry: bool = True) -> Operation:
+    """Return a pull whose last request was told that no store which has this blob can be reached."""
+    pull = command("pull", began - 1, began + 0.2)
+    body = (
+        f'{{"errors": [{{"code": "UNAVAILABLE", "detail": {{"digest": "{digest}", "sources": {{"eu": "refused"}}}}}}]}}'
+    )
+    where = "registry" if registry else "eu"
+    pull.failures.append(Failure(began, began + 0.1, f"GET /v2/a/b/blobs/{digest} at {where}: 503 {body}"))
+    return pull
+
+
+@pytest.mark.parametrize(
+    ("digest", "began", "excused"),
+    [
+        ("sha256:only", 22, True),
+        ("sha256:elsewhere", 22, False),
+        ("sha256:only", 18, False),
+        ("sha256:only", 31, False),
+    ],
+)
+def test_nobody_has_what_only_a_lost_store_has(digest: str, began: float, excused: bool) -> None:
+    """After another fault a blob may be in one store only: then its pulls fail, as long as that is out of reach, and no others."""
+    spells = [spell("region"), spell("store", 20, 30, frozenset({"sha256:only"}))]
+    assert (not_excused(History([unavailable(digest, began)]), spells) == []) is excused
+    # A single fault excuses none of it, nor any other failure of such a blob's pull.
+    assert not_excused(History([unavailable(digest, began)]), spells[1:])
+    assert not_excused(History([unavailable(digest, began, registry=False)]), spells)
+    streamed = unavailable(digest, began)
+    streamed.failures.append(Failure(began + 0.1, began + 0.2, f"GET /v2/a/b/blobs/{digest} at registry: broke off"))
+    assert not_excused(History([streamed]), spells)
+
+
+@pytest.mark.parametrize("reach", ["node", "freeze", "region", "drain", "store"])
+def test_a_manifest_that_a_lost_node_had_is_no_excuse(reach: Reach) -> None:
+    """Docker gives a push up whose manifest, which it sends once, got no answer: so the balancer must have sent it again."""
+    push = command("push", 9, 10.1)
+    push.failures.append(Failure(9.9, 10.1, "PUT /v2/a/b/manifests/latest: closed"))
+    assert not_excused(History([push]), [spell(reach)])
+
+
 def test_no_request_hangs() -> None:
     """A request that took longer than twenty seconds to fail is named, though its client succeeded in the end."""
     push = command("push", 11, 50)
     push.ok = True
     push.failures.append(Failure(11, 40, "no answer"))
     assert "waited 29.0 s" in not_excused(History([push]), [spell("store")])[0]
+
+
+@pytest.mark.parametrize(
+    ("door", "began", "excused"), [("redirects", 12, True), ("redirects", 16, False), ("streams", 12, False)]
+)
+def test_a_store_that_hangs_keeps_whom_it_was_sent(door: str, began: float, excused: bool) -> None:
+    """A client that was sent to a store before its loss could be known waits there as long as it likes."""
+    assert (not_excused(History([bare(door, began, began + 60)]), [spell("store")]) == []) is excused
+
+
+def test_a_body_may_take_its_time() -> None:
+    """What counts is how long nothing happened: bytes that flow, however slowly, are no wait."""
+    push = command("push", 11, 50)
+    push.ok = True
+    push.failures.append(Failure(11, 50, "503", moved=35))
+    assert not_excused(History([push]), [spell("store")]) == []
+    push.failures.append(Failure(11, 56, "503", moved=35))
+    assert "waited 21.0 s" in not_excused(History([push]), [spell("store")])[0]
 
 
 def test_the_line_says_what_was_counted() -> None:

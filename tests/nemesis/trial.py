@@ -9,7 +9,7 @@ from attrs import define, field
 
 from tests.cluster import Node
 from tests.nemesis.checker import lost, violations
-from tests.nemesis.client import BARE, PODMAN, Client
+from tests.nemesis.client import PODMAN, Client
 from tests.nemesis.faults import Spell, Turn
 from tests.nemesis.ground import NO_TLS, REGIONS, Ground, until
 from tests.nemesis.history import History, Operation
@@ -120,8 +120,11 @@ class Pulled(History):
 
 
 async def pull_all(pulled: Pulled, node: Node, images: Sequence[tuple[str, str]]) -> None:
-    """Pull images, repository and digest each, from one node and note what came."""
-    client = Client(BARE, node.url)
+    """Pull images, repository and digest each, from one node as a client would, and note what came.
+
+    A request that fails once is no loss: what is lost is still so when it is asked for again.
+    """
+    client = Client(PODMAN, node.url)
     for repository, digest in images:
         operation = Operation("pull", "last-reader", node.name, repository, None, trio.current_time(), digest=digest)
         with pulled.record(operation):

@@ -9,12 +9,12 @@ from typing import Protocol
 import trio
 
 from tests.nemesis.client import BARE, DOCKER, PODMAN, Client, Habits
+from tests.nemesis.crowd import pull_at_once
 from tests.nemesis.history import History, Kind, Operation
 from tests.nemesis.images import KIB, Image, make_image, version_of
 
 BASE_IMAGES = 4
 CROWD = 1000
-_CROWD_SECONDS = 300.0
 
 
 class Doors(Protocol):
@@ -77,18 +77,8 @@ class Workload:
     async def crowd(self) -> None:
         """Pull one image a thousand times at once."""
         image = crowd_image(self.ground)
-
-        async def one(number: int) -> None:
-            client = Client(DOCKER, self.ground.doors["streams"])
-            with self._record("pull", f"crowd-{number}", "streams", image.repository, DOCKER) as operation:
-                operation.digest = image.digest
-                await client.pull(operation, image.repository, image.digest)
-            await client.close()
-
-        with trio.fail_after(_CROWD_SECONDS):
-            async with trio.open_nursery() as nursery:
-                for number in range(CROWD):
-                    nursery.start_soon(one, number)
+        seen = await pull_at_once(self.ground.doors["streams"], image.repository, image.digest, CROWD)
+        self.history.operations += seen
 
     async def _write(self, name: str, habits: Habits, door: str, other: str, *, chunked: bool) -> None:
         """Push one version after the other and look at each through another door."""

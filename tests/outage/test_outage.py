@@ -178,7 +178,7 @@ async def test_a_cut_copy_goes_on(
     fetched = ground.us.answered - before
     print(f"{cut.__name__} of {mebibytes} MiB: {fetched / MIB:.1f} MiB fetched")
     # Two parts in flight at each side of the cut, and the probes.
-    assert fetched < size + 4 * 5 * MIB
+    assert fetched < size + 4 * 16 * MIB
     assert set(read_all(ground, nodes, placed).values()) == {digest}
 
 

@@ -219,7 +219,9 @@ async def test_hours_become_one_object_and_old_ones_go(world: MakeWorld) -> None
     for tag in ("v1", "v2"):
         await us.push_image("a/b", tag, tag.encode())
         await flush(us)
-    await database.fetch("UPDATE journal_object SET hour = hour - interval '3 hours' WHERE kind = 'batch'")
+    await database.fetch(
+        "UPDATE journal_object SET hour = date_trunc('hour', now()) - interval '3 hours' WHERE kind = 'batch'"
+    )
     merged = set(await objects(us, "us", "batch"))
     await flush(us)
     (hour,) = await objects(us, "us", "hour")

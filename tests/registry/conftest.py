@@ -52,11 +52,15 @@ async def database(migrated_uri: str) -> AsyncIterator[Database]:
         yield opened
 
 
-async def _run(settings: Settings, *, task_status: trio.TaskStatus[Region]) -> None:
+PATIENCE = 30.0
+"""Seconds that a statement may take in these tests: what a busy machine takes for it, where none is to be given up."""
+
+
+async def _run(settings: Settings, patience: float, *, task_status: trio.TaskStatus[Region]) -> None:
     """Be a node without its scheduler, janitor and HTTP edge, until cancelled."""
     member = Membership(uuid4(), settings.preference, settings.default_locations, "test")
     async with AsyncExitStack() as stack:
-        own = await stack.enter_async_context(open_database(settings.database_uri))
+        own = await stack.enter_async_context(open_database(settings.database_uri, deadline=patience))
         rows = await enrol_locations(own, list(settings.locations), settings.default_locations)
         hints = await stack.enter_async_context(open_hints(None, settings.database_uri, str(member.id)))
         engines = {name: await stack.enter_async_context(at.engine.open()) for name, at in settings.locations.items()}
@@ -65,6 +69,7 @@ async def _run(settings: Settings, *, task_status: trio.TaskStatus[Region]) -> N
         node = assemble(settings, own, hints, engines, rows, member)
         freshness = Freshness(settings.metadata_staleness, settings.metadata_grace)
         services = await stack.enter_async_context(trio.open_nursery())
+        await node.mac_keyring.refresh()
         await node.access.open()
         await services.start(node.access.run)
         await services.start(partial(_listen, node, freshness))
@@ -72,7 +77,7 @@ async def _run(settings: Settings, *, task_status: trio.TaskStatus[Region]) -> N
         await services.start(node.upload_spool.run)
         await services.start(node.tees.run)
         await node.watcher.first_round()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await hints.wait_connected()
         breakable = {name: engine for name, engine in engines.items() if isinstance(engine, FaultyEngine)}
         task_status.started(Region(node, node.registry(freshness), breakable))
@@ -86,7 +91,7 @@ async def world(
     """A function that assembles regions over one database; each has its own pool, caches and hints, as on hosts of their own."""
     async with trio.open_nursery() as regions:
 
-        async def make(*preferences: str, ceph: bool = False, **given: Any) -> list[Region]:
+        async def make(*preferences: str, ceph: bool = False, patience: float = PATIENCE, **given: Any) -> list[Region]:
             names = sorted({name for preference in preferences for name in preference.split()})
             specs = {name: parse_engine("LocalStorage", {"storage_path": str(tmp_path / name)}) for name in names}
             if ceph:
@@ -105,7 +110,9 @@ async def world(
                 open_registry=True,
             )
             return [
-                await regions.start(_run, evolve(shared, **{"preference": tuple(preference.split()), **given}))
+                await regions.start(
+                    _run, evolve(shared, **{"preference": tuple(preference.split()), **given}), patience
+                )
                 for preference in preferences
             ]
 

@@ -106,7 +106,7 @@ async def test_two_patches_at_once(world: MakeWorld, repository: str, elsewhere:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(first)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await slow.paused.wait()
         tail = secrets.token_bytes(3 * PART)
         won = await second.patch(location, tail, 4)
@@ -234,7 +234,7 @@ async def test_cancel_under_a_writer(world: MakeWorld, repository: str, size: in
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await slow.paused.wait()
         assert (await eu.ask("DELETE", location)).status == 204
         await bury_due(eu)
@@ -281,7 +281,7 @@ async def test_a_late_writer_does_not_drop_its_successor(world: MakeWorld, repos
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(succeed)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await slow.reached.wait()
         assert (await us.patch(location, secrets.token_bytes(3 * PART))).status in (404, 416)
         slow.go_on.set()

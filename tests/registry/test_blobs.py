@@ -77,7 +77,7 @@ async def test_ranges(us: Region, repository: str, size: int) -> None:
 
 
 async def test_redirects(world: MakeWorld, repository: str) -> None:
-    """A larger blob is answered with a presigned URL that gives its bytes, whole or in part, and that nobody may keep."""
+    """A larger blob is answered with a presigned URL that gives its bytes, whole or in part, and nothing else, for a while."""
     (us,) = await world("us", ceph=True)
     data = secrets.token_bytes(100_000)
     digest = await us.push_blob(repository, data)
@@ -88,6 +88,15 @@ async def test_redirects(world: MakeWorld, repository: str) -> None:
     async with httpx.AsyncClient() as client:
         assert (await client.get(reply.location)).content == data
         assert (await client.get(reply.location, headers={"range": "bytes=5-9"})).content == data[5:10]
+        # It is soon over, and for this one object and for reading alone.
+        where = urlsplit(reply.location)
+        assert f"X-Amz-Expires={us.registry.settings.presign_lifetime}&" in where.query
+        other = await us.ask("GET", f"/v2/{repository}/blobs/{await us.push_blob(repository, data[::-1])}")
+        elsewhere = [urlsplit(other.location).path, where.path.rsplit("/", 4)[0] + "/", f"{where.path}x"]
+        tried = [await client.get(where._replace(path=path).geturl()) for path in elsewhere]
+        tried += [await client.request(method, reply.location) for method in ("PUT", "DELETE", "POST")]
+        assert {answer.status_code for answer in tried} <= {400, 403, 405, 412}
+        assert (await client.get(reply.location)).content == data
     small = await us.push_blob(repository, b"a configuration")
     assert (await us.ask("GET", f"/v2/{repository}/blobs/{small}")).status == 200
 

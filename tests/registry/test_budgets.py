@@ -15,7 +15,7 @@ from attrs import define, field
 
 from node.push.reading import OCI_MANIFEST
 from node.records.postgres import open_database
-from tests.registry.world import MIB, MakeWorld, Region, digest_of
+from tests.registry.world import MIB, MakeWorld, Region, digest_of, has_heard
 
 
 async def calls_of(region: Region, location: str = "us") -> int:
@@ -29,6 +29,8 @@ async def test_a_pull_by_tag(world: MakeWorld, repository: str) -> None:
     digest = await us.push_image(repository, "v1", layer)
     tag, manifest = f"/v2/{repository}/manifests/v1", f"/v2/{repository}/manifests/{digest}"
     blob = f"/v2/{repository}/blobs/{digest_of(layer)}"
+    # A hint of the push that comes late makes eu ask again, and rightly so.
+    await has_heard(eu, us)
     for region in (us, eu):
         await region.forget_everything()
         for expected, target in ((1, tag), (1, tag), (0, manifest), (1, blob), (0, blob)):
@@ -37,6 +39,29 @@ async def test_a_pull_by_tag(world: MakeWorld, repository: str) -> None:
             assert reply.status in (200, 307)
             assert (target, trips) == (target, expected)
             assert await calls_of(region) == before
+
+
+async def test_a_whole_pull(world: MakeWorld, repository: str) -> None:
+    """All blobs of an image that is pulled cost one round trip together, from whichever of them on."""
+    (us,) = await world("us", metadata_staleness=60.0)
+    layers = [secrets.token_bytes(1000) for _ in range(5)]
+    digest = await us.push_image(repository, "v1", *layers)
+    other = secrets.token_bytes(1000)
+    await us.push_blob(repository, other)
+
+    async def pull() -> None:
+        assert (await us.ask("GET", f"/v2/{repository}/manifests/{digest}")).status == 200
+        for layer in (layers[2], *layers):
+            assert (await us.ask("GET", f"/v2/{repository}/blobs/{digest_of(layer)}")).body == layer
+
+    for expected in (2, 0):
+        if expected:
+            await us.forget_everything()
+        trips, _ = await us.trips(pull)
+        assert trips == expected
+    # What the manifest does not list is looked up alone, and what the repository does not have stays unknown.
+    trips, reply = await us.trips(partial(us.ask, "GET", f"/v2/{repository}/blobs/{digest_of(other)}"))
+    assert (trips, reply.status) == (1, 200)
 
 
 async def test_a_push(world: MakeWorld, repository: str) -> None:

@@ -240,7 +240,8 @@ async def test_a_store_that_hangs_is_not_waited_for(world: MakeWorld, operation:
     location = await us.start_upload("a/b")
     began = trio.current_time()
     assert (await us.patch(location, secrets.token_bytes(DATA))).failure == (503, "UNAVAILABLE")
-    assert trio.current_time() - began < SILENCE + 1
+    # Not as long as a store may take whose probes are good: for ever, here.
+    assert trio.current_time() - began < 5 * SILENCE
 
 
 @pytest.fixture

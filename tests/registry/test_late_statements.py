@@ -36,7 +36,7 @@ async def delivered(proxy: FaultProxy, pid: int, eu: Region) -> None:
 async def test_a_late_push_moves_no_tag_back(world: MakeWorld, cut: tuple[FaultProxy, str], repository: str) -> None:
     """A push that was answered 503 because of a cut commits at no later time, and so undoes nothing that came after it."""
     proxy, uri = cut
-    (us,) = await world("us eu", database_uri=uri)
+    (us,) = await world("us eu", database_uri=uri, patience=5.0)
     (eu,) = await world("eu us")
     first, second, third = [
         await eu.push_image(repository, tag, secrets.token_bytes(100)) for tag in ("first", "second", "third")
@@ -58,7 +58,7 @@ async def test_a_late_push_moves_no_tag_back(world: MakeWorld, cut: tuple[FaultP
 async def test_a_late_delete_takes_nothing_away(world: MakeWorld, cut: tuple[FaultProxy, str], repository: str) -> None:
     """A tag that was pushed again after its delete had been answered 503 stays."""
     proxy, uri = cut
-    (us,) = await world("us eu", database_uri=uri)
+    (us,) = await world("us eu", database_uri=uri, patience=5.0)
     (eu,) = await world("eu us")
     digest = await eu.push_image(repository, "latest", b"layer")
     # A statement that was never sent before is not sent whole at once.

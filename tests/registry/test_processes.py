@@ -9,15 +9,19 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import httpx
 import pytest
 import trio
 
+from replication.scheduler import SchedulerSettings
+from tests.busy import slowness
 from tests.cluster import Cluster, Node, StartCluster
 from tests.faults import MakeFaulty
 from tests.registry.world import MIB, digest_of, until
 from tests.services import Store
+from tests.test_metrics import samples, value
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -91,9 +95,13 @@ async def test_lag_of_small_blobs(cluster: Cluster, repository: str, capsys: pyt
     """A small blob has its copy in the other region within half a second, in the median of a hundred."""
     import asyncpg
 
+    # The copies are made by other processes meanwhile: they have as much of the processor as this one.
+    slow: list[float] = []
     async with client(cluster["us"]) as us:
-        for _ in range(100):
+        for number in range(100):
             await push(us, repository, secrets.token_bytes(2000))
+            if number % 10 == 0:
+                slow.append(slowness())
 
     def lags() -> list[float]:
         import asyncio
@@ -124,13 +132,17 @@ async def test_lag_of_small_blobs(cluster: Cluster, repository: str, capsys: pyt
     await until(all_there, seconds=30)
     found.sort()
     with capsys.disabled():
-        print(f"\nlag of 100 small blobs: p50 {found[50] * 1000:.0f} ms, p99 {found[98] * 1000:.0f} ms")
-    assert statistics.median(found) < 0.5
+        print(
+            f"\nlag of 100 small blobs: p50 {found[50] * 1000:.0f} ms, p99 {found[98] * 1000:.0f} ms, "
+            f"{statistics.mean(slow):.1f} times as slow as an idle machine"
+        )
+    assert statistics.median(found) < 0.5 * statistics.mean(slow)
 
 
 async def test_two_nodes_in_one_region(start_cluster: StartCluster, repository: str) -> None:
     """Two nodes of one region work as one; hints go through the database where there is no Redis."""
-    nodes = await start_cluster("us eu", "us eu", "eu us", USER_EVENTS_REDIS=None)
+    # Only hints can tell a node in time that something has changed.
+    nodes = await start_cluster("us eu", "us eu", "eu us", USER_EVENTS_REDIS=None, METADATA_STALENESS="1h")
     data = secrets.token_bytes(300_000)
     async with client(nodes["us"]) as first, client(nodes["us-2"]) as second, client(nodes["eu"]) as eu:
         location = (await first.post(f"/v2/{repository}/blobs/uploads/")).headers["location"]
@@ -145,7 +157,7 @@ async def test_two_nodes_in_one_region(start_cluster: StartCluster, repository: 
 
         began = time.monotonic()
         await until(at_home)
-        assert time.monotonic() - began < 5, "only the safety net's poll brought it"
+        assert time.monotonic() - began < SchedulerSettings().poll / 2, "only the safety net's poll brought it"
         config = b"{}"
         await push(first, repository, config)
         manifest = {
@@ -165,7 +177,7 @@ async def test_two_nodes_in_one_region(start_cluster: StartCluster, repository: 
         async def gone() -> bool:
             return (await second.get(f"/v2/{repository}/manifests/{digest_of(body)}")).status_code == 404
 
-        await until(gone, seconds=2)
+        await until(gone)
 
 
 async def test_a_store_that_is_gone(
@@ -203,7 +215,7 @@ async def test_a_store_that_is_gone(
             assert answer.status_code in (201, 503)
             return answer.status_code == 201
 
-        await until(takes_pushes, seconds=20)
+        await until(takes_pushes, seconds=60)
         store.mend()
 
 
@@ -226,24 +238,67 @@ async def test_a_slow_store_slows_the_client(
     assert node.peak_resident_bytes < before + 48 * MIB
 
 
-async def large(start_cluster: StartCluster, repository: str, size: int, copies: int) -> tuple[Node, Node]:
-    """Push and pull one blob of `size` bytes while `copies` other blobs, owed since before, are being copied."""
-    nodes = await start_cluster("us eu", "eu us", launch=False, FEATURE_PROXY_STORAGE=True)
+async def large(start_cluster: StartCluster, repository: str, size: int, copies: int) -> tuple[tuple[Node, Node], int]:
+    """Push one blob of `size` bytes to the node that makes `copies` copies of as much in all at the same time, and pull it.
+
+    Returns the nodes, and how many copies the second one was at at the same time.
+    """
+    # A store that is healthy at the beginning stays so: fewer copies go into one that is slow to answer a probe.
+    probes: dict[str, Any] = {"HEALTH_PROBE_INTERVAL": "5m", "HEALTH_PROBE_DEADLINE": "30s"}
+    nodes, most = await start_cluster("us eu", "eu us", launch=False, FEATURE_PROXY_STORAGE=True, **probes), 0.0
     await nodes["us"].start()
     async with client(nodes["us"]) as us, client(nodes["eu"]) as eu:
+
+        async def paused() -> bool:
+            return await metric(us, "antipode_location_state", location="eu", state="paused") == 1
+
+        async def healthy() -> bool:
+            return await metric(eu, "antipode_location_verdict", location="eu", verdict="healthy") == 1
+
+        # A node that is alone copies for the other regions as well: while eu is paused nobody does.
+        await set_state(us, "eu", "paused")
+        await until(paused)
         for seed in range(copies):
-            await push_patterned(us, repository, size // 16, seed=100 + seed)
-        nodes["eu"].launch()
-        digest = await push_patterned(us, repository, size, seed=1)
-        await trio.to_thread.run_sync(nodes["eu"].wait_ready_now)
+            await push_patterned(us, repository, size // copies, seed=100 + seed)
+        await nodes["eu"].start()
+        # Where nothing is known of a store yet, a node begins with one copy at a time.
+        await until(healthy)
+        async with trio.open_nursery() as nursery:
+
+            async def look() -> None:
+                nonlocal most
+                while True:
+                    most = max(most, await metric(eu, "antipode_copies_running", location="eu"))
+                    await trio.sleep(0.05)
+
+            async def copies_run() -> bool:
+                return most > 0
+
+            nursery.start_soon(look)
+            await set_state(eu, "eu", "active")
+            await until(copies_run)
+            digest = await push_patterned(eu, repository, size, seed=1)
+            nursery.cancel_scope.cancel()
         for http in (eu, us):
             assert await pulled_digest(http, f"/v2/{repository}/blobs/{digest}") == digest
-    return nodes["us"], nodes["eu"]
+    return (nodes["us"], nodes["eu"]), int(most)
+
+
+async def metric(http: httpx.AsyncClient, name: str, **labels: str) -> float:
+    """Return what a node says that it has or does now."""
+    return value(samples((await http.get("/metrics")).text), name, **labels)
+
+
+async def set_state(http: httpx.AsyncClient, location: str, state: str) -> None:
+    answer = await http.put(f"/api/v1/location/{location}/state", json={"state": state})
+    assert answer.status_code == 200, answer.text
 
 
 async def test_memory_is_bounded(start_cluster: StartCluster, repository: str) -> None:
     """A 256 MiB push and pull, while 8 copies run, stay under 200 MiB resident on both nodes."""
-    for node in await large(start_cluster, repository, 256 * MIB, copies=8):
+    nodes, most = await large(start_cluster, repository, 256 * MIB, copies=8)
+    assert most == 8
+    for node in nodes:
         assert node.peak_resident_bytes < 200 * MIB, f"{node.name}: {node.peak_resident_bytes / MIB:.0f} MiB"
 
 
@@ -251,8 +306,10 @@ async def test_memory_is_bounded(start_cluster: StartCluster, repository: str) -
 async def test_memory_is_bounded_for_large_blobs(
     start_cluster: StartCluster, repository: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A 2 GiB push and pull, while 8 copies run, stay under 200 MiB resident on both nodes."""
-    for node in await large(start_cluster, repository, 2048 * MIB, copies=8):
+    """A 2 GiB push to a node that makes 8 copies at once, and its pull, stay under 200 MiB resident on both nodes."""
+    nodes, most = await large(start_cluster, repository, 2048 * MIB, copies=8)
+    assert most == 8
+    for node in nodes:
         with capsys.disabled():
             print(f"\npeak resident memory of {node.name}: {node.peak_resident_bytes / MIB:.0f} MiB")
         assert node.peak_resident_bytes < 200 * MIB

@@ -8,19 +8,22 @@ async def test_x(world: MakeWorld) -> None:
 
 import hashlib
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import trio
+import trio.testing
 from attrs import define, field, frozen
 
 from node.answers import Answer, ClientGone, EmptyBody, Request, RequestBody, Stream
-from node.assembly import Node
 from node.push.reading import OCI_MANIFEST
 from node.registry import Registry
 from node.routes import Routes
+from node.running import Node
 from node.web.failures import answer_to
+from replication.ports import Wake
 from tests.faulty_engine import FaultyEngine
 
 MIB = 1 << 20
@@ -33,7 +36,7 @@ def digest_of(data: bytes, algorithm: str = "sha256") -> str:
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
     """Wait until something that only asking can tell is so."""
     deadline = trio.current_time() + seconds
     while not await condition():
@@ -127,7 +130,7 @@ class Region:
         arriving = (Body(body) if body else EmptyBody()) if isinstance(body, bytes) else body
         request = Request(method, unquote(parts.path), query, dict(headers or {}), arriving)
         try:
-            answer = await self.routes.answer(request)
+            answer = self.routes.at_once(request) or await self.routes.answer(request)
         except ClientGone:
             raise
         except Exception as error:  # noqa: BLE001  # as the edge does; what is no answer is raised again
@@ -215,10 +218,28 @@ class Region:
         return {key for key in (*page.keys, *(parts.key for parts in opened)) if "_antipode/" not in key}
 
 
-class MakeWorld(Protocol):
-    """Assemble one region per preference (`"us eu"`) over one database. `ceph` takes the real gateways instead of folders."""
+async def has_heard(region: Region, of: Region) -> None:
+    """Wait until every hint that a region has published so far has reached another one."""
+    marker = Wake((secrets.token_hex(8),))
+    async with region.registry.hints.subscribe() as subscription:
+        of.registry.hints.publish(marker)
+        with trio.fail_after(30):
+            async for hint in subscription:
+                if hint == marker:
+                    break
+    # Whoever else listens there has it as well, and takes it in before anything else is asked.
+    await trio.testing.wait_all_tasks_blocked()
 
-    async def __call__(self, *preferences: str, ceph: bool = False, **settings: Any) -> list[Region]: ...
+
+class MakeWorld(Protocol):
+    """Assemble one region per preference (`"us eu"`) over one database. `ceph` takes the real gateways instead of folders.
+
+    `patience`: seconds that a statement may take.
+    """
+
+    async def __call__(
+        self, *preferences: str, ceph: bool = False, patience: float = ..., **settings: Any
+    ) -> list[Region]: ...
 
 
 def _known(error: Exception) -> Answer:
@@ -248,7 +269,7 @@ async def _reply(answer: Answer) -> Reply:
 async def _chunks(stream: Stream) -> AsyncIterator[bytes]:
     async with stream.open() as chunks:
         async for chunk in chunks:
-            yield chunk
+            yield bytes(chunk)
 
 
 def descriptor(data: bytes, media_type: str, **more: Any) -> dict[str, Any]:

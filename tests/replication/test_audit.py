@@ -14,7 +14,7 @@ from engines.contract import Engine
 from node.audit import AuditReport, AuditSettings, find_orphans, verify_location
 from node.records.ledger import PostgresLedger
 from node.records.members import Membership
-from replication.digests import pieces_of
+from tests.copies import pieces_of
 from tests.replication.world import World
 
 MIB = 1 << 20

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import trio
 
 from tests.cluster import Cluster, StartCluster, program
 from tests.faults import MakeFaulty
+from tests.services import Store, fetch_rows
 
 _SECONDS = 60.0
 
@@ -124,6 +126,71 @@ async def test_a_location_fails_back_by_itself(
     await _until(lambda: _holds(url, us=0, eu=3))
     for n, digest in enumerate(digests):
         assert (await _pull(url, repository, digest)).content == bytes([n]) * 20_000
+
+
+async def test_a_spare_copy_goes_only_after_one_that_stays_was_read(
+    start_cluster: StartCluster, s3_stores: dict[str, Store], database_uri: str, repository: str
+) -> None:
+    """The copy that a policy keeps has silently rotted: the other one stays until it has healed it, and goes then."""
+    nodes = await start_cluster("us eu", "eu us")
+    url, data = nodes["us"].url, b"x" * 300_000
+    digest = await _push(url, repository, data)
+    await _until(lambda: _holds(url, us=1, eu=1))
+    keys = "SELECT p.key FROM placement p JOIN location l ON l.id = p.location_id WHERE l.name = 'us'"
+    ((key,),) = await trio.to_thread.run_sync(fetch_rows, database_uri, keys)
+    store = s3_stores["us"]
+    rotten = partial(store.client().put_object, Bucket=store.bucket, Key=key, Body=b"x" * 299_999 + b"y")
+    await trio.to_thread.run_sync(rotten)
+    namespace = repository.partition("/")[0]
+    await _ask(url, f"/namespace/{namespace}/policy", "PUT", {"required": ["us"]})
+
+    async def healed() -> bool:
+        return await trio.to_thread.run_sync(fetch_rows, database_uri, keys) != [(key,)]
+
+    await _until(healed)
+    assert await _holds(url, us=1, eu=1), "the copy that healed the other one is still there"
+    await _run(nodes, "policy", "apply")
+    await _until(lambda: _holds(url, us=1, eu=0))
+    ((key,),) = await trio.to_thread.run_sync(fetch_rows, database_uri, keys)
+    found = await trio.to_thread.run_sync(partial(store.client().get_object, Bucket=store.bucket, Key=key))
+    assert found["Body"].read() == data
+    assert (await _pull(nodes["eu"].url, repository, digest)).content == data
+    assert "it is not good" in nodes["us"].log + nodes["eu"].log
+    async with httpx.AsyncClient() as client:
+        counts = [(await client.get(f"{node.url}/metrics")).text for node in nodes]
+    for outcome in ("wrong", "right"):
+        assert sum(f'antipode_trim_reads_total{{outcome="{outcome}"}} 1.0' in text for text in counts) == 1
+
+
+async def test_what_nobody_trusts_is_moved_out_of_a_drained_location(
+    start_cluster: StartCluster, s3_stores: dict[str, Store], database_uri: str, repository: str
+) -> None:
+    """Of two blobs with nothing but a suspect copy there the right one is copied out; the other one keeps the location, by name."""
+    nodes = await start_cluster("us eu", "eu us")
+    url = nodes["us"].url
+    namespace = repository.partition("/")[0]
+    await _ask(url, f"/namespace/{namespace}/policy", "PUT", {"required": ["us"]})
+    right, wrong = [await _push(url, repository, text * 100_000) for text in (b"r", b"w")]
+    await _run(nodes, "location", "pause", "us")
+    distrust = "UPDATE placement SET state = 'suspect', reason = 'it was said so' RETURNING key"
+    keys = [key for (key,) in await trio.to_thread.run_sync(fetch_rows, database_uri, distrust)]
+    (key,) = [key for key in keys if wrong.partition(":")[2] in key]
+    store = s3_stores["us"]
+    rotten = partial(store.client().put_object, Bucket=store.bucket, Key=key, Body=b"w" * 99_999 + b"x")
+    await trio.to_thread.run_sync(rotten)
+    await _run(nodes, "location", "drain", "us")
+    await _until(lambda: _holds(url, eu=1))
+    assert (await _pull(nodes["eu"].url, repository, right)).content == b"r" * 100_000
+    refused = await _ask(url, "/location/us/state", "PUT", {"state": "removed"})
+    assert (refused["status"], refused["only_copies"], refused["suspect_blobs"]) == (409, 1, 1)
+    assert "no copy is trusted" in refused["detail"]
+    errors = "SELECT t.last_error FROM task t JOIN location l ON l.id = t.location_id WHERE l.name = 'eu'"
+    await _until(lambda: _says(database_uri, errors, "us: "))
+
+
+async def _says(database_uri: str, sql: str, text: str) -> bool:
+    rows = await trio.to_thread.run_sync(fetch_rows, database_uri, sql)
+    return len(rows) == 1 and text in str(rows[0][0])
 
 
 async def _verdict(url: str, location: str, verdict: str) -> bool:

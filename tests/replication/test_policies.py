@@ -13,18 +13,17 @@ from node.records.ledger import PostgresLedger
 from node.records.locations import apply_defaults
 from node.records.members import Membership, default_locations
 from node.records.reconcile import PostgresRounds, look_at_round
+from replication.macs import PieceProofs
 from replication.model import LocationState
 from replication.plan import STALLED_AFTER
 from replication.policy import NO_POLICY, parse_policy
 from replication.ports import CopyOutcome, Forget
 from replication.reconciler import ReconcilerSettings, backfill
+from tests.copies import finish_copy
 from tests.replication.world import LOCATIONS, NoHints, World, digest_of
+from tests.rounds_contract import fill
 
 _LEDGER = Membership(UUID(int=1), ("us",), ("us",), "test")
-
-
-async def _fill(world: World) -> None:
-    await backfill(PostgresRounds(world.database), NoHints().publish, ReconcilerSettings())
 
 
 async def _pay(world: World) -> dict[str, int]:
@@ -55,9 +54,9 @@ async def test_a_preview_is_what_then_happens(world: World) -> None:
     assert await world.placed("own0") == {"us": "present", "eu": "present"}
 
     await world.policy("team", **rules)
-    await _fill(world)
+    await fill(world)
     assert await _pay(world) == {"ap": 1}
-    await _fill(world)
+    await fill(world)
     assert set(await world.placed("own3")) == {"eu"}
     assert set(await world.placed("layer")) == {"eu", "ap"}
     assert set(await world.placed("shared")) == {"us", "eu"}
@@ -107,10 +106,10 @@ async def test_tags_that_exist_are_compiled_anew(world: World) -> None:
     await world.manifest("image", "team/a", blobs=["layer"], tag="v1")
     await world.manifest("attached", "team/a", blobs=["sbom"], subject="image")
     await world.policy("team", tags=[{"pattern": "v*", "locations": ["ap"]}])
-    await _fill(world)
+    await fill(world)
     assert await world.tasks("layer") == await world.tasks("sbom") == {"ap"}
     await world.policy("team", tags=[{"pattern": "w*", "locations": ["ap"]}])
-    await _fill(world)
+    await fill(world)
     assert await world.tasks("layer") == await world.tasks("sbom") == set()
 
 
@@ -169,9 +168,9 @@ async def test_a_copy_whose_task_was_struck_is_not_placed(world: World) -> None:
     ledger = PostgresLedger(database=world.database, member=_LEDGER)
     (task,) = await ledger.claim_copies("ap", "p/", 10, 30)
     await world.database.fetch("UPDATE task SET lease_until = now() - interval '1 second'")
-    await _fill(world)
+    await fill(world)
     assert await world.tasks("b") == set()
-    assert await ledger.finish_copy(task, None) is CopyOutcome.SUPERSEDED
+    assert await finish_copy(ledger, task, PieceProofs()) is CopyOutcome.SUPERSEDED
     assert set(await world.placed("b")) == {"us", "eu"}
     assert await world.dead() == {task.key}
 

@@ -1,10 +1,13 @@
 """Debt is derivable: the reconciler finds what is lost, orphaned and not required any more, and never takes the last copy."""
 
+import pytest
+
+from node.records import reconcile
 from node.records.locations import Change, purge_removed
 from replication.model import LocationState
 from replication.reconciler import ReconcilerSettings, backfill
 from tests.replication.world import NoHints, World
-from tests.rounds_contract import RoundsContract, fill
+from tests.rounds_contract import Reads, RoundsContract, drainer_of, fill, trimmer_of
 
 
 class TestPostgresRounds(RoundsContract):
@@ -49,9 +52,9 @@ async def test_removal_ends_uploads_and_copies(world: World) -> None:
 async def test_trimmed_bytes_outlive_presigned_urls_and_memory(world: World) -> None:
     """The object of a trimmed copy is deleted only after PRESIGN_LIFETIME and METADATA_STALENESS."""
     await world.blob("b", ["team/a"], ["us", "eu", "ap"])
-    await backfill(world.rounds(), NoHints().publish, ReconcilerSettings(keep=605))
+    await backfill(world.rounds(), NoHints().publish, ReconcilerSettings(), trimmer=trimmer_of(world, Reads()))
     left = await world.one("SELECT extract(epoch FROM not_before - now())::int FROM dead_object")
-    assert 595 <= left <= 605
+    assert 1495 <= left <= 1505
 
 
 async def test_rows_of_a_removed_location_go_in_batches(world: World) -> None:
@@ -59,6 +62,20 @@ async def test_rows_of_a_removed_location_go_in_batches(world: World) -> None:
     for n in range(3):
         await world.blob(f"b{n}", ["team/a"], ["us", "ap"])
     await world.change("ap", LocationState.DRAINING)
+    await drainer_of(world, Reads()).work()
     assert (await world.remove("ap")).outcome is Change.DONE
     assert [await purge_removed(world.database, 2) for _ in range(3)] == [2, 1, 0]
     assert await world.dead() == set()
+
+
+async def test_what_is_emptied_is_looked_at_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few copies one statement looks at, every blob has its turn, also one in two locations at the end of a page."""
+    monkeypatch.setattr(reconcile, "_LOOKED_AT", 3)
+    for n in range(5):
+        await world.blob(f"b{n}", ["team/a"], ["us", "eu", "ap"])
+    for at in ("eu", "ap"):
+        await world.change(at, LocationState.DRAINING)
+    reads = Reads()
+    assert await drainer_of(world, reads).work() == 5
+    assert sorted(reads.done) == [f"b{n}.us" for n in range(5)]
+    assert sorted(await world.rounds().note_drained()) == ["ap", "eu"]

@@ -53,7 +53,7 @@ async def _brute_force(world: World) -> dict[str, tuple[int, int, set[str]]]:
         WITH lone AS (
             SELECT blob_id, min(location_id) AS location_id FROM placement WHERE state = 'present' GROUP BY 1 HAVING count(*) = 1)
         SELECT l.name, count(o.blob_id) AS blobs, coalesce(sum(b.size), 0)::bigint AS bytes,
-            ARRAY(SELECT DISTINCT t.name FROM tag t CROSS JOIN LATERAL manifest_closure(t.manifest_id, true) m
+            ARRAY(SELECT DISTINCT t.name FROM tag t CROSS JOIN LATERAL closure_in(t.repository_id, t.manifest_id, true) m
                 JOIN manifest_blob mb ON mb.manifest_id = m JOIN lone q ON q.blob_id = mb.blob_id
                 WHERE q.location_id = l.id) AS tags
         FROM location l LEFT JOIN lone o ON o.location_id = l.id LEFT JOIN blob b ON b.id = o.blob_id GROUP BY l.id

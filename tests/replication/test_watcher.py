@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from property_tests.memory_engine import Faults, MemoryEngine, MemoryStore
 from replication.health import HealthRules
+from replication.health import line as line_of
 from replication.model import LocationHealth, Placement, Verdict
 from replication.sources import may_redirect
 from replication.watcher import Watcher, probe_keys
@@ -24,7 +25,10 @@ class Bench:
         self.changes: list[tuple[str, Verdict, Verdict]] = []
         engines = {name: MemoryEngine(store) for name, store in self.stores.items()}
         keys = {name: probe_keys(engine.prefix, "n1", MARKER) for name, engine in engines.items()}
-        self.watcher = Watcher(engines, keys, HealthRules(), lambda _: writable, self._changed)
+        self.stood_still = False
+        self.watcher = Watcher(
+            engines, keys, HealthRules(), lambda _: writable, self._changed, stood_still=lambda _: self.stood_still
+        )
 
     def _changed(self, before: LocationHealth, after: LocationHealth) -> None:
         self.changes.append((after.location, before.verdict, after.verdict))
@@ -57,6 +61,27 @@ async def test_a_good_store_is_healthy_after_one_round(autojump_clock: MockClock
     assert (line.verdict, line.probe_good) == (Verdict.HEALTHY, True)
     assert line.fresh_until == pytest.approx(began + 4.0)
     assert bench.changes == [("us", Verdict.UNKNOWN, Verdict.HEALTHY)]
+
+
+async def test_the_board_is_one_object_until_something_changes(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Whoever has the board of before need not look at it again; a probe, traffic, and a probe that is overdue make another."""
+    bench = Bench(nursery, "us")
+    await bench.run()
+    board = bench.watcher.board
+    assert bench.watcher.board is board
+    bench.watcher.report("us", ok=True, latency=0.5)
+    assert bench.watcher.board is not board
+    board = bench.watcher.board
+    await trio.sleep(2.5)
+    assert bench.watcher.board is not board
+    bench.stores["us"].set_faults(Faults(hanging=True))
+    for _ in range(40):
+        await trio.sleep(0.25)
+        now = trio.current_time()
+        lines = {name: line_of(record, HealthRules(), now) for name, record in bench.watcher._records.items()}
+        assert bench.watcher.board == lines
 
 
 async def test_the_pace_is_one_probe_an_interval(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -112,6 +137,26 @@ async def test_one_bad_probe_ends_redirects_and_three_the_verdict(
     await trio.sleep(4)
     assert bench.verdict("us") is Verdict.DOWN
     assert "out of order" in bench.watcher.board["us"].reason
+
+
+async def test_a_standstill_is_nobody_s_fault(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A probe, and what traffic saw, fail by the node's own standstill: the probe is made again. It is no excuse for ever."""
+    bench = Bench(nursery, "us")
+    await bench.run()
+    bench.stores["us"].set_faults(Faults(hanging=True))
+    await trio.sleep(2.1)
+    bench.stood_still = True
+    for _ in range(3):
+        bench.watcher.report("us", ok=False, reason="silent")
+    bench.stores["us"].set_faults(Faults())
+    await trio.sleep(2)
+    bench.stood_still = False
+    await trio.sleep(4)
+    assert bench.changes == [("us", Verdict.UNKNOWN, Verdict.HEALTHY)]
+    bench.stood_still = True
+    bench.stores["us"].set_faults(Faults(hanging=True))
+    await trio.sleep(30)
+    assert bench.verdict("us") is Verdict.DOWN
 
 
 async def test_it_comes_back_after_a_quiet_spell(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

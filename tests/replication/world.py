@@ -188,9 +188,10 @@ class World:
         return (await look_at_round(self.database)).completed_seconds is not None
 
     async def pass_time(self, seconds: float) -> None:
-        """Let wishes and leased pages of the round grow old."""
+        """Let wishes, leased pages of the round and blobs that were taken for a trim grow old."""
         await self.database.fetch(
-            "WITH pages AS (UPDATE reconcile_page SET lease_until = lease_until - $1 * interval '1 second') "
+            "WITH pages AS (UPDATE reconcile_page SET lease_until = lease_until - $1 * interval '1 second'), "
+            "trims AS (UPDATE trim_lease SET until = until - $1 * interval '1 second') "
             "UPDATE wanted SET until = until - $1 * interval '1 second'",
             seconds,
         )

@@ -1,8 +1,9 @@
 """The clients that people have, and the commands with which each of them logs in, pushes, pulls and copies beside what is there.
 
 All of them trust the file that SSL_CERT_FILE names and keep what they know of logins in a folder of their own. Words in braces:
-`host`, `user`, `password`; `ref` and `other` are HOST/NAME:v1, in two repositories; `layout` is an OCI layout with the tag v1 and
-`image` its configuration's digest; `home` is the client's folder.
+`host`, `user`, `password`; `ref` and `other` are HOST/NAME:v1, in two repositories, and `repository` is HOST/NAME of the first;
+`layout` is an OCI layout with the tag v1 and `image` its configuration's digest; `home` is the client's folder; `us` and `eu` are
+the two hosts.
 """
 
 import shutil
@@ -31,8 +32,8 @@ class Client:
     """The password is on standard input."""
     push: str
     pull: str
-    beside: str
-    """Copies `ref` to `other`, in the same registry."""
+    beside: str | None
+    """Copies `ref` to `other`, in the same registry; None where it has no such command."""
     version: str = "{program} --version"
     prepare: str = "true"
     daemon: str | None = None
@@ -40,6 +41,8 @@ class Client:
     ready: str = "true"
     needs: tuple[str, ...] = ()
     """Further programs."""
+    pull_as_nobody: str | None = None
+    """Where it is not the same without a login."""
     login_asks: bool = True
     """Whether a login asks the registry; others only learn at the next command that a password is wrong."""
     settings: Mapping[str, str] = field(factory=dict)
@@ -55,6 +58,8 @@ _VFS = "--root {home}/root --runroot {home}/runroot --storage-driver vfs"
 _PODMAN = f"podman {_VFS} --cgroup-manager cgroupfs --events-backend file"
 _BUILDAH = f"buildah {_VFS}"
 _DOCKER = "docker -H unix://{home}/docker.sock"
+_BUILDCTL = "buildctl --addr unix://{home}/buildkit.sock"
+_BUILD = f"{_BUILDCTL} build --progress plain --frontend dockerfile.v0 --local context={{home}}/context"
 _CTR = "ctr -a {home}/containerd.sock"
 _CTR_REMOTE = "--hosts-dir {home}/hosts -u '{user}:{password}'"
 
@@ -68,6 +73,14 @@ def _containers(command: str) -> Mapping[str, str]:
         "beside": f"{command} push {{image}} docker://{{other}}",
         "pull": f"{command} rmi -af && {command} pull docker://{{ref}}",
     }
+
+
+_CHART = (
+    "name=$(basename {repository}) && mkdir -p {home}/$name"
+    " && printf 'apiVersion: v2\\nname: %s\\nversion: 1.0.0\\n' $name > {home}/$name/Chart.yaml"
+    " && helm package {home}/$name -d {home}"
+)
+"""A chart is called as the last part of its repository, and its tag is its version."""
 
 
 CLIENTS = (
@@ -127,6 +140,34 @@ CLIENTS = (
         beside="oras cp {ref} {other}",
     ),
     Client(
+        "helm",
+        "helm",
+        version="helm version --template '{{{{.Version}}}}'",
+        login="helm registry login {host} -u '{user}' --password-stdin --ca-file $SSL_CERT_FILE",
+        push=f"{_CHART} && helm push {{home}}/$name-1.0.0.tgz oci://$(dirname {{repository}}) --ca-file $SSL_CERT_FILE",
+        pull="mkdir -p {home}/back && helm pull oci://{repository} --version 1.0.0 -d {home}/back --ca-file $SSL_CERT_FILE",
+        beside=None,
+    ),
+    Client(
+        "BuildKit (buildctl)",
+        "buildctl",
+        needs=("buildkitd", "docker"),
+        version="buildkitd --version",
+        daemon="buildkitd --root {home}/root --addr unix://{home}/buildkit.sock --config {home}/buildkitd.toml",
+        ready=f"{_BUILDCTL} debug workers",
+        # An image of one new layer, and what is built on top of it.
+        prepare="mkdir -p {home}/context {home}/first {home}/next && head -c 3000000 /dev/urandom > {home}/context/layer"
+        " && printf 'FROM scratch\\nCOPY layer /layer\\n' > {home}/first/Dockerfile",
+        # It has no login of its own: it goes by docker's. There is no dockerd, so the program logs in by itself.
+        login="docker -H unix://{home}/none.sock login -u '{user}' --password-stdin {host}",
+        push=f"{_BUILD} --local dockerfile={{home}}/first --output type=image,name={{ref}},push=true",
+        pull="mkdir -p {home}/context {home}/next && date > {home}/context/layer"
+        " && printf 'FROM %s\\nCOPY layer /next\\n' {ref} > {home}/next/Dockerfile"
+        f" && {_BUILDCTL} prune --all && {_BUILD} --local dockerfile={{home}}/next --output type=oci,dest={{home}}/back.tar",
+        beside="printf 'FROM %s\\nCOPY layer /next\\n' {ref} > {home}/next/Dockerfile"
+        f" && {_BUILD} --local dockerfile={{home}}/next --output type=image,name={{other}},push=true",
+    ),
+    Client(
         "containerd (ctr)",
         "ctr",
         needs=("containerd",),
@@ -141,6 +182,7 @@ CLIENTS = (
         f"&& {_CTR} images ls -q",
         push=f"{_CTR} images push {_CTR_REMOTE} {{ref}} antipode@{{manifest}}",
         pull=f"{_CTR} images pull --snapshotter native {_CTR_REMOTE} {{ref}}",
+        pull_as_nobody=f"{_CTR} images pull --snapshotter native --hosts-dir {{home}}/hosts {{ref}}",
         beside=f"{_CTR} content fetch {_CTR_REMOTE} {{ref}} && {_CTR} images push {_CTR_REMOTE} {{other}} antipode@{{manifest}}",
     ),
 )
@@ -156,6 +198,20 @@ disabled_plugins = [
 [grpc]
 address = "{home}/containerd.sock"
 """
+
+_BUILDKITD = """
+[worker.oci]
+  snapshotter = "native"
+[worker.containerd]
+  enabled = false
+[registry."{us}"]
+  http = false
+  ca = ["{authority}"]
+[registry."{eu}"]
+  http = false
+  ca = ["{authority}"]
+"""
+"""Without an entry it speaks plain HTTP to loopback addresses."""
 
 
 @frozen
@@ -195,6 +251,8 @@ async def _bench(
     client: Client, home: Path, words: Mapping[str, str], environment: Mapping[str, str]
 ) -> AsyncIterator[Bench]:
     (home / "containerd.toml").write_text(_CONTAINERD.format(home=home))
+    hosts = {name: words[name] for name in ("us", "eu")}
+    (home / "buildkitd.toml").write_text(_BUILDKITD.format(authority=environment["SSL_CERT_FILE"], **hosts))
     (home / "auth.json").write_text("{}")
     known = {**words, "home": str(home), "program": client.program}
     own = {

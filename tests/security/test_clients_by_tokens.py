@@ -7,6 +7,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import trio
@@ -63,6 +64,21 @@ def layout_words(folder: Path) -> dict[str, str]:
     return {"layout": str(layout), "image": manifest["config"]["digest"].removeprefix("sha256:"), "manifest": digest}
 
 
+class Words(Protocol):
+    """What a client's lines call a repository of some host, and who uses it."""
+
+    def __call__(self, at: str, user: str, password: str) -> dict[str, str]: ...
+
+
+def words_of(repository: str, at: str, user: str, password: str) -> dict[str, str]:
+    refs = {
+        "ref": f"{at}/{repository}:v1",
+        "other": f"{at}/{repository}-beside:v1",
+        "repository": f"{at}/{repository}",
+    }
+    return {"host": at, "user": user, "password": password, **refs}
+
+
 async def mounted(node: Node, repository: str) -> bool:
     """Return whether a blob came into a repository by being asked for: a POST that is answered 201 and brings no bytes."""
     lines = [json.loads(line) for line in node.log.splitlines() if '"antipode.access"' in line]
@@ -86,38 +102,34 @@ async def is_refused(bench: Bench, line: str, given: str = "", /, **words: str) 
 
 @pytest.mark.parametrize("client", [pytest.param(client, id=client.program) for client in CLIENTS])
 async def test_a_client_by_tokens(nodes: Cluster, authority: Authority, tmp_path: Path, client: Client) -> None:
-    """Log in, push here and pull there at once, copy beside, both ways; wrong passwords and a reader's push are refused."""
+    """Log in, push here and pull there at once, copy beside, both ways; wrong passwords and a reader's push are refused.
+
+    Without a login, a public repository's image is pulled, and a private one's is refused.
+    """
     if not client.here:
         pytest.skip(f"no {client.program}")
     robot = (await run_json(nodes, "robot", "create", "team+reader"))["token"]
     await run(nodes, "org", "add-default", "team", "team+reader", "read")
     token = (await run_json(nodes, "token", "create", "alice", "a laptop"))["token"]
     environment = {**os.environ, "SSL_CERT_FILE": str(authority.own.certificate)}
-    async with bench(client, layout_words(tmp_path / "layout"), environment) as made:
+    hosts = {name: f"127.0.0.1:{nodes[name].port}" for name in ("us", "eu")}
+    layout = {**layout_words(tmp_path / "layout"), **hosts}
+    async with bench(client, layout, environment) as made:
         _, version = await made.run(client.version)
         await succeeds(made, client.prepare)
         for here, there in (("us", "eu"), ("eu", "us")):
-            repository, host, other_host = (
-                f"team/from-{here}",
-                *(f"127.0.0.1:{nodes[name].port}" for name in (here, there)),
-            )
+            repository, host, other_host = f"team/from-{here}", hosts[here], hosts[there]
+            words = partial(words_of, repository)
 
-            def words(at: str, user: str, password: str, repository: str = repository) -> dict[str, str]:
-                refs = {
-                    "ref": f"{at}/{repository}:v1",
-                    "other": f"{at}/{repository}-beside:v1",
-                    "repository": f"{at}/{repository}",
-                }
-                return {"host": at, "user": user, "password": password, **refs}
-
-            async def log_in(at: str, user: str, password: str) -> dict[str, str]:
+            async def log_in(at: str, user: str, password: str, words: Words = words) -> dict[str, str]:
                 await succeeds(made, client.login, password, **words(at, user, password))
                 return words(at, user, password)
 
             alice = await log_in(host, "alice", PASSWORD)
             await succeeds(made, client.push, **alice)
-            await succeeds(made, client.beside, **alice)
-            await until(partial(mounted, nodes[here], f"{repository}-beside"), 30)
+            if client.beside is not None:
+                await succeeds(made, client.beside, **alice)
+                await until(partial(mounted, nodes[here], f"{repository}-beside"), 30)
             await succeeds(made, client.pull, **await log_in(other_host, "alice", token))
             reader = await log_in(other_host, "team+reader", robot)
             await succeeds(made, client.pull, **reader)
@@ -129,4 +141,12 @@ async def test_a_client_by_tokens(nodes: Cluster, authority: Authority, tmp_path
             else:
                 await succeeds(made, client.login, "wrong", **wrong)
                 await is_refused(made, client.pull, **wrong)
+    await run(nodes, "permission", "visibility", "team/from-us", "public")
+    async with bench(client, layout, environment) as made:
+        pull = client.pull_as_nobody or client.pull
+        # What is set up besides the login itself.
+        if client.pull_as_nobody is not None:
+            await succeeds(made, client.login, "", **words_of("team/from-us", hosts["eu"], "", ""))
+        await succeeds(made, pull, **words_of("team/from-us", hosts["eu"], "", ""))
+        await is_refused(made, pull, **words_of("team/from-eu", hosts["eu"], "", ""))
     print(f"{client.name}: {version.strip()}")

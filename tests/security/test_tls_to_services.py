@@ -19,6 +19,9 @@ from tests.configurations import settings
 from tests.security.conftest import Guarded
 from tests.services import Store
 
+PATIENCE = 30.0
+"""Seconds that a busy machine may take for a connection over TLS."""
+
 
 def uri(server: Guarded, **arguments: Any) -> str:
     """Return what the node connects with when the configuration says so."""
@@ -33,12 +36,12 @@ def uri(server: Guarded, **arguments: Any) -> str:
 async def test_postgresql_is_reached_over_tls(guarded_postgres: Guarded, authority: Authority, mode: str) -> None:
     """With an `sslmode` and the authority's file the connection is encrypted, and so is the one that carries hints."""
     where = uri(guarded_postgres, sslmode=mode, sslrootcert=str(authority.own.certificate))
-    async with open_bridge(), open_database(where) as database:
+    async with open_bridge(), open_database(where, deadline=PATIENCE) as database:
         row = await database.fetch_row("SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl")
         assert row is not None
         assert row["version"] in ("TLSv1.2", "TLSv1.3")
         async with open_hints(None, where, "us") as hints:
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await hints.wait_connected()
             listening = await database.fetch_row(
                 "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name LIKE 'antipode hints%'"
@@ -53,7 +56,7 @@ async def test_postgresql_with_another_authority_is_refused(
 ) -> None:
     """A server that the named file does not vouch for gets no password; the reason says certificate."""
     where = uri(guarded_postgres, sslmode=mode, sslrootcert=str(stranger.own.certificate))
-    async with open_bridge(), open_database(where) as database:
+    async with open_bridge(), open_database(where, deadline=PATIENCE) as database:
         with pytest.raises(DatabaseUnavailable, match=r"(?i)certificate") as refused:
             await database.fetch("SELECT 1")
     assert guarded_postgres.password not in repr(refused.getrepr(style="short"))
@@ -111,14 +114,17 @@ async def test_one_authority_for_everything(
 
     with_it, without = made(EXTRA_CA_CERTS=str(tmp_path)), made()
     async with open_bridge():
-        async with open_database(with_it.database_uri) as database, open_hints(with_it.redis, None, "us") as hints:
+        async with (
+            open_database(with_it.database_uri, deadline=PATIENCE) as database,
+            open_hints(with_it.redis, None, "us") as hints,
+        ):
             await database.fetch("SELECT 1")
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await hints.wait_connected()
             async with with_it.locations["us"].engine.open() as engine:
                 await engine.list_keys(engine.prefix, None)
         async with open_hints(without.redis, None, "us") as hints, without.locations["us"].engine.open() as engine:
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await hints.wait_lost()
             assert "certificate" in str(hints.statistics().last_error).lower()
             with pytest.raises(EngineUnavailable, match=r"(?i)certificate"):

@@ -118,6 +118,8 @@ async def test_a_receiver_that_fails(
     """What a receiver does not take is sent again, the same event; after the last attempt it is dead, and sent on request."""
     receiver.mode = mode
     await subscribe("hook", "pushed")
+    if mode == "hang":
+        us.node.courier.settings = evolve(QUICK, deadline=1.0)
     await us.push_image("team/app", "v1")
     await deliver()
 
@@ -125,15 +127,18 @@ async def test_a_receiver_that_fails(
         lines = await waiting(us)
         return bool(lines) and lines[0]["state"] == "dead"
 
-    await until(dead, 30)
+    await until(dead, 120)
     (line,) = await waiting(us)
     assert (line["attempts"], line["due"]) == (QUICK.attempts, None)
     assert line["last_error"]
-    assert len(receiver.got) == QUICK.attempts, "a redirect is not followed"
+    came = len(receiver.got)
+    assert came <= QUICK.attempts, "a redirect is not followed"
+    # Not every request gets there within the second that is waited for a receiver that hangs.
+    assert came == QUICK.attempts or mode == "hang"
     assert (await get_webhook(means_of(us), None, "hook"))["dead"] == 1
-    receiver.mode = 204
+    receiver.mode, us.node.courier.settings = 204, QUICK
     assert (await deliver_again(means_of(us), None, "hook", None))["due"] == 1
-    await receiver.requests(QUICK.attempts + 1)
+    await receiver.requests(came + 1)
     assert len({entry.headers["webhook-id"] for entry in receiver.got}) == 1
 
     async def gone() -> bool:
@@ -228,14 +233,11 @@ async def test_a_courier_that_dies(us: Region, subscribe: Subscribe) -> None:
     await subscribe("hook", "pushed")
     await us.push_image("team/app", "v1")
     database = us.registry.database
-    (first,) = await claim_deliveries(database, most=10, each=10, lease=0.3)
-    assert list(await claim_deliveries(database, most=10, each=10, lease=30)) == []
-
-    async def free() -> bool:
-        again = await claim_deliveries(database, most=10, each=10, lease=30)
-        return [one.event for one in again] == [first.event]
-
-    await until(free)
+    (first,) = await claim_deliveries(database, most=10, each=10, lease=3600)
+    assert list(await claim_deliveries(database, most=10, each=10, lease=3600)) == []
+    await us.rows("UPDATE delivery SET due_at = due_at - interval '1 hour'")
+    again = await claim_deliveries(database, most=10, each=10, lease=3600)
+    assert [one.event for one in again] == [first.event]
 
 
 async def test_two_nodes(world: MakeWorld, receiver: Receiver, nursery: trio.Nursery) -> None:
@@ -333,13 +335,17 @@ async def test_a_stalled_copy(world: MakeWorld) -> None:
         body = {"url": "https://hooks.example.com", "events": ["stalled"]}
         await set_webhook(means_of(us), namespace, "hook", body)
     digest = await us.push_blob("team/app", secrets.token_bytes(100))
+    await set_webhook(means_of(us), None, "hook", body)
     for attempts in (7, 8, 9):
         await us.rows("UPDATE task SET attempts = $1, last_error = 'refused'", attempts)
     (line,) = await waiting(us, "hook", "team")
     assert line["subject"] == digest
     assert line["data"]["location"] == "eu"
-    assert line["data"]["error"] == "refused"
+    assert "error" not in line["data"], "what a store says is the operator's"
     assert await waiting(us, "hook", "other") == []
+    assert [(one["subject"], one["data"]["error"]) for one in await waiting(us)] == [(digest, "refused")]
+    due = await claim_deliveries(us.registry.database, most=10, each=10, lease=60)
+    assert sorted("error" in one.data for one in due) == [False, True]
 
 
 async def test_replicated(world: MakeWorld, nursery: trio.Nursery, receiver: Receiver) -> None:

@@ -1,10 +1,23 @@
 """The table of the API's operations, one room per topic. `operations.py` says what a line is."""
 
 from node.api.operations import Operation
-from node.api.table import accounts, audit, first, namespaces, permissions, placement, repositories, webhooks
+from node.api.table import (
+    accounts,
+    audit,
+    federation,
+    first,
+    login,
+    namespaces,
+    permissions,
+    placement,
+    repositories,
+    webhooks,
+)
 
 OPERATIONS: tuple[Operation, ...] = (
     *accounts.OPERATIONS,
+    *federation.OPERATIONS,
+    *login.OPERATIONS,
     *permissions.OPERATIONS,
     *repositories.OPERATIONS,
     *namespaces.OPERATIONS,

@@ -63,8 +63,18 @@ async def _organization(call: Call) -> Json:
 
 
 async def _set_organization(call: Call) -> Json:
+    name, access, settings = call.path["namespace"], call.registry.access, call.registry.settings
+    # Whoever has the first owns all names of one component, and pulls of `ubuntu` with them.
+    reserved = name in (settings.library_namespace, *settings.superusers)
+
+    async def admit(makes: bool) -> None:
+        if not makes:
+            await access.require_namespace(call.who, name)
+        elif settings.superusers_make_organizations or reserved:
+            access.require_superuser(call.who)
+
     creator = call.who.name if call.who.kind is Kind.USER else None
-    return await set_organization(call.means, call.path["namespace"], call.body, creator)
+    return await set_organization(call.means, name, call.body, creator, admit)
 
 
 async def _delete_organization(call: Call) -> Json:
@@ -177,8 +187,8 @@ OPERATIONS = (
         "PUT",
         "/organization/{namespace}",
         "setOrganization",
-        "Make an organisation, or change what is given; a new one has a team of admins, owners.",
-        Right.SUPERUSER,
+        "Make an organisation, or, as one of its admins, change what is given; a new one has a team of admins, owners.",
+        Right.USER,
         _set_organization,
         record(**_ACCOUNT),
         topic="accounts",

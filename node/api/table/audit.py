@@ -6,6 +6,7 @@ from node.api.auditlog import get_audit, read_time
 from node.api.frame import Json
 from node.api.operations import Call, N, Operation, Parameter, Right, count
 from node.api.schemas import COUNT, TEXT, TIME, maybe, page, record
+from node.names import namespace_of
 from node.records.auditlog import Filter
 
 _LINE = record(
@@ -23,14 +24,18 @@ _LINE = record(
 
 
 async def _read(call: Call) -> Json:
-    query = call.query
+    query, name = call.query, call.path.get("name")
+    namespace = (
+        call.path.get("namespace") if name is None else namespace_of(name, call.means.settings.library_namespace)
+    )
     wanted = Filter(
         namespace=call.path.get("namespace"),
-        repository=call.path.get("name") or query.get("repository"),
+        repository=name or query.get("repository"),
         actor=query["actor"],
         action=query["action"],
         since=query["since"],
         until=query["until"],
+        owner=None if call.who.superuser else namespace,
     )
     return await get_audit(call.means.database, wanted, query["before"], query["n"])
 

@@ -19,7 +19,7 @@ _EXPIRATION = record(namespace=TEXT, tag_expiration=TEXT, own=FLAG, options=list
 
 
 async def _delete(call: Call) -> Json:
-    return await remove_namespace(call.means, call.path["namespace"])
+    return await remove_namespace(call.means, call.path["namespace"], whole=call.who.superuser)
 
 
 async def _quotas(call: Call) -> Json:
@@ -50,7 +50,7 @@ OPERATIONS = (
         "DELETE",
         "/namespace/{namespace}",
         "deleteNamespace",
-        "Delete a namespace with its policy and all its repositories.",
+        "Delete a namespace with all its repositories; its policy and quota go only where a superuser asks.",
         Right.NAMESPACE,
         _delete,
         record(namespace=TEXT, repositories=COUNT, deleted=FLAG),

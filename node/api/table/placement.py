@@ -14,7 +14,18 @@ _LOCATION: dict[str, Json] = {
     "state": _STATE,
     "default": FLAG,
     **dict.fromkeys(
-        ("blobs", "sole_blobs", "sole_bytes", "owed_blobs", "owed_bytes", "uploads", "dead_objects"), COUNT
+        (
+            "blobs",
+            "sole_blobs",
+            "sole_bytes",
+            "suspect_blobs",
+            "unproven",
+            "owed_blobs",
+            "owed_bytes",
+            "uploads",
+            "dead_objects",
+        ),
+        COUNT,
     ),
 }
 _POLICY: dict[str, Json] = {"namespace": TEXT, "policy": {"type": "object"}, "version": COUNT}

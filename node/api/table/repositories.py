@@ -14,7 +14,12 @@ _STATE = record(digest=DIGEST, since=TIME, until=maybe(TIME), restorable_until=m
 
 
 async def _replication(call: Call) -> Json:
-    return await replication_of(call.registry, call.path["name"], call.path["reference"], call.query)
+    if "true" in call.query.get("request", ()):
+        # Copies cost, and stay for days: nobody in particular has none made of what anybody may pull.
+        call.registry.access.require_somebody(call.who)
+    found = await replication_of(call.registry, call.path["name"], call.path["reference"], call.query)
+    # A store's own words name it and its buckets, and anybody may ask about a public image.
+    return found if call.who.superuser else {**found, "last_error": None}
 
 
 async def _history(call: Call) -> Json:
@@ -192,7 +197,7 @@ OPERATIONS = (
             Parameter("location", TEXT, required=True, summary="Where."),
             Parameter("wait", text(examples=["60s"]), summary="How long to wait at most; 5 minutes are the most."),
             flag("referrers", "Take in what is attached to the image."),
-            flag("request", "Ask for copies that no policy wants."),
+            flag("request", "Ask for copies that no policy wants; only those may who have logged in."),
         ),
         reads_itself=True,
     ),

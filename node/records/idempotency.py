@@ -1,0 +1,41 @@
+"""What was done for requests with an idempotency key: found and noted by the statement that does it, let go after a day."""
+
+from node.records.postgres import Database
+
+KEPT = 86400.0
+"""Seconds. A node that stood still for longer might do what was done elsewhere meanwhile."""
+
+_BATCH = 1000
+
+
+def seen(key: str) -> str:
+    """Return the part of a WITH that looks for the request with the id in a parameter (uuid, or NULL for none)."""
+    return f"seen AS (SELECT moved FROM idempotency_key WHERE id = {key}::uuid)"  # noqa: S608  # constants of the callers
+
+
+def first(key: str, moves: str, source: str) -> str:
+    """Return the part of a WITH that has a row where nobody has done yet what is to be done for each row of `source`.
+
+    It waits for whoever is doing it, whose row it may not have seen; `moves` is a boolean. Nothing may be done without its row
+    unless the id is NULL.
+    """
+    return f"""
+        first AS (
+            INSERT INTO idempotency_key AS k (id, moved) SELECT {key}::uuid, {moves} FROM {source} WHERE {key}::uuid IS NOT NULL
+            ON CONFLICT (id) DO UPDATE SET moved = true WHERE NOT k.moved AND excluded.moved RETURNING k.id)
+    """  # noqa: S608  # likewise
+
+
+async def drop_old_keys(database: Database, older: float = KEPT) -> int:
+    """Let go what was done longer ago than so many seconds; return how many went. Raises DatabaseUnavailable."""
+    dropped = 0
+    while True:
+        rows = await database.fetch(
+            "DELETE FROM idempotency_key WHERE id IN (SELECT id FROM idempotency_key "
+            "WHERE at < now() - $1 * interval '1 second' ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING id",
+            older,
+            _BATCH,
+        )
+        dropped += len(rows)
+        if len(rows) < _BATCH:
+            return dropped

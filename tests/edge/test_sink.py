@@ -1,0 +1,52 @@
+"""A socket as worker threads write to it: never waiting long, never beyond the connection that it was opened for."""
+
+import socket
+
+import trio
+import trio.testing
+
+from node.web.sink import open_sink
+
+
+async def test_a_sink_takes_what_fits() -> None:
+    """A full socket takes nothing, an emptied one takes more, and all of it arrives in order."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    told: list[int] = []
+    with theirs, trio.socket.from_stdlib_socket(ours) as owner, open_sink(owner, told.append) as sink:
+        data = memoryview(bytes(range(256)) * (1 << 14))
+        first = sink.send(data)
+        assert 0 < first < len(data)
+        assert sink.send(data) == 0
+        assert not sink.ready()
+        assert theirs.recv(first, socket.MSG_WAITALL) == data[:first]
+        assert sink.ready()
+        second = sink.send(data[first:])
+        assert second > 0
+        assert theirs.recv(second, socket.MSG_WAITALL) == data[first : first + second]
+        sink.sent(first + second)
+    assert told == [first + second]
+
+
+async def test_a_sink_of_a_closed_connection_writes_to_nobody_else() -> None:
+    """The number of a socket that is closed under a thread is soon another's, which must get none of the bytes."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    owner = trio.socket.from_stdlib_socket(ours)
+    number = owner.fileno()
+    with theirs, open_sink(owner, lambda _: None) as sink:
+        owner.close()
+        other, peer = socket.socketpair()
+        with other, peer:
+            assert number in (other.fileno(), peer.fileno())
+            assert sink.send(memoryview(b"blob")) == 4
+            assert theirs.recv(100) == b"blob"
+            for end in (other, peer):
+                end.setblocking(False)
+                try:
+                    assert not end.recv(100)
+                except BlockingIOError:
+                    continue
+        theirs.close()
+        assert sink.send(memoryview(b"blob")) == 0
+        assert not sink.ready()

@@ -1,0 +1,135 @@
+"""Connections of the lane that wait for a request: given up in time, ended by a stop, and never after their request has come."""
+
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from node.answers import Answer, Request
+from node.web.lane import Lane
+from node.web.waits import Waits
+from tests.edge.conftest import Node, hello
+from tests.edge.wire import PATIENCE
+
+HEAD = b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n"
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
+    """Two ends of a connection."""
+    ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
+    async with ours, theirs:
+        yield ours, theirs
+
+
+async def test_a_wait_ends_when_its_time_is_up(
+    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
+) -> None:
+    """Nothing came: the wait says so, soon after its time."""
+    waits = Waits(0.05)
+    nursery.start_soon(waits.run)
+    began = trio.current_time()
+    with trio.fail_after(PATIENCE):
+        assert not await waits.readable(pair[0].socket, began + 0.1, idle=False)
+    assert trio.current_time() - began >= 0.1
+
+
+async def test_a_stop_ends_only_what_is_idle(
+    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
+) -> None:
+    """Who has begun to send a head may send the rest of it."""
+    waits, ours, theirs = Waits(1.0), *pair
+    ended: list[tuple[str, bool]] = []
+
+    async def wait(name: str, socket: trio.socket.SocketType, idle: bool) -> None:
+        ended.append((name, await waits.readable(socket, trio.current_time() + PATIENCE, idle=idle)))
+
+    nursery.start_soon(wait, "idle", ours.socket, True)
+    nursery.start_soon(wait, "begun", theirs.socket, False)
+    await trio.testing.wait_all_tasks_blocked()
+    waits.stop()
+    await trio.testing.wait_all_tasks_blocked()
+    assert ended == [("idle", False)]
+    await ours.send_all(b"x")
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert ended == [("idle", False), ("begun", True)]
+
+
+async def test_a_socket_that_is_closed_is_not_merely_late(
+    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
+) -> None:
+    """Who closes the socket under a wait ends it with an error, as Trio does."""
+    waits, failed = Waits(1.0), trio.Event()
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await waits.readable(pair[0].socket, trio.current_time() + PATIENCE, idle=True)
+        failed.set()
+
+    nursery.start_soon(wait)
+    await trio.testing.wait_all_tasks_blocked()
+    pair[0].socket.close()
+    with trio.fail_after(PATIENCE):
+        await failed.wait()
+
+
+class Between(trio.abc.Instrument):
+    """Does something when a task has been woken and has not run yet."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self.task: trio.lowlevel.Task | None = None
+        self._do = do
+        self._woken = False
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        self._woken = self._woken or task is self.task
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        if self._woken:
+            self.task, self._woken = None, False
+            self._do()
+
+
+async def test_a_request_that_came_before_the_stop_is_answered(
+    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
+) -> None:
+    """Its bytes have woken the connection, which has not run yet when the node stops: the request is not lost."""
+    lane, (ours, theirs) = Lane(hello), pair
+    between, served = Between(lane.stop), trio.Event()
+
+    async def serve() -> None:
+        between.task = trio.lowlevel.current_task()
+        assert await lane.serve(ours, "127.0.0.1") is None
+        served.set()
+
+    nursery.start_soon(serve)
+    await trio.testing.wait_all_tasks_blocked()
+    trio.lowlevel.add_instrument(between)
+    await theirs.send_all(HEAD)
+    with trio.fail_after(PATIENCE):
+        assert (await theirs.receive_some()).startswith(b"HTTP/1.1 200 ")
+        await served.wait()
+    trio.lowlevel.remove_instrument(between)
+    assert between.task is None
+
+
+async def test_many_requests_at_once_let_others_in(node: Node, nursery: trio.Nursery) -> None:
+    """A client that sends a hundred requests in one piece does not keep another one waiting until all are answered."""
+    order: list[str] = []
+
+    async def handler(request: Request) -> Answer:
+        order.append(request.path)
+        return Answer(200, (), b"")
+
+    await node.start(handler)
+    async with node.client() as greedy, node.client() as modest:
+        await modest.ask("/v2/first")
+        await greedy.ask("/v2/first")
+        await greedy.send(HEAD.replace(b"/v2/", b"/v2/greedy") * 100)
+        await modest.send(HEAD.replace(b"/v2/", b"/v2/modest"))
+        for _ in range(100):
+            await greedy.reply()
+        await modest.reply()
+    assert order.index("/v2/modest") < len(order) - 1

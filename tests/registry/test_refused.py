@@ -1,0 +1,173 @@
+"""What a refused push leaves behind: no repository that was not there before."""
+
+import json
+import secrets
+
+import pytest
+from attrs import evolve
+
+from node.push.reading import OCI_MANIFEST
+from node.records.permissions import unmake_repository
+from node.records.policies import write_policy
+from node.records.uploads import expire_uploads
+from replication.policy import parse_policy
+from tests.auth.people import ROLES, Person, settled
+from tests.registry.world import MakeWorld, Region, Reply, digest_of, image
+
+LAYER = secrets.token_bytes(1000)
+
+
+async def repositories(us: Region) -> set[str]:
+    return {row["name"] for row in await us.rows("SELECT name FROM repository")}
+
+
+async def post(us: Region, repository: str, person: Person | None = None, body: bytes = LAYER) -> Reply:
+    path = f"/v2/{repository}/blobs/uploads/?digest={digest_of(LAYER)}"
+    return await us.ask("POST", path, body, person.basic if person else {})
+
+
+async def refuse_by_crowd(us: Region) -> None:
+    us.registry.settings = evolve(us.registry.settings, maximum_uploads_per_namespace=1)
+    await us.rows(
+        "INSERT INTO upload (id, repository_id, location_id, key, reserved_key, algorithm, expires_at, opened_in) "
+        "SELECT gen_random_uuid(), r.id, l.id, 'k', 'r', 'sha256', now() + interval '1 hour', r.namespace_id "
+        "FROM repository r, location l WHERE r.name = 'private/app'"
+    )
+
+
+async def refuse_by_quota(us: Region) -> None:
+    us.node.settings = evolve(us.node.settings, default_quota=500)
+
+
+async def refuse_by_policy(us: Region) -> None:
+    await write_policy(us.registry.database, "private", parse_policy({"never": ["us"]}, ["us", "eu"]))
+
+
+REFUSALS = {429: refuse_by_crowd, 403: refuse_by_quota, 503: refuse_by_policy}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+async def test_a_refused_upload_makes_no_repository(us: Region, status: int) -> None:
+    """An upload that finds its namespace crowded, full, or forbidden leaves things as they were; so does a mount before it."""
+    await us.push_blob("private/app", b"x" * 600)
+    await us.push_blob("other/app", LAYER)
+    await REFUSALS[status](us)
+    assert (await post(us, "private/new")).status == status
+    for source in ("other/app", "nowhere/app"):
+        mount = f"mount={digest_of(b'absent')}&from={source}&digest={digest_of(LAYER)}"
+        reply = await us.ask("POST", f"/v2/private/new/blobs/uploads/?{mount}", LAYER)
+        assert reply.status == status
+    assert await repositories(us) == {"private/app", "other/app"}
+    assert (await us.ask("POST", f"/v2/fresh/new/blobs/uploads/?mount={digest_of(LAYER)}&from=other/app")).status == 201
+    assert await repositories(us) == {"private/app", "other/app", "fresh/new"}
+
+
+async def test_the_default_quota_counts_for_a_namespace_that_is_not_there_yet(us: Region) -> None:
+    """What is announced and cannot fit is refused before its bytes are sent, and makes no namespace; what fits is taken."""
+    us.node.settings = evolve(us.node.settings, default_quota=500)
+    path = f"/v2/brand/new/blobs/uploads/?digest={digest_of(LAYER)}"
+    refused = await us.ask("POST", path, LAYER, {"content-length": str(len(LAYER))})
+    assert refused.failure == (403, "DENIED")
+    assert b"holds 0 B" in refused.body
+    assert await us.rows("SELECT FROM namespace WHERE name = 'brand'") == []
+    assert await us.rows("SELECT FROM dead_object") == [], "no byte of it went to a store"
+    data = b"x" * 500
+    assert (await us.ask("POST", f"/v2/brand/new/blobs/uploads/?digest={digest_of(data)}", data)).status == 201
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+async def test_a_refused_upload_by_somebody_makes_no_repository(world: MakeWorld, status: int) -> None:
+    """With accounts, where the repository is made before the push, it goes again; the next push that is taken makes it whole."""
+    (us,) = await settled(world)
+    before = await repositories(us)
+    creator, owner, data = ROLES["creator"], ROLES["organisation's admin"], b"x" * 600
+    assert creator is not None
+    assert owner is not None
+    settings, limits = us.registry.settings, us.node.settings
+    path = f"/v2/private/app/blobs/uploads/?digest={digest_of(data)}"
+    assert (await us.ask("POST", path, data, owner.basic)).status == 201
+    await REFUSALS[status](us)
+    assert (await post(us, "private/new", creator)).status == status
+    assert await repositories(us) == before
+    us.registry.settings, us.node.settings = settings, limits
+    await write_policy(us.registry.database, "private", parse_policy({}, ["us"]))
+    assert (await post(us, "private/new", creator)).status == 201
+    assert await us.rows(
+        "SELECT a.name, p.role FROM permission p JOIN account a ON a.id = p.account_id "
+        "JOIN repository r ON r.id = p.repository_id WHERE r.name = 'private/new'"
+    ) == [{"name": "creator", "role": 3}]
+
+
+async def test_what_else_is_refused_makes_no_repository(world: MakeWorld) -> None:
+    """Wrong bytes, a manifest without its blobs, and uploads that are not there leave no repository to whoever may make some."""
+    (us,) = await settled(world)
+    before = await repositories(us)
+    creator = ROLES["creator"]
+    assert creator is not None
+    assert (await post(us, "private/new", creator, b"other bytes")).failure == (400, "DIGEST_INVALID")
+    headers = {**creator.basic, "content-type": OCI_MANIFEST}
+    body = json.dumps(image(b"config", b"layer")).encode()
+    reply = await us.ask("PUT", "/v2/private/new/manifests/v1", body, headers)
+    assert reply.failure == (404, "MANIFEST_BLOB_UNKNOWN")
+    upload = "/v2/private/new/blobs/uploads/00000000-0000-0000-0000-000000000000"
+    for method in ("GET", "PATCH", "PUT"):
+        reply = await us.ask(method, f"{upload}?digest={digest_of(LAYER)}", headers=creator.basic)
+        assert reply.failure == (404, "BLOB_UPLOAD_UNKNOWN")
+    assert await repositories(us) == before
+    # Tokens that were given out while it was there count for what it becomes.
+    assert (await us.ask("POST", "/v2/private/new/blobs/uploads/", headers=creator.basic)).status == 202
+    assert await repositories(us) == {*before, "private/new"}
+
+
+async def test_an_upload_that_comes_to_nothing_takes_its_repository_along(us: Region) -> None:
+    """Accepted and then refused for its bytes, cancelled, or forgotten: a repository that was there only for it goes again."""
+    whole = f"/v2/a/whole/blobs/uploads/?digest={digest_of(LAYER)}"
+    assert (await us.ask("POST", whole, b"other bytes")).failure == (400, "DIGEST_INVALID")
+    assert await repositories(us) == set()
+    upload = await us.start_upload("a/put")
+    assert (await us.ask("PUT", f"{upload}&digest={digest_of(LAYER)}", b"other bytes")).failure == (
+        400,
+        "DIGEST_INVALID",
+    )
+    assert await repositories(us) == set()
+    assert (await us.ask("DELETE", await us.start_upload("a/cancelled"))).status == 204
+    assert await repositories(us) == set()
+    await us.start_upload("a/forgotten")
+    await us.rows("UPDATE upload SET expires_at = now()")
+    assert await expire_uploads(us.registry.database) == 1
+    assert await repositories(us) == set()
+    assert await us.rows("SELECT count(*) AS n FROM dead_object") != [{"n": 0}]
+
+
+async def test_only_the_last_of_several_uploads_takes_the_repository_along(us: Region) -> None:
+    """Those beside it keep it, and so does one that was finished: then it stays, however many come to nothing later."""
+    first, second = await us.start_upload("a/app"), await us.start_upload("a/app")
+    assert (await us.ask("DELETE", first)).status == 204
+    assert await repositories(us) == {"a/app"}
+    third = await us.start_upload("a/app")
+    assert (await us.ask("DELETE", second)).status == 204
+    assert await repositories(us) == {"a/app"}
+    assert (await us.ask("DELETE", third)).status == 204
+    assert await repositories(us) == set()
+    first, second = await us.start_upload("a/app"), await us.start_upload("a/app")
+    assert (await us.ask("PUT", f"{first}&digest={digest_of(LAYER)}", LAYER)).status == 201
+    assert (await us.ask("DELETE", second)).status == 204
+    assert await repositories(us) == {"a/app"}
+    # One that was there before is somebody's, also when it is empty.
+    await us.rows("DELETE FROM repository_blob")
+    assert (await us.ask("DELETE", await us.start_upload("a/app"))).status == 204
+    assert await repositories(us) == {"a/app"}
+
+
+async def test_what_somebody_uses_stays(us: Region) -> None:
+    """A repository with an upload, a blob or a manifest is not taken back."""
+    database = us.registry.database
+    await us.start_upload("a/upload")
+    await us.push_blob("a/blob", LAYER)
+    await us.push_image("a/image", "v1", LAYER)
+    for name in ("a/upload", "a/blob", "a/image", "a/nothing"):
+        assert not await unmake_repository(database, name)
+    assert await repositories(us) == {"a/upload", "a/blob", "a/image"}
+    await us.rows("DELETE FROM upload")
+    assert await unmake_repository(database, "a/upload")
+    assert await repositories(us) == {"a/blob", "a/image"}
