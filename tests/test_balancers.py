@@ -19,6 +19,7 @@ from tests.balancers import Doors, haproxy, needs_haproxy, needs_nginx, nginx
 from tests.cluster import Cluster
 from tests.faults import FaultProxy
 from tests.nemesis.ground import until
+from tests.sending import send_pieces
 
 MIB = 1 << 20
 _PATIENCE = 30.0
@@ -52,15 +53,11 @@ async def client_of(balancer: Balancer, folder: Path, servers: dict[str, int]) -
 
 async def push(client: httpx.AsyncClient, repository: str, data: bytes) -> str:
     """Push a blob as docker does, chunked, by the Locations as they come; return its digest."""
-
-    async def chunks() -> AsyncIterator[bytes]:
-        for start in range(0, len(data), 256 * 1024):
-            yield data[start : start + 256 * 1024]
-
     answer = await client.post(f"/v2/{repository}/blobs/uploads/")
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"].startswith("/v2/")
-    answer = await client.patch(answer.headers["location"], content=chunks())
+    pieces = (data[start : start + 256 * 1024] for start in range(0, len(data), 256 * 1024))
+    answer = await send_pieces(client, "PATCH", answer.headers["location"], pieces)
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"].startswith("/v2/")
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"

@@ -5,7 +5,7 @@ import secrets
 import shutil
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -17,6 +17,7 @@ from node.records.postgres import open_database
 from tests.cluster import Cluster, Node, StartCluster
 from tests.faults import Fault, FaultyStore, MakeFaulty
 from tests.registry.world import MIB, digest_of, until
+from tests.sending import send_pieces
 
 SIZE = 20 * MIB
 BOUND = 5.0
@@ -29,13 +30,12 @@ def client(node: Node) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=node.url, timeout=60, follow_redirects=True, trust_env=False)
 
 
-async def arriving(data: bytes, at: int, then: Callable[[], None]) -> AsyncIterator[bytes]:
+def arriving(data: bytes, at: int, then: Callable[[], None]) -> Iterator[bytes]:
     """Send a body in pieces; do something when byte `at` is reached."""
     for start in range(0, len(data), MIB):
         if start == at:
             then()
         yield data[start : start + MIB]
-        await trio.lowlevel.checkpoint()
 
 
 async def begin(http: httpx.AsyncClient, repository: str) -> str:
@@ -100,7 +100,7 @@ async def test_a_store_dies_in_the_middle(
     async with client(nodes["us"]) as http:
         location = await begin(http, repository)
         if where == "PATCH":
-            failed = await http.patch(location, content=arriving(data, SIZE // 2, die))
+            failed = await send_pieces(http, "PATCH", location, arriving(data, SIZE // 2, die))
         else:
             location = (await http.patch(location, content=data)).headers["location"]
             die()
@@ -140,7 +140,7 @@ async def test_a_spool_hides_the_death(
         # The second is at rest with all its bytes when the first meets the end of the store.
         two = (await http.patch(two, content=second)).headers["location"]
         began = trio.current_time()
-        patched = await http.patch(one, content=arriving(first, SIZE // 2, lambda: us.break_(fault)))
+        patched = await send_pieces(http, "PATCH", one, arriving(first, SIZE // 2, lambda: us.break_(fault)))
         assert patched.status_code == 202, patched.text
         for location, data in ((patched.headers["location"], first), (two, second)):
             done = await put(http, location, data)

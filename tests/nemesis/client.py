@@ -8,7 +8,7 @@ All keep to Go's transport otherwise: a GET or HEAD whose kept connection turns 
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 from urllib.parse import urljoin
@@ -20,6 +20,7 @@ from attrs import define, field, frozen
 from tests.nemesis.ground import NO_TLS
 from tests.nemesis.history import Failure, Operation, RequestFailed, WrongBytes
 from tests.nemesis.images import MANIFEST_TYPE, Image, digest_of, parts_of
+from tests.sending import send_pieces
 
 T = TypeVar("T")
 
@@ -173,17 +174,14 @@ class Client:
         *,
         good: tuple[int, ...],
         headers: dict[str, str] | None = None,
-        content: bytes | AsyncIterator[bytes] | None = None,
+        content: bytes | Iterator[bytes] | None = None,
     ) -> httpx.Response:
         began = trio.current_time()
-        request = partial(
-            self._http.request,
-            method,
-            urljoin(self.url, path),
-            headers=headers,
-            content=content,
-            follow_redirects=False,
-        )
+        url = urljoin(self.url, path)
+        if isinstance(content, Iterator):
+            request = partial(send_pieces, self._http, method, url, content, headers)
+        else:
+            request = partial(self._http.request, method, url, headers=headers, content=content)
         try:
             try:
                 answer = await request()
@@ -201,7 +199,7 @@ class Client:
         operation.failures.append(Failure(began, trio.current_time(), reason, self._moved))
         return RequestFailed(reason)
 
-    async def _chunks(self, data: bytes) -> AsyncIterator[bytes]:
+    def _chunks(self, data: bytes) -> Iterator[bytes]:
         for start in range(0, len(data), _CHUNK):
             self._moved = trio.current_time()
             yield data[start : start + _CHUNK]

@@ -6,7 +6,7 @@ import json
 import secrets
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +20,7 @@ from tests.busy import slowness
 from tests.cluster import Cluster, Node, StartCluster
 from tests.faults import MakeFaulty
 from tests.registry.world import MIB, digest_of, until
+from tests.sending import send_pieces
 from tests.services import Store
 from tests.test_metrics import samples, value
 
@@ -43,11 +44,6 @@ def patterned(size: int, seed: int) -> Iterator[bytes]:
         yield n.to_bytes(8, "big") + block[8:]
 
 
-async def arriving(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-
-
 async def pulled_digest(http: httpx.AsyncClient, path: str) -> str:
     sha = hashlib.sha256()
     async with http.stream("GET", path) as answer:
@@ -63,7 +59,7 @@ async def push_patterned(http: httpx.AsyncClient, repository: str, size: int, se
         sha.update(chunk)
     digest = f"sha256:{sha.hexdigest()}"
     location = (await http.post(f"/v2/{repository}/blobs/uploads/")).headers["location"]
-    answer = await http.patch(location, content=arriving(patterned(size, seed)))
+    answer = await send_pieces(http, "PATCH", location, patterned(size, seed))
     assert answer.status_code == 202, answer.text
     location = answer.headers["location"]
     assert location.startswith("/v2/")
