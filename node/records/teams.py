@@ -10,22 +10,42 @@ from node.records.postgres import Database, Row
 
 
 @frozen
+class Sync:
+    """The group that decides who of the users is in a team. `synced_at` in POSIX seconds."""
+
+    service: str
+    """`ldap` or `oidc`."""
+    group: str
+    synced_at: float | None = None
+    """When a directory was last asked for its members; None: not yet, or an identity provider says it at each login."""
+
+
+@frozen
 class Team:
-    """A team of an organisation."""
+    """A team of an organisation. `sync`: what decides who is in it; None: its organisation."""
 
     organization: str
     name: str
     role: TeamRole
     description: str | None = None
     members: int = 0
+    sync: Sync | None = None
+
+
+class TeamSynced(Exception):
+    """A group decides which users are in a team: none of them is put in or taken out by hand. The text names the team."""
 
 
 def _team(row: Row) -> Team:
-    return Team(row["organization"], row["name"], TeamRole(row["role"]), row["description"], row["members"])
+    sync = None if row["service"] is None else Sync(row["service"], row["group_name"], row["synced_at"])
+    return Team(row["organization"], row["name"], TeamRole(row["role"]), row["description"], row["members"], sync)
 
 
 _TEAM = """o.name AS organization, t.name, t.role, t.description,
-    (SELECT count(*) FROM team_member m WHERE m.team_id = t.id) AS members"""
+    (SELECT count(*) FROM team_member m WHERE m.team_id = t.id) AS members,
+    (SELECT s.service FROM team_sync s WHERE s.team_id = t.id) AS service,
+    (SELECT s.group_name FROM team_sync s WHERE s.team_id = t.id) AS group_name,
+    (SELECT extract(epoch FROM s.synced_at)::float8 FROM team_sync s WHERE s.team_id = t.id) AS synced_at"""
 
 
 async def put_team(
@@ -83,10 +103,10 @@ class TeamDeletion(Enum):
     """Nobody would administer the organisation any more."""
 
 
-# Somebody else must be left in a team of admins.
-_OTHERS = """EXISTS (
+OTHERS = """EXISTS (
     SELECT FROM team ot JOIN team_member om ON om.team_id = ot.id JOIN account oa ON oa.id = om.account_id
     WHERE ot.organization_id = {team}.organization_id AND ot.role = 3 AND oa.kind = 'user' AND {besides})"""
+"""That somebody else is left in a team of admins."""
 
 
 async def delete_team(database: Database, organization: str, name: str) -> TeamDeletion:
@@ -99,60 +119,77 @@ async def delete_team(database: Database, organization: str, name: str) -> TeamD
         gone AS (
             DELETE FROM team USING t WHERE team.id = t.id AND (t.role < 3
                 OR NOT EXISTS (SELECT FROM team_member m WHERE m.team_id = t.id)
-                OR {_OTHERS.format(team="t", besides="ot.id <> t.id")}) RETURNING team.id)
+                OR {OTHERS.format(team="t", besides="ot.id <> t.id")}) RETURNING team.id)
         SELECT EXISTS (SELECT FROM gone) AS gone, EXISTS (SELECT FROM t) AS found
         """,  # noqa: S608
         organization,
         name,
     )
-    return _outcome(row)
+    return outcome_of(row)
 
 
-def _outcome(row: Row | None) -> TeamDeletion:
+def outcome_of(row: Row | None) -> TeamDeletion:
+    """Return what became of a request, by a row that says whether it was done (`gone`) and whether there was anything (`found`)."""
     assert row is not None
     if row["gone"]:
         return TeamDeletion.DONE
     return TeamDeletion.LAST_ADMIN if row["found"] else TeamDeletion.UNKNOWN
 
 
+_DECIDED = "a.kind = 'user' AND EXISTS (SELECT FROM team_sync s WHERE s.team_id = t.id)"
+
+
+def _check_decided(row: Row | None, team: str) -> None:
+    if row is not None and row["synced"]:
+        raise TeamSynced(team)
+
+
 async def add_member(database: Database, organization: str, team: str, account: str) -> bool:
-    """Put a user, or a robot of the organisation, into a team. False: no such team, or nobody whom it can have."""
+    """Put a user, or a robot of the organisation, into a team. False: no such team, or nobody whom it can have.
+
+    Raises TeamSynced.
+    """
     row = await database.fetch_row(
-        """
+        f"""
         WITH new AS (
-            SELECT t.id AS team_id, a.id AS account_id FROM team t JOIN account o ON o.id = t.organization_id, account a
+            SELECT t.id AS team_id, a.id AS account_id, {_DECIDED} AS synced
+            FROM team t JOIN account o ON o.id = t.organization_id, account a
             WHERE o.name = $1 AND t.name = $2 AND a.name = $3 AND (a.kind = 'user' OR a.owner_id = o.id)
             AND in_time($0)),
-        made AS (INSERT INTO team_member (team_id, account_id) SELECT team_id, account_id FROM new ON CONFLICT DO NOTHING)
-        SELECT team_id FROM new
-        """,
+        made AS (
+            INSERT INTO team_member (team_id, account_id) SELECT team_id, account_id FROM new WHERE NOT synced
+            ON CONFLICT DO NOTHING)
+        SELECT synced FROM new
+        """,  # noqa: S608  # a constant of this module
         organization,
         team,
         account,
     )
+    _check_decided(row, team)
     return row is not None
 
 
 async def remove_member(database: Database, organization: str, team: str, account: str) -> TeamDeletion:
-    """Take somebody out of a team. The organisation's last admin stays."""
+    """Take somebody out of a team. The organisation's last admin stays. Raises TeamSynced."""
     row = await database.fetch_row(
         f"""
         WITH m AS (
-            SELECT m.team_id, m.account_id, t.organization_id, t.role, a.kind FROM team_member m
+            SELECT m.team_id, m.account_id, t.organization_id, t.role, a.kind, {_DECIDED} AS synced FROM team_member m
             JOIN team t ON t.id = m.team_id JOIN account o ON o.id = t.organization_id JOIN account a ON a.id = m.account_id
             WHERE o.name = $1 AND t.name = $2 AND a.name = $3 AND in_time($0)),
         gone AS (
             DELETE FROM team_member tm USING m WHERE tm.team_id = m.team_id AND tm.account_id = m.account_id
-            AND (m.role < 3 OR m.kind <> 'user'
-                OR {_OTHERS.format(team="m", besides="(om.team_id, om.account_id) <> (m.team_id, m.account_id)")})
+            AND NOT m.synced AND (m.role < 3 OR m.kind <> 'user'
+                OR {OTHERS.format(team="m", besides="(om.team_id, om.account_id) <> (m.team_id, m.account_id)")})
             RETURNING tm.team_id)
-        SELECT EXISTS (SELECT FROM gone) AS gone, EXISTS (SELECT FROM m) AS found
+        SELECT EXISTS (SELECT FROM gone) AS gone, EXISTS (SELECT FROM m) AS found, EXISTS (SELECT FROM m WHERE synced) AS synced
         """,  # noqa: S608
         organization,
         team,
         account,
     )
-    return _outcome(row)
+    _check_decided(row, team)
+    return outcome_of(row)
 
 
 @frozen

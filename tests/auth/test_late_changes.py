@@ -35,7 +35,8 @@ from node.records.permissions import (
 from node.records.postgres import Database, DatabaseUnavailable
 from node.records.quotas import write_quota
 from node.records.robot_federation import add_rule, remove_rule
-from node.records.teams import add_member, delete_team, put_team, remove_member
+from node.records.team_sync import Step, bind_team, standing_of, take_steps, unbind_team
+from node.records.teams import TeamDeletion, add_member, delete_team, put_team, remove_member
 from node.records.webhooks import Webhook, delete_webhook, write_webhook
 
 READ = Grantee("user")
@@ -69,6 +70,11 @@ CHANGES: dict[str, Callable[[Database, Any], Awaitable[object]]] = {
     "a team is deleted": lambda database, _: delete_team(database, "org", "team"),
     "a member is added": lambda database, _: add_member(database, "org", "team", "bare"),
     "a member is removed": lambda database, _: remove_member(database, "org", "team", "user"),
+    "a team is synchronised": lambda database, _: bind_team(database, "org", "team", "oidc", "devs"),
+    "a team is not synchronised any more": lambda database, _: unbind_team(database, "org", "bound"),
+    "a member is synchronised": lambda database, made: take_steps(
+        database, "ldap", [Step(made["bound"], made["bare"], True, Line("putMember"))]
+    ),
     "a quota is set": lambda database, _: write_quota(database, "org", reject=1, warn=None),
     "a quota is set for a new namespace": lambda database, _: write_quota(database, "other", reject=1, warn=None),
     "tags become immutable": lambda database, _: write_patterns(database, "org", None, [("v*", "v.*")]),
@@ -108,11 +114,14 @@ async def make(database: Database) -> dict[str, Any]:
     assert await create_robot(database, "org", "robot", "secret")
     rule = await add_rule(database, "org+robot", "https://i.test", "a", "subject")
     assert await add_link(database, "user", "https://i.test", "linked")
+    assert await put_team(database, "org", "bound")
+    assert await bind_team(database, "org", "bound", "ldap", "cn=devs") is TeamDeletion.DONE
     assert rule is not None
     assert bare is not None
     assert token is not None
     assert default is not None
-    return {"bare": bare.id, "token": token.id, "default": default.id, "rule": rule.id}
+    (bound,) = (await standing_of(database, "ldap", bare.id)).bound
+    return {"bare": bare.id, "token": token.id, "default": default.id, "rule": rule.id, "bound": bound}
 
 
 async def test_late_changes_do_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,70 @@
+"""Distinguished names of a directory, so that two ways to write one are the same (RFC 4514). Pure."""
+
+import re
+
+from node.config_values import Unfit
+
+Dn = tuple[str, ...]
+"""The components, the first one first, each as one of the ways in which it can be written: in small letters."""
+
+_RIGHT = "write a name such as cn=devs,ou=groups"
+_ATTRIBUTE = re.compile(r"[a-z][a-z0-9-]*|\d+(\.\d+)*")
+# A character behind a backslash is itself, unless two hexadecimal digits say which byte it is.
+_PIECE = re.compile(r"\\([0-9a-fA-F]{2})|\\(.)|(.)", re.DOTALL)
+_SPECIAL = re.compile(r'[\\,+"<>;=]|^[# ]| $')
+
+
+def parse(text: str) -> Dn:
+    """Return a name's components. Raises Unfit."""
+    if len(text) > 1000 or not text.isprintable():
+        raise Unfit(_RIGHT)
+    return tuple("+".join(sorted(map(_pair, _split(part, "+")))) for part in _split(text, ","))
+
+
+def below(name: Dn, base: Dn) -> Dn | None:
+    """Return what stands before `base` in a name that is below it; None: it is not."""
+    rest = len(name) - len(base)
+    return name[:rest] if rest > 0 and name[rest:] == base else None
+
+
+def _split(text: str, mark: str) -> list[str]:
+    parts, escaped = [""], False
+    for character in text:
+        if character == mark and not escaped:
+            parts.append("")
+        else:
+            parts[-1] += character
+        escaped = character == "\\" and not escaped
+    return parts
+
+
+def _pair(text: str) -> str:
+    attribute, equals, value = text.partition("=")
+    attribute = attribute.strip().lower()
+    if not equals or _ATTRIBUTE.fullmatch(attribute) is None:
+        raise Unfit(_RIGHT)
+    plain = bytearray()
+    stripped = value.strip()
+    if stripped.endswith("\\") and value.endswith(" "):
+        # The backslash was the last space's.
+        stripped += " "
+    at = 0
+    for found in _PIECE.finditer(stripped):
+        code, escaped, character = found.groups()
+        if character == "\\" or (character == '"'):
+            raise Unfit(_RIGHT)
+        plain += bytes.fromhex(code) if code else (escaped or character).encode()
+        at = found.end()
+    try:
+        words = plain.decode().split()
+    except UnicodeDecodeError:
+        raise Unfit(_RIGHT) from None
+    # Nearly all attributes that names are made of ignore case, and how many spaces stand together (RFC 4518).
+    meant = " ".join(words).lower()
+    if not meant or at != len(stripped) or not meant.isprintable():
+        raise Unfit(_RIGHT)
+    return f"{attribute}={_SPECIAL.sub(_escape, meant)}"
+
+
+def _escape(found: "re.Match[str]") -> str:
+    return f"\\{found[0]}"

@@ -1,0 +1,204 @@
+"""Teams that follow a group elsewhere: bound, claimed by one node at a time, and their members changed. One statement each."""
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from node.auth.memberships import Bound, Membership
+from node.records.auditlog import Line, noted
+from node.records.postgres import Database, Row
+from node.records.teams import OTHERS, TeamDeletion, outcome_of
+
+
+async def bind_team(database: Database, organization: str, team: str, service: str, group: str) -> TeamDeletion:
+    """Let a group decide who is in a team, in place of the group that did before; the same again changes nothing.
+
+    An identity provider says who is in a group only when they log in, so the users that are in the team leave it until then. A
+    directory is asked soon. The last team that has an admin of the organisation is not bound: nobody might be in the group.
+    """
+    row = await database.fetch_row(
+        f"""
+        WITH t AS (
+            SELECT t.* FROM team t JOIN account o ON o.id = t.organization_id
+            WHERE o.name = $1 AND t.name = $2 AND in_time($0)),
+        fit AS (
+            SELECT t.id FROM t WHERE t.role < 3
+            OR NOT EXISTS (
+                SELECT FROM team_member m JOIN account a ON a.id = m.account_id WHERE m.team_id = t.id AND a.kind = 'user')
+            OR EXISTS (SELECT FROM team_sync s WHERE (s.team_id, s.service, s.group_name) = (t.id, $3, $4))
+            OR {OTHERS.format(team="t", besides="ot.id <> t.id")}),
+        bound AS (
+            INSERT INTO team_sync AS s (team_id, service, group_name) SELECT id, $3, $4 FROM fit
+            ON CONFLICT (team_id) DO UPDATE SET service = excluded.service, group_name = excluded.group_name,
+                created_at = now(), synced_at = NULL, leased_until = NULL
+            WHERE (s.service, s.group_name) <> (excluded.service, excluded.group_name) RETURNING team_id, service),
+        left_it AS (
+            DELETE FROM team_member m USING bound b, account a
+            WHERE m.team_id = b.team_id AND b.service = 'oidc' AND a.id = m.account_id AND a.kind = 'user')
+        SELECT EXISTS (SELECT FROM fit) AS gone, EXISTS (SELECT FROM t) AS found
+        """,  # noqa: S608  # a constant
+        organization,
+        team,
+        service,
+        group,
+    )
+    return outcome_of(row)
+
+
+async def unbind_team(database: Database, organization: str, team: str) -> bool:
+    """Let nobody else decide who is in a team any more; who is in it stays. False: no such team, or no group decided."""
+    row = await database.fetch_row(
+        """
+        DELETE FROM team_sync s USING team t, account o
+        WHERE t.id = s.team_id AND o.id = t.organization_id AND o.name = $1 AND t.name = $2 AND in_time($0) RETURNING t.id
+        """,
+        organization,
+        team,
+    )
+    return row is not None
+
+
+_BOUND = "s.team_id, o.name AS organization, t.name, s.group_name"
+_NAMED = "JOIN team t ON t.id = s.team_id JOIN account o ON o.id = t.organization_id"
+
+
+def _bound(row: Row) -> Bound:
+    return Bound(row["team_id"], row["organization"], row["name"], row["group_name"])
+
+
+@frozen
+class Standing:
+    """The teams that a service's groups decide, and in which of them somebody is."""
+
+    bound: Sequence[Bound]
+    present: frozenset[Membership]
+
+
+async def standing_of(database: Database, service: str, account: int) -> Standing:
+    """Return where somebody stands in a service's teams."""
+    rows = await database.fetch(
+        f"""
+        SELECT {_BOUND}, m.account_id IS NOT NULL AS present FROM team_sync s {_NAMED}
+        LEFT JOIN team_member m ON m.team_id = s.team_id AND m.account_id = $2 WHERE s.service = $1
+        """,  # noqa: S608  # constants of this module
+        service,
+        account,
+    )
+    return Standing(
+        [_bound(row) for row in rows], frozenset((row["team_id"], account) for row in rows if row["present"])
+    )
+
+
+async def claim_stale(database: Database, service: str, stale: float, lease: float, most: int) -> Sequence[Bound]:
+    """Claim up to `most` teams for `lease` seconds that were not synchronised for `stale` seconds, the oldest first."""
+    rows = await database.fetch(
+        f"""
+        WITH due AS (
+            SELECT team_id FROM team_sync WHERE service = $1 AND (leased_until IS NULL OR leased_until < now())
+            AND (synced_at IS NULL OR synced_at < now() - $2 * interval '1 second')
+            ORDER BY synced_at NULLS FIRST, team_id LIMIT $4 FOR UPDATE SKIP LOCKED),
+        s AS (
+            UPDATE team_sync SET leased_until = now() + $3 * interval '1 second' FROM due
+            WHERE team_sync.team_id = due.team_id RETURNING team_sync.*)
+        SELECT {_BOUND} FROM s {_NAMED}
+        """,  # noqa: S608
+        service,
+        stale,
+        lease,
+        most,
+    )
+    return [_bound(row) for row in rows]
+
+
+async def note_synced(database: Database, bound: Sequence[Bound]) -> None:
+    """Note that these teams were synchronised just now, those that the same group still decides."""
+    await database.fetch(
+        """
+        UPDATE team_sync s SET synced_at = now(), leased_until = NULL
+        FROM unnest($1::bigint[], $2::text[]) AS d (team_id, group_name)
+        WHERE s.team_id = d.team_id AND s.group_name = d.group_name
+        """,
+        [line.team for line in bound],
+        [line.group for line in bound],
+    )
+
+
+async def oldest_sync(database: Database, service: str) -> float:
+    """Return how many seconds ago the team was synchronised that waits longest for it, 0 where there is none."""
+    row = await database.fetch_row(
+        "SELECT coalesce(extract(epoch FROM now() - min(coalesce(synced_at, created_at))), 0)::float8 AS age "
+        "FROM team_sync WHERE service = $1",
+        service,
+    )
+    assert row is not None
+    return float(row["age"])
+
+
+@frozen
+class Candidate:
+    """A user who is in one of the teams, or whom the service proves, and so might be. `teams`: those that they are in."""
+
+    account: int
+    name: str
+    linked: bool
+    """Whether the service proves them: nobody else is in its groups, whatever they are called."""
+    teams: frozenset[int]
+
+
+async def list_candidates(database: Database, mark: str, teams: Sequence[int]) -> Sequence[Candidate]:
+    """Return everybody whom a synchronisation of these teams is about. `mark` begins the secrets of those whom it proves."""
+    rows = await database.fetch(
+        """
+        SELECT a.id, a.name, coalesce(a.secret = $1 || a.name, false) AS linked,
+            array(SELECT m.team_id FROM team_member m WHERE m.account_id = a.id AND m.team_id = ANY($2::bigint[])) AS teams
+        FROM account a WHERE a.kind = 'user' AND (a.secret = $1 || a.name
+            OR EXISTS (SELECT FROM team_member m WHERE m.account_id = a.id AND m.team_id = ANY($2::bigint[])))
+        """,
+        mark,
+        list(teams),
+    )
+    return [Candidate(row["id"], row["name"], row["linked"], frozenset(row["teams"])) for row in rows]
+
+
+@frozen
+class Step:
+    """A membership that begins or ends because of a group, and the audit log's line about it."""
+
+    bound: Bound
+    account: int
+    joins: bool
+    line: Line
+
+
+async def take_steps(database: Database, service: str, steps: Sequence[Step]) -> int:
+    """Begin and end memberships in one transaction, and return how many; each has its line in the audit log.
+
+    What another group, or nobody, decides by now is left as it is.
+    """
+    row = await database.fetch_row(
+        f"""
+        WITH bound AS (
+            SELECT w.* FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::boolean[], $6::text[])
+                AS w (team_id, account_id, group_name, joins, line)
+            JOIN team_sync s ON s.team_id = w.team_id AND s.service = $1 AND s.group_name = w.group_name
+            JOIN account a ON a.id = w.account_id WHERE in_time($0) FOR SHARE OF s FOR KEY SHARE OF a),
+        joined AS (
+            INSERT INTO team_member (team_id, account_id) SELECT team_id, account_id FROM bound WHERE joins
+            ON CONFLICT DO NOTHING RETURNING team_id, account_id),
+        left_it AS (
+            DELETE FROM team_member m USING bound b
+            WHERE NOT b.joins AND m.team_id = b.team_id AND m.account_id = b.account_id RETURNING m.team_id, m.account_id),
+        done AS (
+            SELECT b.line FROM bound b JOIN (SELECT * FROM joined UNION ALL SELECT * FROM left_it) d USING (team_id, account_id)),
+        {noted("done", "done.line")}
+        SELECT count(*) AS number FROM done
+        """,  # noqa: S608
+        service,
+        [step.bound.team for step in steps],
+        [step.account for step in steps],
+        [step.bound.group for step in steps],
+        [step.joins for step in steps],
+        [step.line.text() for step in steps],
+    )
+    assert row is not None
+    return int(row["number"])
