@@ -225,7 +225,7 @@ def assemble(
     )
     node = Node(
         settings=settings,
-        access=Access(settings=settings, database=database, clock=time.time, node=name),
+        access=Access(settings=settings, database=database, clock=time.time, publish=hints.publish, node=name),
         database=database,
         hints=hints,
         deletes=deletes,

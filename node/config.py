@@ -26,6 +26,7 @@ from node.config_redis import read_redis
 from node.config_secrets import resolve
 from node.config_spool import read_spool
 from node.config_storage import read_storage
+from node.config_teams import check_syncing
 from node.config_values import Findings, Problem, Unfit, say_duration, say_size, show
 from node.quay_keys import is_unsupported
 from node.settings import CONNECTIONS_OVER_TLS, Settings, SpoolSettings
@@ -243,6 +244,7 @@ def _read(
     authorities = read_authorities(known, folder, findings)
     ldap = read_ldap(known, findings, authorities)
     oidc = read_oidc(known, findings)
+    check_syncing(known, oidc, findings)
     federation = read_federation(known, findings)
     if values.get("replicate") and database is not None and storage is not None:
         for hop in open_hops(storage.locations, database.uri, redis, [replica.uri for replica in replicas]):

@@ -65,6 +65,10 @@ KEYS = (
     Key("REFRESH_TOKEN_LIFETIME", "refresh_token_lifetime", read_whole_duration(HOUR, 365 * DAY)),
     # Beyond, somebody who left goes on for too long.
     Key("LOGIN_TOKEN_LIFETIME", "login_token_lifetime", read_whole_duration(60, 90 * DAY)),
+    Key("FEATURE_TEAM_SYNCING", "team_syncing", read_flag),
+    Key("FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP", "admins_sync_teams", read_flag),
+    # Beyond, somebody who left a group goes on for too long.
+    Key("TEAM_RESYNC_STALE_TIME", "team_resync", read_duration(60, DAY)),
     Key("ROBOT_FEDERATION_ISSUERS", "federation_issuers", read_issuers),
     Key("REGISTRY_STATE", "registry_state", read_choice("normal", "readonly")),
     Key("DISABLE_PUSHES", "disable_pushes", read_flag),

@@ -61,6 +61,7 @@ _READERS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "LDAP_EMAIL_ATTR": ("email_attribute", _read_attribute),
     "LDAP_USER_FILTER": ("user_filter", _read_filter),
     "LDAP_SUPERUSER_FILTER": ("superuser_filter", _read_filter),
+    "LDAP_MEMBEROF_ATTR": ("memberof_attribute", _read_attribute),
     "LDAP_START_TLS": ("start_tls", read_flag),
     "LDAP_TIMEOUT": ("timeout", read_duration(1, 60)),
     "LDAP_CACHE_TTL": ("fresh", read_duration(0, 3600)),

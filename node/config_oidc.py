@@ -12,7 +12,7 @@ _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,200}")
 _MORE = frozenset(
     {
         *("SERVICE_ICON", "DEBUGLOG", "DEBUGGING", "LOGIN_BINDING_FIELD", "OIDC_ENDPOINT_CUSTOM_PARAMS"),
-        *("PREFERRED_GROUP_CLAIM_NAME", "USE_PKCE", "PKCE_METHOD", "PUBLIC_CLIENT", "OIDC_LOGOUT_URL"),
+        *("USE_PKCE", "PKCE_METHOD", "PUBLIC_CLIENT", "OIDC_LOGOUT_URL"),
     }
 )
 """Keys of Quay's that do nothing here: PKCE is always used, and a client without a secret is a public one."""
@@ -50,6 +50,8 @@ _READERS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "PREFERRED_USERNAME_CLAIM_NAME": ("username_claim", read_text),
     "VERIFIED_EMAIL_CLAIM_NAME": ("email_claim", read_text),
     "OIDC_DISABLE_USER_ENDPOINT": ("no_user_endpoint", read_flag),
+    "PREFERRED_GROUP_CLAIM_NAME": ("group_claim", read_text),
+    "MISSING_GROUP_CLAIM_MEANS_NONE": ("silence_is_none", read_flag),
 }
 _REQUIRED = {
     "OIDC_SERVER": "write where the provider is, such as https://login.example.com/realms/main",

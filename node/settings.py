@@ -117,6 +117,8 @@ class LdapSettings:
     """LDAP_USER_FILTER: what must be true of people besides their name."""
     superuser_filter: str | None = None
     """LDAP_SUPERUSER_FILTER."""
+    memberof_attribute: str = "memberOf"
+    """LDAP_MEMBEROF_ATTR: what of somebody's entry names the groups that they are in, where the directory has that."""
     timeout: float = 10.0
     """LDAP_TIMEOUT: how long a login waits for the directory."""
     fresh: float = 60.0
@@ -151,7 +153,11 @@ class OidcSettings:
     email_claim: str | None = None
     """VERIFIED_EMAIL_CLAIM_NAME."""
     user_endpoint: bool = True
-    """Not OIDC_DISABLE_USER_ENDPOINT: whether it may be asked for the name, where the ID token has none."""
+    """Not OIDC_DISABLE_USER_ENDPOINT: whether it may be asked for what the ID token lacks: the name, the groups."""
+    group_claim: str | None = None
+    """PREFERRED_GROUP_CLAIM_NAME: what has the groups that decide who is in a team."""
+    silence_is_none: bool = False
+    """MISSING_GROUP_CLAIM_MEANS_NONE: whether somebody is in no group of whom the provider says none."""
 
 
 @frozen
@@ -186,6 +192,12 @@ class Settings:
     """The identity provider, where that is OIDC."""
     login_token_lifetime: float = 12 * 3600.0
     """LOGIN_TOKEN_LIFETIME: of the application token that a login with the identity provider gives."""
+    team_syncing: bool = False
+    """FEATURE_TEAM_SYNCING: groups of the directory or the identity provider may decide who is in a team."""
+    admins_sync_teams: bool = False
+    """FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP: an organisation's admins may say which group, too."""
+    team_resync: float = 1800.0
+    """TEAM_RESYNC_STALE_TIME: how old what the directory said of a team's group may be."""
     federation: tuple[FederationRule, ...] = ()
     """ROBOT_FEDERATION."""
     federation_issuers: tuple[str, ...] = ()

@@ -69,9 +69,9 @@ def test_the_report() -> None:
 
 def test_what_is_ignored() -> None:
     """Keys of Quay's that do nothing here are named, and so is a provider where people log in otherwise."""
-    given = {**PROVIDER, "PREFERRED_GROUP_CLAIM_NAME": "groups", "SERVICE_ICON": "fa-key"}
+    given = {**PROVIDER, "OIDC_LOGOUT_URL": "https://login.example.com/out", "SERVICE_ICON": "fa-key"}
     made = settings(**{**GOOD, "KEYCLOAK_LOGIN_CONFIG": given})
-    assert [line for line in made.warnings if "PREFERRED_GROUP_CLAIM_NAME, SERVICE_ICON" in line]
+    assert [line for line in made.warnings if "OIDC_LOGOUT_URL, SERVICE_ICON" in line]
     other = settings(KEYCLOAK_LOGIN_CONFIG=PROVIDER)
     assert other.oidc is None
     assert [line for line in other.warnings if "KEYCLOAK_LOGIN_CONFIG" in line]

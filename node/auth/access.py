@@ -9,35 +9,24 @@ from functools import partial
 
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from node.auth.challenge import INSUFFICIENT, INVALID, basic, bearer, not_proven, unauthorized
-from node.auth.changes import ACCESS_CHANGED, KEYS_CHANGED, ChangeLog
-from node.auth.credentials import Credentials, NotProven, Rules
-from node.auth.directory import Directory, Remembering
-from node.auth.federation import Federation
+from node.auth.changes import ACCESS_CHANGED, KEYS_CHANGED
+from node.auth.credentials import NotProven
 from node.auth.header import Basic, Bearer, Malformed, read_authorization
-from node.auth.issuers import Issuers
-from node.auth.keyring import Keyring
-from node.auth.limits import Failures, alone
 from node.auth.model import ANONYMOUS, ANYBODY, Action, Grant, Identity, Kind, owns
+from node.auth.parts import Parts, make_parts
 from node.auth.passwords import Passwords
-from node.auth.provider import provider_of
-from node.auth.rights import Rights, RightsRules
 from node.auth.scopes import Need
-from node.auth.sealing import Sealer
 from node.auth.secrets import APPLICATION
-from node.auth.shared_limits import shared_counts
-from node.auth.sign_in import SignIn
-from node.auth.tokens import LEEWAY, BadToken, Tokens
+from node.auth.tokens import LEEWAY, BadToken
 from node.errors import DENIED, RegistryError
-from node.hooks.addresses import networks
 from node.records.permissions import create_repository, unmake_repository
 from node.records.postgres import Database
 from node.records.rights import read_changes
-from node.records.robot_federation import list_rules
-from node.settings import FederationRule, Settings
-from replication.ports import Forget, Hint, LedgerUnavailable
+from node.settings import Settings
+from replication.ports import Forget, Hint, LedgerUnavailable, Publish
 
 _log = structlog.get_logger("antipode.access")
 
@@ -47,19 +36,6 @@ _PAST = 3600.0
 """Seconds of the access log that a starting node reads beyond the longest life of a token."""
 
 EVERYTHING = Grant(frozenset(Action))
-
-
-@frozen
-class Parts:
-    """What a registry with accounts has."""
-
-    changes: ChangeLog
-    keyring: Keyring
-    tokens: Tokens
-    credentials: Credentials
-    rights: Rights
-    sign_in: SignIn | None = None
-    """How people log in with an identity provider, where there is one."""
 
 
 @define(eq=False)
@@ -73,6 +49,8 @@ class Access:
     parts: Parts | None = field(init=False)
     """None: the registry is open (FEATURE_OPEN_REGISTRY)."""
     _clock: Callable[[], float] = field(alias="clock")
+    _publish: Publish = field(alias="publish")
+    """Tells all nodes what has changed."""
     _node: str = field(alias="node", default="")
     """This process's id, as lines of the audit log have it."""
     _nudged: trio.Event = field(factory=trio.Event, init=False)
@@ -82,7 +60,9 @@ class Access:
         if self._settings.open_registry:
             self.parts = None
         else:
-            self.parts = _parts(self._settings, self._database, self._clock, self.passwords, self._node)
+            self.parts = make_parts(
+                self._settings, self._database, self._clock, self.passwords, self._node, self._publish
+            )
 
     async def identify(self, authorization: str | None, client: str, needs: Sequence[Need] | None = None) -> Identity:
         """Return who sent a request with this Authorization header from this address.
@@ -309,79 +289,3 @@ class Access:
             except LedgerUnavailable as error:
                 _log.info("the signing keys cannot be read", reason=str(error))
                 await trio.sleep(_LEAST_PAUSE)
-
-
-def _directory(settings: Settings) -> Directory | None:
-    if settings.ldap is None:
-        return None
-    # Its library is loaded only where there is a directory: it is large.
-    from node.auth.ldap import Ldap
-
-    return Remembering(Ldap(settings.ldap), settings.ldap.fresh, settings.metadata_grace)
-
-
-def _federation(settings: Settings, database: Database, clock: Callable[[], float]) -> Federation | None:
-    if not settings.federation and not settings.federation_issuers:
-        return None
-    issuers = Issuers(networks(settings.webhook_networks), settings.authorities)
-
-    async def more(robot: str) -> Sequence[FederationRule]:
-        if not settings.federation_issuers:
-            return ()
-        return [
-            FederationRule(robot, rule.issuer, rule.audience, rule.subject)
-            for rule in await list_rules(database, robot)
-            # What an operator has taken from the list does not count any more.
-            if rule.issuer in settings.federation_issuers
-        ]
-
-    return Federation(settings.federation, issuers, clock, more)
-
-
-def _sign_in(
-    settings: Settings, database: Database, sealer: Sealer, clock: Callable[[], float], node: str
-) -> SignIn | None:
-    provider = provider_of(settings, clock)
-    if provider is None:
-        return None
-    reserved = frozenset((*settings.superusers, settings.library_namespace))
-    return SignIn(provider, database, sealer, clock, settings.login_token_lifetime, reserved, node)
-
-
-def _parts(
-    settings: Settings, database: Database, clock: Callable[[], float], passwords: Passwords, node: str
-) -> Parts:
-    changes = ChangeLog()
-    longest = max(settings.token_lifetime, settings.refresh_token_lifetime)
-    assert settings.secret_key is not None  # the configuration demands it where there are accounts
-    sealer = Sealer(settings.secret_key)
-    keyring = Keyring(database, sealer, longest)
-    shared = alone if settings.redis is None else shared_counts(settings.redis).count
-    rules = Rules(settings.metadata_staleness, settings.metadata_grace, frozenset(settings.superusers))
-    return Parts(
-        changes,
-        keyring,
-        Tokens(keyring, settings.server_hostname, clock),
-        Credentials(
-            database,
-            rules,
-            changes,
-            Failures(trio.current_time, shared),
-            clock,
-            passwords,
-            directory=_directory(settings),
-            federation=_federation(settings, database, clock),
-            node=node,
-        ),
-        Rights(
-            database,
-            RightsRules(
-                settings.metadata_staleness,
-                settings.metadata_grace,
-                settings.library_namespace,
-                settings.superusers_full_access,
-            ),
-            changes,
-        ),
-        _sign_in(settings, database, sealer, clock, node),
-    )

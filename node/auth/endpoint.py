@@ -13,11 +13,12 @@ from urllib.parse import parse_qs
 from attrs import frozen
 
 from node.answers import Answer, Request
-from node.auth.access import Access, Parts
+from node.auth.access import Access
 from node.auth.challenge import basic, not_proven
 from node.auth.credentials import NotProven, Proven
 from node.auth.header import Basic, Malformed, read_authorization
 from node.auth.model import ANONYMOUS, Grant
+from node.auth.parts import Parts
 from node.auth.scopes import Asked, narrow, read_scopes, words_of
 from node.auth.tokens import BadToken, Renewal
 from node.errors import UNAVAILABLE, UNSUPPORTED, Code, RegistryError

@@ -6,6 +6,8 @@ Sources: OpenID Connect Core 1.0, 2 (claims), 3.1.3.7 (validation), 5.1 and 5.7 
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import frozen
+
 from node.config_values import show
 from node.names import is_account
 from node.settings import OidcSettings
@@ -16,6 +18,18 @@ _LATEST = 1e12
 _MOST_SUBJECT = 255
 _NAMES = ("preferred_username", "unique_name", "upn")
 """Claims that have the name where PREFERRED_USERNAME_CLAIM_NAME says none (as in Quay)."""
+
+
+@frozen
+class Said:
+    """What a provider said of somebody. `whole`: the user endpoint has answered, or there was no need to ask it."""
+
+    claims: Mapping[str, Any]
+    whole: bool = True
+
+
+class Unsaid(Exception):
+    """The provider did not say which groups somebody is in; the text says why, for the log."""
 
 
 def refuse(claims: Mapping[str, Any], *, issuer: str, client: str, nonce: str | None, now: float) -> str | None:
@@ -49,8 +63,33 @@ def is_subject(text: object) -> bool:
 
 
 def wants_more(claims: Mapping[str, Any], settings: OidcSettings) -> bool:
-    """Tell whether the user endpoint must be asked, as the claim with the name is not in the ID token."""
-    return settings.user_endpoint and _name_claim(claims, settings) is None
+    """Tell whether the user endpoint must be asked, as the claim with the name or the groups is not in the ID token."""
+    lacks_groups = settings.group_claim is not None and claims.get(settings.group_claim) is None
+    return settings.user_endpoint and (lacks_groups or _name_claim(claims, settings) is None)
+
+
+def groups_of(said: Said, settings: OidcSettings) -> frozenset[str]:
+    """Return the groups that somebody is in. Raises Unsaid.
+
+    Where there is no such claim, that says something only if it had been there otherwise, as the scope of its name was asked for or
+    MISSING_GROUP_CLAIM_MEANS_NONE says so; and if the provider has answered all that it was asked.
+    """
+    name = settings.group_claim or ""
+    found, elsewhere = said.claims.get(name), said.claims.get("_claim_names")
+    if isinstance(found, str):
+        found = [found]
+    if isinstance(found, list) and all(isinstance(group, str) for group in found):
+        return frozenset(group for group in found if group)
+    if found is not None:
+        raise Unsaid(f"{name} is {show(found)[:100]}, and no list of names")
+    if isinstance(elsewhere, Mapping) and name in elsewhere:
+        # Core, 5.6.2; Entra does so for whoever is in more than 200 groups.
+        raise Unsaid(f"there are more groups in {name} than the provider sends: let it send fewer")
+    if not said.whole:
+        raise Unsaid(f"there is no {name} in the ID token, and the user endpoint did not answer")
+    if name in settings.scopes or settings.silence_is_none:
+        return frozenset()
+    raise Unsaid(f"there is no {name}, which is not among LOGIN_SCOPES")
 
 
 def name_of(claims: Mapping[str, Any], settings: OidcSettings) -> str | None:

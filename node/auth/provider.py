@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from node.answers import Headers
 from node.auth.directory import DirectoryUnavailable
 from node.auth.federation import ALGORITHMS
-from node.auth.id_token import refuse, wants_more
+from node.auth.id_token import Said, refuse, wants_more
 from node.auth.issuers import Issuers
 from node.auth.outgoing import ANYWHERE, NoAnswer, Outgoing
 from node.settings import OidcSettings, Settings
@@ -92,16 +92,16 @@ class Provider:
         }
         return f"{place}{'&' if urlsplit(place).query else '?'}{urlencode(asked)}"
 
-    async def poll(self, device_code: str) -> Pending | Mapping[str, Any]:
-        """Return the claims of who has logged in; Pending before. Raises LoginRefused."""
+    async def poll(self, device_code: str) -> Pending | Said:
+        """Return what is said of who has logged in; Pending before. Raises LoginRefused."""
         form = {"grant_type": DEVICE_GRANT, "device_code": device_code}
         document = await self._post(await self._endpoint("token_endpoint"), form)
         if document.get("error") in _WAITING:
             return Pending(document["error"] == "slow_down")
         return await self._claims(document, None)
 
-    async def exchange(self, code: str, redirect: str, verifier: str, nonce: str) -> Mapping[str, Any]:
-        """Return the claims of who has logged in and came back with this code. Raises LoginRefused."""
+    async def exchange(self, code: str, redirect: str, verifier: str, nonce: str) -> Said:
+        """Return what is said of who has logged in and came back with this code. Raises LoginRefused."""
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -156,8 +156,8 @@ class Provider:
             raise DirectoryUnavailable(f"{self.settings.issuer} answered {reply.status}")
         return reply.document, reply.status
 
-    async def _claims(self, document: Mapping[str, Any], nonce: str | None) -> Mapping[str, Any]:
-        """Return the claims of the ID token in an answer of the token endpoint, once it has been checked."""
+    async def _claims(self, document: Mapping[str, Any], nonce: str | None) -> Said:
+        """Return what the ID token says in an answer of the token endpoint, once it has been checked."""
         token, settings = document.get("id_token"), self.settings
         issuer = await self.issuer()
         try:
@@ -184,13 +184,14 @@ class Provider:
             raise LoginRefused(f"its ID token does not count: {reason}")
         return await self._more(claims, document.get("access_token"))
 
-    async def _more(self, claims: Mapping[str, Any], access_token: object) -> Mapping[str, Any]:
+    async def _more(self, claims: Mapping[str, Any], access_token: object) -> Said:
         place = (await self._metadata()).get("userinfo_endpoint")
         if not wants_more(claims, self.settings) or not isinstance(place, str) or not is_token(access_token):
-            return claims
+            return Said(claims)
         more, status = await self._ask(place, None, (("authorization", f"Bearer {access_token}"),))
         # Core, 5.3.2: whatever is said of somebody else does not count.
-        return {**more, **claims} if status == 200 and more.get("sub") == claims["sub"] else claims
+        good = status == 200 and more.get("sub") == claims["sub"]
+        return Said({**more, **claims} if good else claims, good)
 
 
 def provider_of(settings: Settings, clock: Callable[[], float]) -> Provider | None:

@@ -19,12 +19,13 @@ import trio
 from attrs import define, field, frozen
 
 from node.auth.directory import DirectoryUnavailable
-from node.auth.id_token import describe, email_of, name_of
+from node.auth.id_token import Said, Unsaid, describe, email_of, groups_of, name_of
 from node.auth.limits import Failures, Limits
 from node.auth.linking import CREATED, Where
 from node.auth.provider import LoginRefused, Pending, Provider
 from node.auth.sealing import Sealed, Sealer
 from node.auth.secrets import APPLICATION, hash_secret, new_secret
+from node.auth.team_sync import TeamSync
 from node.errors import TOOMANYREQUESTS, RegistryError
 from node.records.accounts import Account
 from node.records.application_tokens import ApplicationToken, create_token
@@ -79,6 +80,8 @@ class SignIn:
     _reserved: frozenset[str]
     """SUPER_USERS and LIBRARY_NAMESPACE: names that nobody has by a first login."""
     _node: str
+    _teams: TeamSync | None = None
+    """Whoever logs in joins and leaves teams by what the provider says."""
     _begun: Failures = field(init=False)
     _limiter: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(_AT_ONCE), init=False)
 
@@ -137,13 +140,14 @@ class SignIn:
             return found
         return await self._enter(found, title, Where(address, self._node))
 
-    async def _enter(self, claims: Mapping[str, Any], title: str, at: Where) -> SignedIn:
-        settings = self.provider.settings
+    async def _enter(self, said: Said, title: str, at: Where) -> SignedIn:
+        settings, claims = self.provider.settings, said.claims
         issuer, subject = await self.provider.issuer(), str(claims["sub"])
         known = await find_linked(self._database, issuer, subject)
         account = known if known is not None else await self._make(claims, issuer, subject, at)
         if not account.enabled:
             raise LoginRefused(f"the account {account.name} is disabled: ask an administrator of the registry")
+        await self._follow(account, said, at)
         secret = new_secret(APPLICATION)
         line = at.line("login", account.name, by="oidc", provider=settings.name, first=known is None, title=title)
         token = await create_token(self._database, account.name, title, hash_secret(secret), self._lifetime, line=line)
@@ -151,6 +155,17 @@ class SignIn:
             raise LoginRefused(f"the account {account.name} has just gone")
         _log.info("logged in by the identity provider", account=account.name, provider=settings.name)
         return SignedIn(account, token, secret)
+
+    async def _follow(self, account: Account, said: Said, at: Where) -> None:
+        """Let somebody be in the teams of their groups; where those are not said, they stay in the teams that they are in."""
+        if self._teams is None:
+            return
+        try:
+            groups = groups_of(said, self.provider.settings)
+        except Unsaid as error:
+            _log.warning("nobody says which groups somebody is in", account=account.name, reason=str(error))
+            return
+        await self._teams.follow(account, groups, at)
 
     async def _make(self, claims: Mapping[str, Any], issuer: str, subject: str, at: Where) -> Account:
         settings, name = self.provider.settings, name_of(claims, self.provider.settings)

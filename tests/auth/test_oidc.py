@@ -364,7 +364,7 @@ async def test_signatures() -> None:
     """An ID token counts when the provider's own key signed it, in the way that is that key's own."""
     proving = Provider(settings_of("https://i.test"), Known(), Outgoing(ANYWHERE, None), lambda: NOW)
     good = jwt.encode(GOOD, KEY, algorithm="RS256", headers={"kid": "one"})
-    assert (await proving._claims({"id_token": good}, "n"))["sub"] == "1"
+    assert (await proving._claims({"id_token": good}, "n")).claims["sub"] == "1"
     other = rsa.generate_private_key(65537, 2048)
     for wrong in (
         jwt.encode(GOOD, other, algorithm="RS256", headers={"kid": "one"}),

@@ -1,0 +1,66 @@
+"""Lets groups decide who is in a team: at a login those of whoever logs in, and, where a directory knows them all, of everybody.
+
+What decides is `node/auth/memberships.py`. Nobody gets an account by being in a group: that takes a login.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+import structlog
+from attrs import define
+
+from node.auth.changes import ACCESS_CHANGED
+from node.auth.linking import Where
+from node.auth.memberships import Bound, Change, Membership, decide
+from node.records.accounts import Account
+from node.records.auditlog import Line
+from node.records.postgres import Database
+from node.records.team_sync import Step, standing_of, take_steps
+from replication.ports import Publish
+
+_log = structlog.get_logger("antipode.access")
+
+
+@define(eq=False)
+class TeamSync:
+    """The synchronised teams of a service: `ldap` or `oidc`."""
+
+    service: str
+    _database: Database
+    _publish: Publish
+
+    async def follow(self, account: Account, groups: Collection[str], at: Where) -> None:
+        """Let somebody who logs in be in the teams of these groups and in no other bound one. Raises DatabaseUnavailable."""
+        standing = await standing_of(self._database, self.service, account.id)
+        change = decide(standing.bound, standing.present, {account.id: groups})
+        await self.make(change, standing.bound, {account.id: account.name}, account.name, at)
+
+    async def make(
+        self, change: Change, bound: Iterable[Bound], names: Mapping[int, str], actor: str, at: Where
+    ) -> None:
+        """Do what was decided about accounts of these names, and let all nodes know. Raises DatabaseUnavailable."""
+        steps = list(self._steps(change, {line.team: line for line in bound}, names, actor, at))
+        if not steps:
+            return
+        done = await take_steps(self._database, self.service, steps)
+        self._publish(ACCESS_CHANGED)
+        _log.info(
+            "teams follow their groups",
+            service=self.service,
+            joined=len(change.joins),
+            left=len(change.leaves),
+            done=done,
+        )
+
+    def _steps(
+        self, change: Change, teams: Mapping[int, Bound], names: Mapping[int, str], actor: str, at: Where
+    ) -> Iterator[Step]:
+        for joins, memberships in ((True, change.joins), (False, change.leaves)):
+            for membership in sorted(memberships):
+                yield self._step(membership, teams[membership[0]], names[membership[1]], joins, actor, at)
+
+    def _step(self, membership: Membership, team: Bound, name: str, joins: bool, actor: str, at: Where) -> Step:
+        detail = {"team": team.name, "member": name, "by": self.service, "group": team.group}
+        # As those operations of the API are called that do the same by hand.
+        action = "putMember" if joins else "dropMember"
+        line = Line(action, actor, team.organization, detail=detail, client=at.client, node=at.node)
+        return Step(team, membership[1], joins, line)

@@ -1,0 +1,62 @@
+"""Whether teams follow groups: what the keys say, and what cannot be used or does nothing."""
+
+from typing import Any
+
+import pytest
+
+from tests.configurations import only_error, settings
+from tests.test_config_ldap import GOOD as LDAP
+from tests.test_config_oidc import GOOD as OIDC
+from tests.test_config_oidc import PROVIDER
+
+CLAIM: dict[str, Any] = {"KEYCLOAK_LOGIN_CONFIG": {**PROVIDER, "PREFERRED_GROUP_CLAIM_NAME": "groups"}}
+
+
+def test_quay_s_keys() -> None:
+    """They say whether teams follow groups, who may say which, and how old a directory's answer may be; all is off without them."""
+    made = settings(**LDAP, FEATURE_TEAM_SYNCING=True, LDAP_MEMBEROF_ATTR="isMemberOf")
+    assert (made.team_syncing, made.admins_sync_teams, made.team_resync) == (True, False, 1800.0)
+    assert made.ldap is not None
+    assert made.ldap.memberof_attribute == "isMemberOf"
+    more = settings(
+        **{**OIDC, **CLAIM},
+        FEATURE_TEAM_SYNCING=True,
+        FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP=True,
+        TEAM_RESYNC_STALE_TIME="2h",
+    )
+    assert (more.admins_sync_teams, more.team_resync) == (True, 7200.0)
+    assert more.oidc is not None
+    assert (more.oidc.group_claim, more.oidc.silence_is_none) == ("groups", False)
+    assert not [line for line in (*made.warnings, *more.warnings) if "TEAM" in line]
+    assert settings(**LDAP).team_syncing is False
+
+
+def test_a_provider_s_claim() -> None:
+    """Teams that follow a provider's groups need to know which claim has them."""
+    told = only_error(**OIDC, FEATURE_TEAM_SYNCING=True)
+    assert told.startswith("KEYCLOAK_LOGIN_CONFIG.PREFERRED_GROUP_CLAIM_NAME: found nothing")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("FEATURE_TEAM_SYNCING", "yes"),
+        ("FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP", 1),
+        ("TEAM_RESYNC_STALE_TIME", "30 minutes"),
+        ("TEAM_RESYNC_STALE_TIME", "30s"),
+        ("TEAM_RESYNC_STALE_TIME", "2d"),
+        ("LDAP_MEMBEROF_ATTR", "member)(x"),
+    ],
+)
+def test_what_cannot_be_used(key: str, value: object) -> None:
+    """Each is an error that names the key."""
+    assert only_error(**{**LDAP, "FEATURE_TEAM_SYNCING": True, key: value}).startswith(f"{key}: ")
+
+
+def test_what_does_nothing() -> None:
+    """What counts only with FEATURE_TEAM_SYNCING is named without it, and so is that where nobody has groups."""
+    made = settings(**{**OIDC, **CLAIM}, TEAM_RESYNC_STALE_TIME="1h")
+    assert [line for line in made.warnings if "TEAM_RESYNC_STALE_TIME, PREFERRED_GROUP_CLAIM_NAME" in line]
+    assert [
+        line for line in settings(FEATURE_TEAM_SYNCING=True).warnings if "FEATURE_TEAM_SYNCING does nothing" in line
+    ]
