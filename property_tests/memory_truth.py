@@ -16,7 +16,7 @@ COUNTING = (LocationState.ACTIVE, LocationState.PAUSED)
 _FROM = {
     LocationState.ACTIVE: frozenset(LocationState) - {LocationState.ACTIVE},
     LocationState.PAUSED: frozenset({LocationState.ACTIVE}),
-    LocationState.DRAINING: frozenset(COUNTING),
+    LocationState.DRAINING: frozenset({*COUNTING, LocationState.DRAINED}),
 }
 
 
@@ -251,7 +251,7 @@ class Truth:
         if (state is not LocationState.ACTIVE and not others) or rows:
             return Changed(Change.REFUSED, before)
         self.states[location] = state
-        if state is LocationState.DRAINING and before is not state:
+        if state is LocationState.DRAINING and before not in (state, LocationState.DRAINED):
             self.emptying[location] = self.now()
         return Changed(Change.DONE, before)
 

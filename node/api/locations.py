@@ -1,11 +1,15 @@
 """Locations that come and go: listed, paused, drained, removed, brought back."""
 
+from collections.abc import Sequence
+
 from attrs import asdict
 
 from node.api.frame import Json, Problem
+from node.records.debt import StuckBlob, list_stuck
 from node.records.locations import (
     Change,
     Changed,
+    LocationLine,
     list_locations,
     note_drained,
     only_copies,
@@ -22,9 +26,24 @@ BY_HAND = (LocationState.ACTIVE, LocationState.PAUSED, LocationState.DRAINING, L
 """States that an operator may ask for. *Drained* comes by itself."""
 
 
+_MOST_STUCK = 100
+"""Blobs that nothing can move, of which an answer tells the names."""
+
+
 async def get_locations(database: Database) -> Json:
-    """Return all locations with their states and what is there."""
-    return {"locations": [{**asdict(line), "state": line.state.value} for line in await list_locations(database)]}
+    """Return all locations with their states and what is there, and the first blobs that nothing can move out of them."""
+    return {"locations": [await _describe(database, line) for line in await list_locations(database)]}
+
+
+async def get_location(database: Database, name: str) -> Json:
+    """Return one location, which must be there, likewise, and how many blobs have no good copy outside it."""
+    line = next(line for line in await list_locations(database) if line.name == name)
+    return {**await _describe(database, line), "only_copies": (await only_copies(database, name))[0]}
+
+
+async def _describe(database: Database, line: LocationLine) -> Json:
+    stuck = await list_stuck(database, line.name, _MOST_STUCK) if line.stuck_blobs else ()
+    return {**asdict(line), "state": line.state.value, "stuck": [asdict(blob) for blob in stuck]}
 
 
 async def change_location(database: Database, publish: Publish, name: str, wanted: str) -> Json:
@@ -42,7 +61,8 @@ async def change_location(database: Database, publish: Publish, name: str, wante
     changed = await remove_location(database, name) if removing else await set_state(database, name, state)
     if changed.outcome is not Change.DONE:
         only = await only_copies(database, name) if changed.outcome is Change.ONLY_COPIES else (0, 0)
-        raise _refusal(name, state, changed, *only)
+        stuck = await list_stuck(database, name, _MOST_STUCK) if only[1] else ()
+        raise _refusal(name, state, changed, *only, stuck)
     if state is LocationState.DRAINING:
         await note_drained(database)
     if removing:
@@ -50,15 +70,21 @@ async def change_location(database: Database, publish: Publish, name: str, wante
     await ask_for_round(database)
     # Caches hold placements, nodes hold states; both look at once.
     publish(Forget(), Wake())
-    line = next(line for line in await list_locations(database) if line.name == name)
-    return {**asdict(line), "state": line.state.value, "only_copies": (await only_copies(database, name))[0]}
+    return await get_location(database, name)
 
 
-def _refusal(name: str, state: LocationState, changed: Changed, only: int, suspect: int) -> Problem:
+def _refusal(
+    name: str, state: LocationState, changed: Changed, only: int, suspect: int, stuck: Sequence[StuckBlob]
+) -> Problem:
     if changed.outcome is Change.UNKNOWN:
         return Problem(404, "no such location", f"{name[:100]} is not a location of this registry")
     if changed.outcome is Change.ONLY_COPIES:
-        more: dict[str, object] = {"only_copies": only, "suspect_blobs": suspect, "unproven": changed.blobs}
+        more: dict[str, object] = {
+            "only_copies": only,
+            "suspect_blobs": suspect,
+            "unproven": changed.blobs,
+            "stuck": [asdict(blob) for blob in stuck],
+        }
         if not only:
             detail = (
                 f"{changed.blobs} blobs in {name} have no copy elsewhere that was made, or read and right, since it is being "
@@ -72,7 +98,7 @@ def _refusal(name: str, state: LocationState, changed: Changed, only: int, suspe
         if suspect:
             detail += (
                 f". Of {suspect} of them no copy is trusted anywhere: they are copied as soon as they are read and are right; "
-                "`antipode replication stalled` names those that are not: delete them, or push them again"
+                "`antipode replication stalled` names those that are not: push them again, or delete the images that need them"
             )
         return Problem(409, "only copies are there", detail, more=more)
     if changed.outcome is Change.ANOTHER_REMOVAL:

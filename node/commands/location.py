@@ -7,15 +7,25 @@ import trio
 from rich.progress import Progress, TaskID
 
 from node.api.frame import Json
-from node.api.locations import change_location, get_locations
+from node.api.locations import change_location, get_location, get_locations
 from node.commands.options import config_option, output_option
 from node.commands.replication import run_backfill
 from node.commands.tools import EXIT_CODES, Desk, Refused, progress_bar, show, size, work
+from node.config_values import say_duration
 from node.records.locations import LocationLine, apply_defaults, list_locations
 from node.records.members import default_locations, enrol_locations
 from replication.model import LocationState
 
 _LOOK_AGAIN = 1.0
+
+EXIT_STUCK = 3
+
+_DRAIN_EXIT_CODES = (
+    EXIT_CODES
+    + """\
+  3  with --wait: all that is left are blobs that nothing can move
+"""
+)
 
 
 @click.group("location", epilog=EXIT_CODES)
@@ -91,9 +101,9 @@ def add(name: str, default: bool, wait: bool, config: str | None) -> None:
     work(config, verb, changes="location add")
 
 
-@command.command()
+@command.command(epilog=_DRAIN_EXIT_CODES)
 @click.argument("name")
-@click.option("--wait", is_flag=True, help="Stay until it is drained.")
+@click.option("--wait", is_flag=True, help="Stay until it is drained, or only blobs are left that nothing can move.")
 @config_option
 @output_option
 def drain(name: str, wait: bool, config: str | None, output: str) -> None:
@@ -101,15 +111,19 @@ def drain(name: str, wait: bool, config: str | None, output: str) -> None:
 
     Of what is elsewhere, too, one copy is read to its end, and healed where it is not right: that may take as long as a copy of
     everything that is in NAME, and goes on wherever nodes are stopped.
+
+    A blob of which no copy is trusted anywhere is copied if it is right. If it is not, nothing can move it: it keeps NAME until it
+    is pushed again, or the images that need it are deleted.
     """
 
-    async def verb(desk: Desk) -> None:
+    async def verb(desk: Desk) -> int:
         document = await change_location(desk.database, desk.hints.publish, name, LocationState.DRAINING.value)
         await run_backfill(desk)
         if wait and document["state"] != LocationState.DRAINED.value:
             await _until(desk, name, f"draining {name}", lambda line: line.unproven, LocationState.DRAINED)
-            document = {**document, "state": (await _line(desk, name)).state.value, "only_copies": 0, "unproven": 0}
+            document = await get_location(desk.database, name)
         _tell(document, output)
+        return EXIT_STUCK if wait and document["state"] != LocationState.DRAINED.value else 0
 
     work(config, verb, changes="location drain")
 
@@ -151,14 +165,44 @@ def _tell(document: Json, output: str) -> None:
         show(document, output)
         return
     click.echo(f"{document['name']} is {document['state']}")
-    if document["only_copies"] and document["state"] == LocationState.DRAINING.value:
-        click.echo(f"{document['only_copies']} blobs are only there and are copied elsewhere first")
-    if document["suspect_blobs"]:
-        click.echo(
-            f"of {document['suspect_blobs']} blobs no copy is trusted anywhere: they are copied if they are right"
-        )
-    if document["unproven"] and document["state"] == LocationState.DRAINING.value:
-        click.echo(f"{document['unproven']} blobs have no copy elsewhere that was made or read since")
+    # What nothing can move is told apart.
+    stuck = _count(document, "stuck_blobs")
+    only, suspect, unproven = (_count(document, key) - stuck for key in ("only_copies", "suspect_blobs", "unproven"))
+    draining = document["state"] == LocationState.DRAINING.value
+    if only > 0 and draining:
+        click.echo(f"{only} blobs are only there and are copied elsewhere first")
+    if suspect > 0:
+        click.echo(f"of {suspect} blobs no copy is trusted anywhere: they are copied if they are right")
+    if unproven > 0 and draining:
+        click.echo(f"{unproven} blobs have no copy elsewhere that was made or read since")
+    if stuck:
+        _tell_stuck(document, stuck)
+
+
+def _tell_stuck(document: Json, count: int) -> None:
+    stuck = document["stuck"]
+    assert isinstance(stuck, list)
+    table = [
+        {
+            "digest": blob["digest"],
+            "repositories": ", ".join(blob["repositories"]),
+            "last error": blob["error"],
+            "failing for": None if blob["failing_for"] is None else say_duration(round(blob["failing_for"])),
+        }
+        for blob in stuck
+    ]
+    show(document, "table", ("nothing can move", table))
+    more = f", of which these are the first {len(stuck)}," if len(stuck) < count else ""
+    click.echo(
+        f"{count} blobs{more} keep {document['name']}: no copy of them is trusted anywhere, and none could be copied. That is "
+        "still retried. Push them again, or delete the images that need them"
+    )
+
+
+def _count(document: Json, key: str) -> int:
+    value = document[key]
+    assert isinstance(value, int)
+    return value
 
 
 async def _line(desk: Desk, name: str) -> LocationLine:
@@ -168,14 +212,17 @@ async def _line(desk: Desk, name: str) -> LocationLine:
 async def _until(
     desk: Desk, name: str, text: str, left: Callable[[LocationLine], int], state: LocationState | None = None
 ) -> None:
-    """Show how much is left until it is nothing, and the location in the `state`, if one is given."""
+    """Show how much is left until it is nothing, and the location in the `state`, if one is given.
+
+    Returns, too, when nothing is left but what nothing can move.
+    """
     with progress_bar() as bar:
         task: TaskID | None = None
         while True:
             line = await _line(desk, name)
             remaining = left(line)
             task = _advance(bar, task, text, remaining)
-            if remaining == 0 and state in (None, line.state):
+            if remaining == line.stuck_blobs and (remaining or state in (None, line.state)):
                 return
             await trio.sleep(_LOOK_AGAIN)
 

@@ -29,7 +29,8 @@ _RANGE_UNSATISFIABLE = Code("SIZE_INVALID", 416, "the requested range is not ins
 async def answer_blob(registry: Registry, request: Request, repository: str, digest_text: str) -> Answer:
     """Answer a blob (spec: end-2): 307 where the client may go to the best store, else its bytes, whole or one range.
 
-    Raises RegistryError: BLOB_UNKNOWN also when no copy is left, so that a client which pushes uploads it again.
+    Raises RegistryError: BLOB_UNKNOWN also when no copy is left, and to a HEAD when none is trusted, so that a client which pushes
+    uploads it again.
     """
     digest = check_digest_text(digest_text)
     found = await look_up_blob(registry, repository, digest, pieces=False)
@@ -46,6 +47,9 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         ) from error
     headers = _headers(digest)
     if request.method == "HEAD":
+        if all(placement.suspect for placement in found.placements):
+            # What is asked for by a client that would push it is healed by the push; a pull tries suspect copies, too.
+            raise RegistryError(BLOB_UNKNOWN, {"name": repository, "digest": digest})
         return Answer(200, (_BYTES, *headers), length=size)
     grounds = Grounds(found, registry.watcher.board, registry.states())
     board = in_service(grounds.board, grounds.states)

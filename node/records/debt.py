@@ -1,4 +1,4 @@
-"""Debt in plain sight: copies that keep failing, and what is running. One statement each."""
+"""Debt in plain sight: copies that keep failing, blobs that nothing can move, and what is running. One statement each."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,8 @@ from attrs import frozen
 
 from node.records.postgres import Database
 from replication.plan import STALLED_AFTER
+
+_SECONDS = 30.0
 
 
 @frozen
@@ -52,6 +54,62 @@ async def list_stalled(database: Database, location: str | None, most: int) -> S
             row["retry_in"],
             row["repository"],
         )
+        for row in rows
+    ]
+
+
+STUCK = f"""
+    SELECT p.blob_id FROM placement p
+    WHERE p.location_id = l.id AND p.state = 'suspect'
+        AND NOT EXISTS (SELECT FROM placement q WHERE q.blob_id = p.blob_id AND q.state = 'present')
+        -- What no repository has is collected when its time comes.
+        AND EXISTS (SELECT FROM repository_blob rb WHERE rb.blob_id = p.blob_id)
+        -- Only into active locations is anything copied.
+        AND NOT EXISTS (
+            SELECT FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active'
+            WHERE t.blob_id = p.blob_id AND (t.attempts < {STALLED_AFTER} OR t.lease_until > now()))
+        AND (
+            EXISTS (SELECT FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active' WHERE t.blob_id = p.blob_id)
+            OR NOT EXISTS (SELECT FROM location d WHERE d.state = 'active' AND NOT blob_forbidden(p.blob_id, d.id)))
+"""  # noqa: S608  # a number
+"""Blobs of a location `l` that nothing can move: no copy is trusted anywhere, and all that could copy one elsewhere is stalled."""
+
+
+@frozen
+class StuckBlob:
+    """A blob that keeps a location from being emptied: it can be copied nowhere. Its copies are still retried."""
+
+    digest: str
+    size: int
+    repositories: tuple[str, ...]
+    """The first ten that have it, by age."""
+    error: str
+    """Of the latest try, or what made its copy suspect where no other location may hold it."""
+    failing_for: float | None
+    """Seconds since the first failed try; None where there was none."""
+
+
+async def list_stuck(database: Database, location: str, most: int) -> Sequence[StuckBlob]:
+    """Return up to `most` blobs of a location that nothing can move, by age."""
+    rows = await database.fetch(
+        f"""
+        SELECT b.digest, b.size,
+            ARRAY(SELECT r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id
+                WHERE rb.blob_id = b.id ORDER BY r.id LIMIT 10) AS repositories,
+            coalesce(tried.last_error, p.reason, '') AS error,
+            extract(epoch FROM now() - tried.failing_since)::float8 AS failing_for
+        FROM location l JOIN placement p ON p.location_id = l.id JOIN blob b ON b.id = p.blob_id
+        LEFT JOIN LATERAL (
+            SELECT t.last_error, t.failing_since FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active'
+            WHERE t.blob_id = b.id ORDER BY t.failing_since LIMIT 1) tried ON true
+        WHERE l.name = $1 AND b.id IN ({STUCK}) ORDER BY b.id LIMIT $2
+        """,  # noqa: S608  # a constant of this module
+        location,
+        most,
+        deadline=_SECONDS,
+    )
+    return [
+        StuckBlob(row["digest"], row["size"], tuple(row["repositories"]), row["error"], row["failing_for"])
         for row in rows
     ]
 

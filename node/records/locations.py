@@ -5,6 +5,7 @@ from enum import Enum
 
 from attrs import frozen
 
+from node.records.debt import STUCK
 from node.records.postgres import Database
 from replication.model import LocationState
 
@@ -25,6 +26,8 @@ class LocationLine:
     sole_bytes: int
     suspect_blobs: int
     """Blobs here of which no copy is trusted anywhere; they are copied where their bytes turn out to be right."""
+    stuck_blobs: int
+    """While it is being emptied: those of them that nothing can move, because all copies are stalled."""
     unproven: int
     """While it is being emptied: blobs without a copy elsewhere that was made, or read and right, since that began."""
     owed_blobs: int
@@ -36,10 +39,11 @@ class LocationLine:
 async def list_locations(database: Database) -> Sequence[LocationLine]:
     """Return all locations, removed ones too, by name."""
     rows = await database.fetch(
-        """
+        f"""
         SELECT l.name, l.state, d.location_id IS NOT NULL AS is_default, coalesce(p.blobs, 0) AS blobs,
             coalesce(s.blobs, 0)::bigint AS sole_blobs, coalesce(s.bytes, 0)::bigint AS sole_bytes,
             coalesce(b.blobs, 0) AS suspect_blobs,
+            CASE WHEN l.state IN ('draining', 'drained') THEN (SELECT count(*) FROM ({STUCK}) stuck) ELSE 0 END AS stuck_blobs,
             CASE WHEN l.state IN ('draining', 'drained') THEN unproven_at(l.id) ELSE 0 END AS unproven,
             coalesce(t.blobs, 0) AS owed_blobs, coalesce(t.bytes, 0)::bigint AS owed_bytes,
             coalesce(u.uploads, 0) AS uploads, coalesce(o.objects, 0) AS dead_objects
@@ -53,7 +57,7 @@ async def list_locations(database: Database) -> Sequence[LocationLine]:
         LEFT JOIN (SELECT location_id, count(*) AS uploads FROM upload GROUP BY 1) u ON u.location_id = l.id
         LEFT JOIN (SELECT location_id, count(*) AS objects FROM dead_object GROUP BY 1) o ON o.location_id = l.id
         ORDER BY l.name
-        """,
+        """,  # noqa: S608  # a constant
         deadline=_SECONDS,
     )
     return [
@@ -65,6 +69,7 @@ async def list_locations(database: Database) -> Sequence[LocationLine]:
             row["sole_blobs"],
             row["sole_bytes"],
             row["suspect_blobs"],
+            row["stuck_blobs"],
             row["unproven"],
             row["owed_blobs"],
             row["owed_bytes"],
@@ -106,7 +111,8 @@ _FROM: Mapping[LocationState, tuple[LocationState, ...]] = {
         LocationState.REMOVED,
     ),
     LocationState.PAUSED: (LocationState.ACTIVE,),
-    LocationState.DRAINING: (LocationState.ACTIVE, LocationState.PAUSED),
+    # One that is drained is so again at once: a drain, too, may be asked for twice.
+    LocationState.DRAINING: (LocationState.ACTIVE, LocationState.PAUSED, LocationState.DRAINED),
 }
 """From which states a location may come into this one by hand. The state itself is always fine: the request is repeated."""
 

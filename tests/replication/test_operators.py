@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import trio
 
+from node.commands.location import EXIT_STUCK
+from replication.plan import STALLED_AFTER
 from tests.cluster import Cluster, StartCluster, program
 from tests.faults import MakeFaulty
 from tests.services import Store, fetch_rows
@@ -186,6 +188,25 @@ async def test_what_nobody_trusts_is_moved_out_of_a_drained_location(
     assert "no copy is trusted" in refused["detail"]
     errors = "SELECT t.last_error FROM task t JOIN location l ON l.id = t.location_id WHERE l.name = 'eu'"
     await _until(lambda: _says(database_uri, errors, "us: "))
+
+    # As if minutes of tries had gone by.
+    tried = f"UPDATE task SET attempts = {STALLED_AFTER}, due_at = now() + interval '1 hour' RETURNING attempts"  # noqa: S608 - a number
+    await trio.to_thread.run_sync(fetch_rows, database_uri, tried)
+    told = await _run(nodes, "location", "drain", "us", "--wait", code=EXIT_STUCK)
+    assert all(word in told for word in (wrong, repository, "is wrong", "Push them again, or delete the images"))
+    refused = await _ask(url, "/location/us/state", "PUT", {"state": "removed"})
+    (line,) = [line for line in (await _ask(url, "/location"))["locations"] if line["name"] == "us"]
+    assert (line["stuck_blobs"], line["unproven"], refused["stuck"][0]["digest"]) == (1, 1, wrong)
+    assert [(blob["digest"], blob["repositories"]) for blob in line["stuck"]] == [(wrong, [repository])]
+
+    # What is said to help does: a client that pushes asks first, and is not told that the blob is there.
+    async with httpx.AsyncClient() as client:
+        assert (await client.head(f"{url}/v2/{repository}/blobs/{right}")).status_code == 200
+        assert (await client.head(f"{url}/v2/{repository}/blobs/{wrong}")).status_code == 404
+    await _push(url, repository, b"w" * 100_000)
+    told = await _run(nodes, "location", "drain", "us", "--wait")
+    assert "us is drained" in told
+    await _run(nodes, "location", "remove", "us")
 
 
 async def _says(database_uri: str, sql: str, text: str) -> bool:

@@ -8,9 +8,9 @@ from node.api.debts import residency, stalled_copies
 from node.api.frame import Problem
 from node.api.policies import Request, get_policies, get_policy, set_policy
 from node.policies import Amount, preview
-from node.records.debt import list_stalled
+from node.records.debt import list_stalled, list_stuck
 from node.records.ledger import PostgresLedger
-from node.records.locations import apply_defaults
+from node.records.locations import Change, apply_defaults, list_locations
 from node.records.members import Membership, default_locations
 from node.records.reconcile import PostgresRounds, look_at_round
 from replication.macs import PieceProofs
@@ -206,6 +206,42 @@ async def test_stalled_copies_are_listed_with_reason_and_age(world: World) -> No
     assert (line.digest, line.location, line.error, line.repository) == (digest_of("bad"), "eu", "it burns", "team/a")
     assert line.failing_for >= 60
     assert (await stalled_copies(world.database, "us", 10)) == {"stalled": []}
+
+
+async def test_what_nothing_can_move_is_told_from_what_may_yet_go(world: World) -> None:
+    """A blob keeps a location when no copy is trusted and every way out is stalled, or closed; not while one is open."""
+    await world.policy("team", never=["eu", "ap"])
+    for name, repositories, placed in (
+        ("damaged", ["other/b", "other/c"], {"us": "suspect", "ap": "suspect"}),
+        ("shut in", ["team/a"], {"us": "suspect"}),
+        ("tried", ["other/b"], {"us": "suspect"}),
+        ("running", ["other/b"], {"us": "suspect"}),
+        ("found", ["other/b"], {"us": "suspect"}),
+        ("half tried", ["other/b"], {"us": "suspect"}),
+        ("healable", ["other/b"], {"us": "suspect", "eu": "present"}),
+        ("sound", ["other/b"], {"us": "present"}),
+        ("unlinked", [], {"us": "suspect"}),
+    ):
+        await world.blob(name, repositories, placed)
+        if name not in ("shut in", "found"):
+            leased = name == "running"
+            await world.owe(name, "eu", failures=STALLED_AFTER - (name == "tried"), leased=leased)
+    # Nothing is copied into a location that is being emptied, so what is owed there says nothing.
+    await world.owe("damaged", "us")
+    await world.owe("half tried", "ap")
+    assert [line.stuck_blobs for line in await list_locations(world.database)] == [0, 0, 0]
+    assert (await world.change("us", LocationState.DRAINING)).outcome is Change.DONE
+    assert {line.name: line.stuck_blobs for line in await list_locations(world.database)} == {"us": 2, "eu": 0, "ap": 0}
+    damaged, shut_in = await list_stuck(world.database, "us", 10)
+    assert (damaged.digest, damaged.repositories, damaged.error) == (
+        digest_of("damaged"),
+        ("other/b", "other/c"),
+        "it burns",
+    )
+    assert damaged.failing_for is not None
+    assert damaged.failing_for >= 60
+    assert (shut_in.digest, shut_in.failing_for) == (digest_of("shut in"), None)
+    assert len(await list_stuck(world.database, "us", 1)) == 1
 
 
 async def test_apply_makes_the_file_count(world: World) -> None:

@@ -19,6 +19,7 @@ _LOCATION: dict[str, Json] = {
             "sole_blobs",
             "sole_bytes",
             "suspect_blobs",
+            "stuck_blobs",
             "unproven",
             "owed_blobs",
             "owed_bytes",
@@ -26,6 +27,9 @@ _LOCATION: dict[str, Json] = {
             "dead_objects",
         ),
         COUNT,
+    ),
+    "stuck": listing(
+        record(digest=TEXT, size=COUNT, repositories=listing(TEXT), error=TEXT, failing_for=maybe(NUMBER)),
     ),
 }
 _POLICY: dict[str, Json] = {"namespace": TEXT, "policy": {"type": "object"}, "version": COUNT}
