@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from scripts.services import processes
 from scripts.services.processes import free_ports
 from tests.services import repository_root
 
@@ -52,17 +51,21 @@ def wait_until_silent(found: list[int]) -> None:
         time.sleep(0.05)
 
 
-def test_nobody_is_given_a_port_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is to listen somewhere may stop and start again: nobody else, also of another worker, is given its port meanwhile."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+_ASKED_ELSEWHERE = """
+import sys
+from scripts.services import processes
+processes._PORTS = range(int(sys.argv[1]), int(sys.argv[1]) + 1)
+processes.free_ports(1)
+"""
+
+
+def test_nobody_is_given_a_port_twice() -> None:
+    """What is to listen somewhere may stop and start again: nobody else, also in another process, is given its port meanwhile."""
     first = free_ports(100)
     assert len(set(first) | set(free_ports(100))) == 200
-    for worker in ("gw0", "gw1"):
-        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
-        monkeypatch.setattr(processes, "_given", set())
-        others = free_ports(100)
-        assert not set(others) & set(first)
-        first += others
+    words = [sys.executable, "-c", _ASKED_ELSEWHERE, str(first[0])]
+    asked = subprocess.run(words, cwd=repository_root(), capture_output=True, timeout=DEADLINE, text=True)
+    assert "fewer than 1 free ports" in asked.stderr
 
 
 def test_services_live_as_long_as_the_command(tmp_path: Path) -> None:

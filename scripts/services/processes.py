@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +19,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 # Below Linux's range for outgoing connections, so that none of those takes a port between our look and its use.
 _PORTS = range(20000, 32000)
-_SHARES = 4
 _given: set[int] = set()
+_CLAIMS = 256
+_claims: deque[int] = deque()
 
 
 class ServiceError(Exception):
@@ -27,31 +29,35 @@ class ServiceError(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` different TCP ports that nothing listens on at 127.0.0.1 just now, and that this process gave to nobody yet.
+    """Return `count` different TCP ports that nothing listens on at 127.0.0.1 just now, and that nobody was given yet.
 
-    What is to listen there may take seconds to start, or stop and start again: until then nobody else may be given its port.
+    What is to listen there may take seconds to start, or stop and start again: until then nobody else may be given its port,
+    neither in this process nor in another one that asks here.
     """
     found: list[int] = []
-    ports = _share(os.environ.get("PYTEST_XDIST_WORKER", ""))
-    if len(_given) > len(ports) // 2:
+    if len(_given) > len(_PORTS) // 2:
         _given.clear()  # Who got the first of them has ended long ago, or listens.
-    # In random order, so that two starts at once rarely meet.
-    for port in random.sample(ports, len(ports)):
+    for port in random.sample(_PORTS, len(_PORTS)):
         if port in _given:
             continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _claim(port)
             found.append(port)
         if len(found) == count:
             _given.update(found)
             return found
-    raise ServiceError(f"fewer than {count} free ports among {len(ports)} between {_PORTS.start} and {_PORTS.stop}")
+    raise ServiceError(f"fewer than {count} free ports among {len(_PORTS)} between {_PORTS.start} and {_PORTS.stop}")
 
 
-def _share(worker: str) -> range:
-    """Return the ports of one of pytest's workers ("gw0", "gw1", ...), which run at the same time; those of nobody for ""."""
-    number = int(worker.removeprefix("gw")) + 1 if worker else 0
-    return _PORTS[number % _SHARES :: _SHARES]
+def _claim(port: int) -> None:
+    """Keep a port from other processes until this one ends, or was given many more. Raises OSError: one of them has it."""
+    with socket.socket(socket.AF_UNIX) as claim:
+        # A name of Linux's that is no file: it goes with the process, however that ends.
+        claim.bind(f"\0antipode-port-{port}")
+        _claims.append(claim.detach())
+    if len(_claims) > _CLAIMS:
+        os.close(_claims.popleft())
 
 
 def accepts_connections(port: int) -> bool:
