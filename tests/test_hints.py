@@ -1,11 +1,10 @@
 """Hints between nodes over real Redis and real PostgreSQL, also while the bus is killed, hung and started again."""
 
-import os
 import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import asyncpg
@@ -44,24 +43,23 @@ class Bus:
         self.server = self.start()
 
     def kill(self) -> None:
-        # The whole session: PostgreSQL has a process for every connection.
-        os.killpg(self.server.daemon.process.pid, signal.SIGKILL)
-        self.server.daemon.process.wait(30)
+        if isinstance(self.server, Postgres):
+            self.server.kill()
+        else:
+            self.server.daemon.process.kill()
+            self.server.daemon.process.wait(30)
 
     def hang(self) -> None:
-        self._signal(signal.SIGSTOP)
+        if isinstance(self.server, Postgres):
+            self.server.freeze()
+        else:
+            self.server.daemon.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        # PostgreSQL's children are groups of their own.
-        pid = self.server.daemon.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in (pid, *map(int, children)):
-            # A process of a connection that has just ended may be gone by now.
-            with suppress(ProcessLookupError):
-                os.kill(each, number)
+        if isinstance(self.server, Postgres):
+            self.server.thaw()
+        else:
+            self.server.daemon.process.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
         self.server = self.start()
