@@ -13,6 +13,7 @@ from attrs import evolve
 
 from engines import parse_engine
 from engines.crossing import open_bridge
+from node import hints as hint_lines
 from node.assembly import assemble
 from node.cache import Freshness
 from node.hints import open_hints
@@ -54,6 +55,8 @@ async def database(migrated_uri: str) -> AsyncIterator[Database]:
 
 PATIENCE = 30.0
 """Seconds that a statement may take in these tests: what a busy machine takes for it, where none is to be given up."""
+_HINT_PATIENCE = 20.0
+"""Seconds that the hints' line may take for an answer: each loss makes a node forget everything, and ask the database again."""
 
 
 async def _run(settings: Settings, patience: float, *, task_status: trio.TaskStatus[Region]) -> None:
@@ -86,9 +89,15 @@ async def _run(settings: Settings, patience: float, *, task_status: trio.TaskSta
 
 @pytest.fixture
 async def world(
-    database: Database, migrated_uri: str, tmp_path: Path, request: pytest.FixtureRequest
+    database: Database,
+    migrated_uri: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[MakeWorld]:
     """A function that assembles regions over one database; each has its own pool, caches and hints, as on hosts of their own."""
+    for name in ("CONNECT_SECONDS", "ANSWER_SECONDS"):
+        monkeypatch.setattr(hint_lines, name, _HINT_PATIENCE)
     async with trio.open_nursery() as regions:
 
         async def make(*preferences: str, ceph: bool = False, patience: float = PATIENCE, **given: Any) -> list[Region]:
