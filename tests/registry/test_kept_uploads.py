@@ -217,31 +217,29 @@ async def test_the_next_upload_goes_elsewhere_at_once(world: MakeWorld) -> None:
 @pytest.mark.parametrize("operation", ["begin_parts", "put_part", "finish_parts"])
 async def test_a_store_that_hangs_is_not_waited_for(world: MakeWorld, operation: str) -> None:
     """A store that is silent, and to its probes, is given up after a few seconds; one whose probes are good is waited for."""
-    us, _ = await world("us eu", "eu us", probe_interval=0.2, probe_deadline=0.3)
+    # One probe that is late is enough: a busy machine must be in time.
+    us, _ = await world("us eu", "eu us", probe_interval=0.2, probe_deadline=SILENCE)
     data = secrets.token_bytes(DATA)
     slow = Hold()
     us.engines["us"].plan(operation, slow, call=0)
     location = await us.start_upload("a/b")
-    with trio.move_on_after(2 * SILENCE) as waiting:
+    with trio.fail_after(20 * SILENCE):
         async with trio.open_nursery() as nursery:
 
             async def push() -> None:
                 patched = await us.patch(location, data)
                 assert (await us.put(patched.location, digest_of(data))).status == 201
-                waiting.deadline = float("inf")
 
             nursery.start_soon(push)
             await slow.reached.wait()
             await trio.sleep(SILENCE + 0.5)
             slow.go_on.set()
-    assert not waiting.cancelled_caught
     us.engines["us"].plan_all(Stall())
     us.engines["us"].plan("put_part", Stall())
     location = await us.start_upload("a/b")
-    began = trio.current_time()
-    assert (await us.patch(location, secrets.token_bytes(DATA))).failure == (503, "UNAVAILABLE")
     # Not as long as a store may take whose probes are good: for ever, here.
-    assert trio.current_time() - began < 5 * SILENCE
+    with trio.fail_after(20 * SILENCE):
+        assert (await us.patch(location, secrets.token_bytes(DATA))).failure == (503, "UNAVAILABLE")
 
 
 @pytest.fixture
