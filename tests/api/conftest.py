@@ -17,6 +17,8 @@ from tests.registry.world import MakeWorld, Region, until
 __all__ = ["database", "migrated_uri", "world"]
 
 PATIENCE = 60.0
+SAFETY_NET = 50.0
+"""Seconds after which who waits looks of his own accord: far beyond what a busy machine takes to bring a hint."""
 
 
 @define(eq=False)
@@ -76,6 +78,7 @@ def make_waiters(world: MakeWorld, nursery: trio.Nursery) -> MakeWaiters:
         for region in (us, eu):
             await nursery.start(region.node.waiting.run)
             await nursery.start(region.node.durable.run)
+            region.registry.waiting.safety_net = SAFETY_NET
         return Waiters(us, eu, nursery)
 
     return make

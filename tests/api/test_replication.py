@@ -14,10 +14,10 @@ from attrs import Factory, define
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
 from node.records.closures import read_closure
 from node.records.postgres import Database, Row
-from node.waiting import SAFETY_NET, Subject
+from node.waiting import Subject
 from replication.closure import Closure
 from replication.ports import Forget, Wake
-from tests.api.conftest import MakeWaiters, Waiters, beside
+from tests.api.conftest import SAFETY_NET, MakeWaiters, Waiters, beside
 from tests.faulty_engine import Hold
 from tests.registry.world import descriptor, digest_of, image, index, until
 
