@@ -99,6 +99,8 @@ class HealthFacts:
     draining: bool = False
     clock: str = ""
     """How far the machine's clock is off, in words, empty while it is right."""
+    team_sync: str = ""
+    """What keeps teams from following their groups, empty while nothing does."""
     collection_paused: str = ""
     """Why garbage collection is paused, empty while it is not."""
     node: str = field(default="")
@@ -177,9 +179,9 @@ def instance(facts: HealthFacts, now: float) -> HealthAnswer:
 def warning(facts: HealthFacts) -> HealthAnswer:
     """Answer `/health/warning`: what will be a failure soon.
 
-    Garbage that is not collected, and a clock that is wrong, are shown while that is so.
+    Garbage that is not collected, a clock that is wrong, and teams that do not follow their groups are shown while that is so.
     """
-    shown = {"garbage_collection": facts.collection_paused, "clock": facts.clock}
+    shown = {"garbage_collection": facts.collection_paused, "clock": facts.clock, "team_sync": facts.team_sync}
     return HealthAnswer(
         (
             _disk("disk_space_warning", facts, DISK_WARNING_THRESHOLD),

@@ -154,6 +154,7 @@ class Node:
     def facts(self) -> HealthFacts:
         """Return what the health endpoints show. From memory, at once."""
         hints = self.hints.statistics()
+        teams = self.access.teams()
         redis = Reachability(hints.connected, hints.since, hints.last_error or "") if self.settings.redis else None
         return HealthFacts(
             preference=self.settings.preference,
@@ -170,6 +171,7 @@ class Node:
             disk=self.disk,
             collection_paused=self.collector.statistics().paused,
             clock=self.ledger.clock.said() if self.ledger.clock.wrong else "",
+            team_sync="" if teams is None else teams.trouble,
             draining=self.draining and not self.handed_over,
             node=self.name,
         )

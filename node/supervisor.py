@@ -11,7 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
@@ -224,10 +224,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
                 await start("access log", access.run)
             await node.mac_keyring.refresh()
             await start("keys for MACs", node.mac_keyring.run)
-            await node.access.open()
-            if not node.settings.open_registry:
-                await offer_first_contact(node.database)
-            await start("access", node.access.run)
+            await _start_access(node, start)
             await start("events", partial(_listen, node, freshness))
             if node.deletes is not None:
                 await start("deletes", partial(_listen_for_deletes, node, freshness, node.deletes))
@@ -260,6 +257,16 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
                 manager.tell("STOPPING=1", "STATUS=draining")
                 shutdown.set()
             services.cancel_scope.cancel(reason="the node stops")
+
+
+async def _start_access(node: Node, start: Callable[[str, Service], Awaitable[None]]) -> None:
+    """Start what knows who may do what."""
+    await node.access.open()
+    if not node.settings.open_registry:
+        await offer_first_contact(node.database)
+    await start("access", node.access.run)
+    if (teams := node.access.teams()) is not None:
+        await start("team sync", teams.run)
 
 
 async def _serve_at(

@@ -14,6 +14,7 @@ from attrs import define, field
 from node.auth.challenge import INSUFFICIENT, INVALID, basic, bearer, not_proven, unauthorized
 from node.auth.changes import ACCESS_CHANGED, KEYS_CHANGED
 from node.auth.credentials import NotProven
+from node.auth.directory_teams import DirectoryTeams
 from node.auth.header import Basic, Bearer, Malformed, read_authorization
 from node.auth.model import ANONYMOUS, ANYBODY, Action, Grant, Identity, Kind, owns
 from node.auth.parts import Parts, make_parts
@@ -240,6 +241,10 @@ class Access:
         own = Identity(identity.name, identity.kind, identity.superuser)
         decided = await self.parts.rights.of(own, (need.repository,), anew=True)
         return decided.grants[need.repository]
+
+    def teams(self) -> DirectoryTeams | None:
+        """Return the teams that follow the directory's groups, where they do."""
+        return None if self.parts is None else self.parts.teams
 
     def heard(self, hint: Hint) -> None:
         """Take in that something may have changed; read it soon."""

@@ -15,6 +15,7 @@ from attrs import define, evolve, field, frozen
 
 from node.auth.changes import ChangeLog
 from node.auth.directory import Directory
+from node.auth.directory_teams import DirectoryTeams
 from node.auth.federation import Federation, looks_like_token
 from node.auth.limits import Failures
 from node.auth.linking import Where, belongs, link
@@ -77,6 +78,8 @@ class Credentials:
     """Proves those who have no password in the database."""
     _federation: Federation | None = field(alias="federation", default=None)
     """Proves robots that show somebody else's token."""
+    _teams: DirectoryTeams | None = field(alias="teams", default=None)
+    """Whoever the directory proves joins and leaves teams by what it says."""
     _node: str = field(alias="node", default="")
     """This process's id, as lines of the audit log have it."""
     _pepper: bytes = field(factory=lambda: secrets.token_bytes(32), init=False)
@@ -179,8 +182,10 @@ class Credentials:
             return None
         linked = None if person is None else await link(self._database, directory, name, login, person, at)
         proven = None if linked is None else self._proven(linked)
-        if person is None or proven is None:
+        if person is None or linked is None or proven is None:
             return None
+        if self._teams is not None and not person.remembered:
+            await self._teams.at_login(linked.account, at)
         superuser = proven.identity.superuser or person.superuser
         return evolve(proven, identity=evolve(proven.identity, superuser=superuser), renewable=False)
 

@@ -9,7 +9,7 @@ import secrets
 from typing import Protocol
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from node.cache import Cache
 
@@ -22,6 +22,8 @@ class Person:
 
     email: str | None = None
     superuser: bool = False
+    remembered: bool = field(default=False, eq=False)
+    """Whether the directory said so a while ago, and was not asked again."""
 
 
 class DirectoryUnavailable(Exception):
@@ -70,5 +72,5 @@ class Remembering:
             return seen
         # A wrong password is kept only in place of a right one: guesses push nobody out.
         if person is not None or seen is not None:
-            self._known.keep(key, person, now)
+            self._known.keep(key, None if person is None else evolve(person, remembered=True), now)
         return person

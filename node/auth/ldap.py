@@ -6,8 +6,8 @@ not followed: they would take the password wherever the directory says.
 
 import secrets
 import ssl
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -61,19 +61,26 @@ class Ldap:
 
 def prove_now(settings: LdapSettings, name: str, password: str) -> Person | None:
     """Ask the directory and wait for it; `password` is not empty. Raises DirectoryUnavailable."""
+    with entered(settings) as connection:
+        found = _find(connection, settings, name)
+        if found is None:
+            _bind_as_nobody(connection, settings, password)
+            return None
+        entry = str(found["dn"])
+        superuser = _matches(connection, entry, settings.superuser_filter)
+        if not _bind(connection, entry, password):
+            return None
+        return Person(_first(found["attributes"].get(settings.email_attribute)), superuser)
+
+
+@contextmanager
+def entered(settings: LdapSettings) -> Iterator[Connection]:
+    """Connect as LDAP_ADMIN_DN, in a thread that may wait. What goes wrong, here or inside, becomes DirectoryUnavailable."""
     connection = _prepare(settings)
     try:
         try:
             _enter(connection, settings)
-            found = _find(connection, settings, name)
-            if found is None:
-                _bind_as_nobody(connection, settings, password)
-                return None
-            entry = str(found["dn"])
-            superuser = _matches(connection, entry, settings.superuser_filter)
-            if not _bind(connection, entry, password):
-                return None
-            return Person(_first(found["attributes"].get(settings.email_attribute)), superuser)
+            yield connection
         finally:
             _leave(connection)
     except (LDAPExceptionError, OSError) as error:

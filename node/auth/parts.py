@@ -8,6 +8,7 @@ from attrs import frozen
 from node.auth.changes import ChangeLog
 from node.auth.credentials import Credentials, Rules
 from node.auth.directory import Directory, Remembering
+from node.auth.directory_teams import DirectoryTeams
 from node.auth.federation import Federation
 from node.auth.issuers import Issuers
 from node.auth.keyring import Keyring
@@ -36,6 +37,8 @@ class Parts:
     tokens: Tokens
     credentials: Credentials
     rights: Rights
+    teams: DirectoryTeams | None = None
+    """The teams that follow the directory's groups, where they do."""
     sign_in: SignIn | None = None
     """How people log in with an identity provider, where there is one."""
 
@@ -47,6 +50,15 @@ def _directory(settings: Settings) -> Directory | None:
     from node.auth.ldap import Ldap
 
     return Remembering(Ldap(settings.ldap), settings.ldap.fresh, settings.metadata_grace)
+
+
+def _directory_teams(settings: Settings, database: Database, node: str, publish: Publish) -> DirectoryTeams | None:
+    if settings.ldap is None or not settings.team_syncing:
+        return None
+    from node.auth.ldap_groups import LdapGroups
+
+    teams = TeamSync("ldap", database, publish)
+    return DirectoryTeams(teams, LdapGroups(settings.ldap), database, settings.team_resync, node)
 
 
 def _federation(settings: Settings, database: Database, clock: Callable[[], float]) -> Federation | None:
@@ -73,11 +85,12 @@ def _sign_in(
     sealer: Sealer,
     clock: Callable[[], float],
     node: str,
-    teams: TeamSync | None,
+    publish: Publish,
 ) -> SignIn | None:
     provider = provider_of(settings, clock)
     if provider is None:
         return None
+    teams = TeamSync("oidc", database, publish) if settings.team_syncing else None
     reserved = frozenset((*settings.superusers, settings.library_namespace))
     return SignIn(provider, database, sealer, clock, settings.login_token_lifetime, reserved, node, teams)
 
@@ -97,7 +110,7 @@ def make_parts(
     sealer = Sealer(settings.secret_key)
     keyring = Keyring(database, sealer, longest)
     shared = alone if settings.redis is None else shared_counts(settings.redis).count
-    teams = TeamSync("oidc", database, publish) if settings.team_syncing and settings.oidc is not None else None
+    teams = _directory_teams(settings, database, node, publish)
     rules = Rules(settings.metadata_staleness, settings.metadata_grace, frozenset(settings.superusers))
     return Parts(
         changes,
@@ -112,6 +125,7 @@ def make_parts(
             passwords,
             directory=_directory(settings),
             federation=_federation(settings, database, clock),
+            teams=teams,
             node=node,
         ),
         Rights(
@@ -124,5 +138,6 @@ def make_parts(
             ),
             changes,
         ),
-        _sign_in(settings, database, sealer, clock, node, teams),
+        teams,
+        _sign_in(settings, database, sealer, clock, node, publish),
     )

@@ -165,7 +165,7 @@ class SignIn:
         except Unsaid as error:
             _log.warning("nobody says which groups somebody is in", account=account.name, reason=str(error))
             return
-        await self._teams.follow(account, groups, at)
+        await self._teams.follow(account, await self._teams.standing(account), groups, at)
 
     async def _make(self, claims: Mapping[str, Any], issuer: str, subject: str, at: Where) -> Account:
         settings, name = self.provider.settings, name_of(claims, self.provider.settings)

@@ -14,7 +14,7 @@ from node.auth.memberships import Bound, Change, Membership, decide
 from node.records.accounts import Account
 from node.records.auditlog import Line
 from node.records.postgres import Database
-from node.records.team_sync import Step, standing_of, take_steps
+from node.records.team_sync import Standing, Step, standing_of, take_steps
 from replication.ports import Publish
 
 _log = structlog.get_logger("antipode.access")
@@ -28,9 +28,12 @@ class TeamSync:
     _database: Database
     _publish: Publish
 
-    async def follow(self, account: Account, groups: Collection[str], at: Where) -> None:
+    async def standing(self, account: Account) -> Standing:
+        """Return which teams groups decide, and in which of them somebody is. Raises DatabaseUnavailable."""
+        return await standing_of(self._database, self.service, account.id)
+
+    async def follow(self, account: Account, standing: Standing, groups: Collection[str], at: Where) -> None:
         """Let somebody who logs in be in the teams of these groups and in no other bound one. Raises DatabaseUnavailable."""
-        standing = await standing_of(self._database, self.service, account.id)
         change = decide(standing.bound, standing.present, {account.id: groups})
         await self.make(change, standing.bound, {account.id: account.name}, account.name, at)
 

@@ -123,15 +123,26 @@ async def note_synced(database: Database, bound: Sequence[Bound]) -> None:
     )
 
 
-async def oldest_sync(database: Database, service: str) -> float:
-    """Return how many seconds ago the team was synchronised that waits longest for it, 0 where there is none."""
+@frozen
+class Overdue:
+    """How many teams are to be synchronised, and for how many seconds the one that waits longest was not."""
+
+    teams: int
+    seconds: float
+
+
+async def overdue_teams(database: Database, service: str, stale: float) -> Overdue:
+    """Return which teams of a service were not synchronised for `stale` seconds."""
     row = await database.fetch_row(
-        "SELECT coalesce(extract(epoch FROM now() - min(coalesce(synced_at, created_at))), 0)::float8 AS age "
-        "FROM team_sync WHERE service = $1",
+        """
+        SELECT count(*) AS teams, coalesce(extract(epoch FROM now() - min(coalesce(synced_at, created_at))), 0)::float8 AS seconds
+        FROM team_sync WHERE service = $1 AND (synced_at IS NULL OR synced_at < now() - $2 * interval '1 second')
+        """,
         service,
+        stale,
     )
     assert row is not None
-    return float(row["age"])
+    return Overdue(row["teams"], row["seconds"])
 
 
 @frozen

@@ -2,6 +2,7 @@
 
     people       alice (admin), bob, gone (no longer with us), root (as the registry's own superuser), twin (twice), Upper.Case
     elsewhere    carol
+    groups       devs (alice, bob, carol), ops (bob, as a uniqueMember), empty (nobody who is there)
 
 Everybody's password there is `PASSWORD_THERE`.
 """
@@ -11,10 +12,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from attrs import define, field
+from ldap3 import NONE, Connection, Server
 
 from node.settings import LdapSettings
 from scripts.services.processes import free_ports
@@ -24,7 +27,7 @@ PASSWORD_THERE = "a word of the directory"
 _ADMIN, _ADMIN_PASSWORD = "cn=admin,dc=example,dc=com", "the administrator's"
 _PEOPLE = (
     ("alice", "uid=alice,ou=people", "employeeType: admin"),
-    ("bob", "uid=bob,ou=people", ""),
+    ("bob", "uid=bob,ou=people", "businessCategory: CN=Said, OU=Groups,DC=example,DC=com"),
     ("gone", "uid=gone,ou=people", "title: gone"),
     ("root", "uid=root,ou=people", ""),
     ("twin", "cn=one,ou=people", ""),
@@ -34,6 +37,26 @@ _PEOPLE = (
     ("carol", "uid=carol,ou=elsewhere", ""),
 )
 _SECONDS = 30.0
+
+
+_GROUPS = """
+dn: ou=groups,dc=example,dc=com
+objectClass: organizationalUnit
+
+dn: cn=devs,ou=groups,dc=example,dc=com
+objectClass: groupOfNames
+member: uid=alice,ou=people,dc=example,dc=com
+member: UID=bob, OU=People,DC=example,DC=com
+member: uid=carol,ou=elsewhere,dc=example,dc=com
+
+dn: cn=ops,ou=groups,dc=example,dc=com
+objectClass: groupOfUniqueNames
+uniqueMember: uid=bob,ou=people,dc=example,dc=com
+
+dn: cn=empty,ou=groups,dc=example,dc=com
+objectClass: groupOfNames
+member: uid=nobody,ou=people,dc=example,dc=com
+"""
 
 
 def _program() -> str:
@@ -56,7 +79,7 @@ def _ldif() -> str:
         f"mail: {uid}@example.com\nuserPassword: {PASSWORD_THERE}\n{more}\n".replace("\n\n", "\n")
         for uid, dn, more in _PEOPLE
     ]
-    return "\n".join((*heads, *people))
+    return "\n".join((*heads, *people)) + _GROUPS
 
 
 @define(eq=False)
@@ -121,6 +144,28 @@ class Slapd:
             self._process.terminate()
             self._process.wait(_SECONDS)
             self._process = None
+
+    def write_group(self, name: str, *people: str) -> None:
+        """Make a group of these people below ou=groups, in place of the one that it was."""
+        entry, everybody = f"cn={name},ou=groups,dc=example,dc=com", ("nobody", *people)
+        with self._administrator() as connection:
+            connection.delete(entry)
+            members = [f"uid={uid},ou=people,dc=example,dc=com" for uid in everybody]
+            assert connection.add(entry, "groupOfNames", {"member": members}), connection.result
+
+    def delete_group(self, name: str) -> None:
+        """Take a group away."""
+        with self._administrator() as connection:
+            assert connection.delete(f"cn={name},ou=groups,dc=example,dc=com"), connection.result
+
+    @contextmanager
+    def _administrator(self) -> Iterator[Connection]:
+        connection = Connection(Server("127.0.0.1", self.port, get_info=NONE), _ADMIN, _ADMIN_PASSWORD)
+        assert connection.bind(read_server_info=False), connection.result
+        try:
+            yield connection
+        finally:
+            connection.unbind()
 
     def settings(self, scheme: str = "ldap", **changes: object) -> LdapSettings:
         """Return what a node has to know of it."""

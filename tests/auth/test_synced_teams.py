@@ -9,12 +9,13 @@ from node.records.auditlog import Filter, Line, read_lines
 from node.records.postgres import Database
 from node.records.rights import read_changes
 from node.records.team_sync import (
+    Overdue,
     Step,
     bind_team,
     claim_stale,
     list_candidates,
     note_synced,
-    oldest_sync,
+    overdue_teams,
     standing_of,
     take_steps,
     unbind_team,
@@ -167,8 +168,10 @@ async def test_one_node_at_a_time(database: Database) -> None:
     bound = await bound_to(database)
     assert await claim_stale(database, "ldap", 3600, 3600, 10) == [bound]
     assert await claim_stale(database, "ldap", 3600, 3600, 10) == []
-    assert await oldest_sync(database, "oidc") == 0
+    assert (await overdue_teams(database, "ldap", 3600)).teams == 1
+    assert await overdue_teams(database, "oidc", 0) == Overdue(0, 0.0)
     await note_synced(database, [bound])
+    assert await overdue_teams(database, "ldap", 3600) == Overdue(0, 0.0)
     assert await claim_stale(database, "ldap", 3600, 3600, 10) == []
     team = await find_team(database, "org", "dev")
     assert team is not None

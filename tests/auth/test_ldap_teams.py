@@ -1,0 +1,211 @@
+"""Teams that follow the groups of a real LDAP directory: at logins, and by themselves."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from node.auth.directory import DirectoryUnavailable
+from node.auth.directory_teams import DirectoryTeams
+from node.auth.ldap_groups import LdapGroups
+from node.auth.model import Role
+from node.config_values import Unfit
+from node.health import warning
+from node.records.accounts import find_account
+from node.records.auditlog import Filter, read_lines
+from node.records.permissions import Grantee, set_permission
+from node.records.team_sync import bind_team
+from node.records.teams import TeamDeletion, add_member, list_members, put_team
+from node.settings import LdapSettings
+from tests.auth.people import Person, bearing, settled, token_for
+from tests.auth.slapd import PASSWORD_THERE, Slapd, directory
+from tests.registry.world import MakeWorld, Region, until
+
+__all__ = ["directory"]
+ALICE, BOB = Person("alice", PASSWORD_THERE), Person("bob", PASSWORD_THERE)
+TAGS = "/v2/private/app/tags/list"
+DEVS, OPS, EMPTY, SAID = (f"cn={name},ou=groups" for name in ("devs", "ops", "empty", "said"))
+
+
+@pytest.fixture
+def running(directory: Slapd) -> Iterator[Slapd]:
+    """The directory, which is up again after a test that stops it."""
+    yield directory
+    directory.stop()
+    directory.start()
+
+
+async def following(
+    world: MakeWorld, ldap: LdapSettings, *regions: str, group: str = "own", **given: Any
+) -> list[Region]:
+    """Return nodes of a registry where the team `red` of `private`, which may read, follows a group of the directory."""
+    settings = {"authentication_type": "LDAP", "ldap": ldap, "team_syncing": True, **given}
+    made = await settled(world, *regions, **settings)
+    database = made[0].registry.database
+    assert await put_team(database, "private", "red")
+    await set_permission(database, "private/app", Grantee(team="red"), Role.READ)
+    assert await bind_team(database, "private", "red", "ldap", f"cn={group},ou=groups") is TeamDeletion.DONE
+    for region in made:
+        await region.node.access.open()
+    return made
+
+
+def teams_of(region: Region) -> DirectoryTeams:
+    parts = region.node.access.parts
+    assert parts is not None
+    assert parts.teams is not None
+    return parts.teams
+
+
+async def stale(region: Region) -> None:
+    """Let it be time for every team."""
+    await region.registry.database.fetch("UPDATE team_sync SET synced_at = NULL, leased_until = NULL")
+
+
+async def members(region: Region) -> list[str]:
+    return [member.name for member in await list_members(region.registry.database, "private", "red")]
+
+
+async def login(region: Region, person: Person) -> int:
+    return (await region.ask("GET", "/v2/auth", headers=person.basic)).status
+
+
+async def test_who_is_in_a_group(directory: Slapd) -> None:
+    """Whom a group lists in either way, or who says so; nobody who is not found by a login, and the same however it is asked."""
+    groups = LdapGroups(directory.settings(memberof_attribute="businessCategory"))
+    wanted = [DEVS, "CN=ops, ou=Groups", EMPTY, SAID, "cn=none,ou=groups"]
+    names = ["alice", "bob", "carol", "gone", "twin", "nobody", "*", "upper.case"]
+    known = {
+        "alice": {DEVS},
+        "bob": {DEVS, "CN=ops, ou=Groups", SAID},
+        "upper.case": set[str](),
+    }
+    assert await groups.groups(names, wanted) == known, "few people"
+    many = [*names, *(f"somebody-{number}" for number in range(200))]
+    for group in wanted:
+        expected = {name: theirs & {group} for name, theirs in known.items()}
+        assert await groups.groups(many, [group]) == expected, "few groups"
+    for name in names:
+        assert await groups.groups([name], wanted) == ({name: known[name]} if name in known else {})
+    assert await groups.groups([], wanted) == {}
+    assert await LdapGroups(directory.settings()).groups(["bob"], [SAID]) == {"bob": frozenset()}
+
+
+async def test_groups_that_cannot_be_told(directory: Slapd) -> None:
+    """A directory whose people or base are not there says nothing of anybody, and no name of a group is looked for that is none."""
+    for wrong in ({"admin_password": "wrong"}, {"user_rdn": "ou=nowhere"}, {"base_dn": "dc=nowhere", "user_rdn": None}):
+        asked = LdapGroups(directory.settings(**wrong))
+        for names in (["alice"], ["alice", "bob", "carol"]):
+            with pytest.raises(DirectoryUnavailable):
+                await asked.groups(names, [DEVS, OPS])
+    blind = LdapGroups(directory.settings(user_filter="(title=nobody)"))
+    assert await blind.groups(["alice", "bob"], [DEVS]) == {}
+    with pytest.raises(DirectoryUnavailable, match="none of"):
+        await blind.groups(["alice", "bob", *(f"somebody-{number}" for number in range(8))], [DEVS])
+    groups = LdapGroups(directory.settings())
+    assert await groups.has_group(DEVS)
+    assert await groups.has_group("CN=Devs,OU=Groups")
+    assert not await groups.has_group("cn=none,ou=groups")
+    with pytest.raises(Unfit):
+        await groups.has_group("devs")
+
+
+async def test_a_login_decides(world: MakeWorld, directory: Slapd) -> None:
+    """Whoever logs in is in the teams of their groups from the first time on, with a line in the audit log, and leaves them so."""
+    directory.write_group("own", "bob")
+    (us,) = await following(world, directory.settings(fresh=0.0), metadata_staleness=0.0)
+    assert await login(us, BOB) == 200
+    assert await members(us) == ["bob"]
+    assert (await us.ask("GET", TAGS, headers=BOB.basic)).status == 200
+    directory.write_group("own", "alice")
+    assert [await login(us, person) for person in (ALICE, BOB)] == [200, 200]
+    assert await members(us) == ["alice"]
+    kept = [line.line for line in await read_lines(us.registry.database, Filter(namespace="private"), None, 10)]
+    assert [(line.action, line.actor, dict(line.detail)) for line in reversed(kept)] == [
+        (action, name, {"team": "red", "member": name, "by": "ldap", "group": "cn=own,ou=groups"})
+        for action, name in (("putMember", "bob"), ("putMember", "alice"), ("dropMember", "bob"))
+    ]
+
+
+async def test_who_left_without_logging_in(world: MakeWorld, directory: Slapd) -> None:
+    """They leave the team when it is next synchronised, and a token that they have is void on every node."""
+    directory.write_group("own", "bob", "alice")
+    us, eu = await following(world, directory.settings(), "us eu", "eu us", metadata_staleness=3600.0)
+    assert await login(us, ALICE) == 200
+    token = bearing(await token_for(us, BOB, "repository:private/app:pull"))
+    for region in (us, eu):
+        assert (await region.ask("GET", TAGS, headers=token)).status == 200
+    directory.write_group("own", "alice")
+    assert await teams_of(eu).resync()
+    assert await members(us) == ["alice"]
+
+    for region in (us, eu):
+
+        async def refused(asked: Region = region) -> bool:
+            return (await asked.ask("GET", TAGS, headers=token)).status == 401
+
+        await until(refused)
+    assert await login(us, BOB) == 200, "what this node remembers of the last login gives nothing back"
+    assert await members(us) == ["alice"]
+    kept = [line.line for line in await read_lines(us.registry.database, Filter(action="dropMember"), None, 10)]
+    assert [(line.actor, line.detail["member"], line.node) for line in kept] == [("", "bob", eu.registry.instance)]
+
+
+async def test_everybody_of_a_group(world: MakeWorld, directory: Slapd) -> None:
+    """A synchronisation puts in who has an account, makes none, and takes out whom the directory does not prove; robots stay."""
+    directory.write_group("own", "bob", "alice", "private", "upper.case")
+    (us,) = await following(world, directory.settings(), group="other")
+    database = us.registry.database
+    assert [await login(us, person) for person in (ALICE, BOB)] == [200, 200]
+    assert await add_member(database, "private", "writers", "alice")
+    assert await put_team(database, "private", "blue")
+    for name in ("reader", "private+reader"):
+        assert await add_member(database, "private", "blue", name)
+    assert await bind_team(database, "private", "blue", "ldap", "cn=own,ou=groups") is TeamDeletion.DONE
+    assert await teams_of(us).resync()
+    found = [member.name for member in await list_members(database, "private", "blue")]
+    assert found == ["alice", "bob", "private+reader"]
+    assert await find_account(database, "upper.case") is None
+    assert await members(us) == []
+    assert not await teams_of(us).resync(), "it was done"
+    directory.delete_group("own")
+    await stale(us)
+    assert await teams_of(us).resync()
+    assert [member.name for member in await list_members(database, "private", "blue")] == ["private+reader"]
+    assert "alice" in {member.name for member in await list_members(database, "private", "writers")}
+
+
+async def test_a_directory_that_is_away(world: MakeWorld, running: Slapd) -> None:
+    """Nobody loses anything by it; that teams do not follow their groups is said until they do again."""
+    running.write_group("own", "bob")
+    (us,) = await following(world, running.settings(timeout=2.0))
+    assert await login(us, BOB) == 200
+    running.stop()
+    await teams_of(us).round()
+    assert await members(us) == ["bob"]
+    assert "cannot be asked for groups" in teams_of(us).trouble
+    told = warning(us.node.facts())
+    assert [check.message for check in told.checks if check.name == "team_sync"] == [teams_of(us).trouble]
+    assert told.status == 200
+    await teams_of(us).round()
+    assert teams_of(us).trouble, "nobody else has done it"
+    running.start()
+    await stale(us)
+    await teams_of(us).round()
+    assert teams_of(us).trouble == ""
+    assert "team_sync" not in {check.name for check in warning(us.node.facts()).checks}
+    await us.registry.database.fetch(
+        "UPDATE team_sync SET synced_at = now() - interval '3 hours', leased_until = now() + interval '1 hour'"
+    )
+    await teams_of(us).round()
+    assert "1 teams were not synchronised for 3h" in teams_of(us).trouble
+
+
+async def test_without_the_feature(world: MakeWorld, directory: Slapd) -> None:
+    """Where FEATURE_TEAM_SYNCING is off nothing follows groups, though a team is bound."""
+    directory.write_group("own", "bob")
+    (us,) = await following(world, directory.settings(), team_syncing=False)
+    assert us.node.access.parts is not None
+    assert us.node.access.parts.teams is None
+    assert await login(us, BOB) == 200
+    assert await members(us) == []
