@@ -39,6 +39,8 @@ class FaultProxy:
         """Bytes that the service sent through the proxy."""
         self.asked: bytearray | None = None
         """What clients send through the proxy, for a test that sets it to an empty one."""
+        self.watch: Callable[[bytes], None] | None = None
+        """Is told of each piece that clients send before it goes on, so that a fault can be placed there."""
         self.flips = False
         """Whether a bit of every long piece that clients send is another one when it arrives."""
         self._changed = trio.Event()
@@ -137,6 +139,8 @@ class FaultProxy:
     ) -> None:
         try:
             async for chunk in source:
+                if self.watch is not None and "silent" not in holding:
+                    self.watch(bytes(chunk))
                 while self.fault in holding:
                     await self._changed.wait()
                 if self.delay and "silent" in holding:
