@@ -1,6 +1,7 @@
 """A receiver of events that can be told to fail, hang or lie, and nodes whose webhooks may be on this machine."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -40,32 +41,31 @@ class Receiver:
     more: trio.Event = field(factory=trio.Event)
 
     async def serve(self, stream: trio.abc.Stream) -> None:
+        # A sender may have had enough at any moment, or not believe who we are.
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async with stream:
+                if await self._take(stream):
+                    await self._answer(stream)
+
+    async def _take(self, stream: trio.abc.Stream) -> bool:
+        """Read a request; False where it ends before its end."""
         connection = h11.Connection(h11.SERVER)
         headers: dict[str, str] = {}
         body = b""
-        async with stream:
-            if isinstance(stream, trio.SSLStream):
-                try:
-                    await stream.do_handshake()
-                except trio.BrokenResourceError:
-                    return  # it is not believed
-            while not isinstance(event := connection.next_event(), h11.EndOfMessage):
-                if event is h11.NEED_DATA:
-                    data = await stream.receive_some()
-                    if not data:
-                        return
-                    connection.receive_data(bytes(data))
-                elif isinstance(event, h11.Request):
-                    headers = {name.decode(): value.decode() for name, value in event.headers}
-                elif isinstance(event, h11.Data):
-                    body += bytes(event.data)
-            self.got.append(Got(headers, body))
-            self.more.set()
-            self.more = trio.Event()
-            try:
-                await self._answer(stream)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return  # the sender has had enough
+        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                data = await stream.receive_some()
+                if not data:
+                    return False
+                connection.receive_data(bytes(data))
+            elif isinstance(event, h11.Request):
+                headers = {name.decode(): value.decode() for name, value in event.headers}
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+        self.got.append(Got(headers, body))
+        self.more.set()
+        self.more = trio.Event()
+        return True
 
     async def _answer(self, stream: trio.abc.Stream) -> None:
         if self.mode == "drop":
