@@ -24,8 +24,10 @@ from tests.services import repository_root
 LAYERS = (b"first" * 50_000, b"second" * 50_000)
 CONFIG = b'{"architecture": "amd64", "os": "linux"}'
 PATIENCE = 90.0
-QUICK: Any = {"HEALTH_PROBE_INTERVAL": "300ms", "HEALTH_PROBE_DEADLINE": "1s", "HEALTH_RECOVERY_QUIET": "300ms"}
-"""A store that goes and comes back is noticed soon."""
+LONG = "80s"
+"""How long to wait for what comes: whatever a busy machine takes for it, and less than the client's patience."""
+QUICK: Any = {"HEALTH_PROBE_INTERVAL": "300ms", "HEALTH_PROBE_DEADLINE": "3s", "HEALTH_RECOVERY_QUIET": "300ms"}
+"""A store that goes and comes back is noticed soon, and one that is only slow is not taken for ill."""
 
 
 @asynccontextmanager
@@ -117,7 +119,7 @@ async def test_from_pending_to_present(
     first = await ask(nodes["eu"], name, "v1")
     assert (first["status"], first["digest"]) == ("pending", digest)
     assert 0 < first["missing_bytes"] <= first["bytes"] == sum(map(len, (CONFIG, *LAYERS)))
-    waiting = [beside(nursery, partial(ask, node, name, "v1", wait="20s")) for node in nodes]
+    waiting = [beside(nursery, partial(ask, node, name, "v1", wait=LONG)) for node in nodes]
     for task in waiting:
         assert (await task.get())["status"] == "present"
     listed = await trio.to_thread.run_sync(sizes, eu)
@@ -194,7 +196,7 @@ async def test_the_only_source_is_down(start_cluster: StartCluster, faulty_store
     assert answer["status"] == "stalled", answer
     assert "the only copies" in answer["reason"]
     us.mend()
-    assert (await ask(node, repository, "v1", wait="25s"))["status"] == "present"
+    assert (await ask(node, repository, "v1", wait=LONG))["status"] == "present"
 
 
 async def test_the_gate(start_cluster: StartCluster, repository: str, tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ async def test_the_gate(start_cluster: StartCluster, repository: str, tmp_path: 
     antipode = tools / "antipode"
     antipode.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from node.cli import main; main()" "$@"\n')
     antipode.chmod(0o755)
-    environment = {"PATH": f"{tools}:/usr/bin:/bin", "PYTHONPATH": str(repository_root()), "GATE_TIMEOUT": "20s"}
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "PYTHONPATH": str(repository_root()), "GATE_TIMEOUT": LONG}
     gate = str(repository_root() / "deploy" / "examples" / "gate.sh")
     host = us.url.removeprefix("http://")
     deploy = ("sh", "-c", 'echo "deployed $IMAGE_DIGEST"; exit 7')
