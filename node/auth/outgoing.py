@@ -72,11 +72,15 @@ class Outgoing:
             sent.append(("content-type", "application/x-www-form-urlencoded"))
         method, body = "GET" if form is None else "POST", b""
         extensions = {"timeout": timeouts}
-        async with pool, pool.stream(method, url, headers=sent, content=content, extensions=extensions) as answer:
-            async for data in answer.aiter_stream():
-                body += data
-                if len(body) > _MOST:
-                    raise Refused(f"its answer is longer than {_MOST} bytes")
+        with trio.CancelScope() as reading:
+            async with pool, pool.stream(method, url, headers=sent, content=content, extensions=extensions) as answer:
+                async for data in answer.aiter_stream():
+                    body += data
+                    if len(body) > _MOST:
+                        # Not by leaving the loop: httpcore's generators end in order only where they wait.
+                        reading.cancel()
+        if len(body) > _MOST:
+            raise Refused(f"its answer is longer than {_MOST} bytes")
         return Reply(answer.status, read_object(body, answer.status))
 
 

@@ -61,16 +61,19 @@ class Client:
 
     async def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, Any]:
         """Return the answer. Raises Failed."""
+        data = b""
         try:
-            with trio.fail_after(_SECONDS):
+            with trio.fail_after(_SECONDS), trio.CancelScope() as reading:
                 async with self._http.stream(method, f"/api/v1{path}", json=body) as answer:
-                    data = b""
                     async for chunk in answer.aiter_bytes():
                         data += chunk
                         if len(data) > _MOST:
-                            raise Failed("the registry's answer is too long")
+                            # Not by leaving the loop: httpx's generators end in order only where they wait.
+                            reading.cancel()
         except (httpx.HTTPError, trio.TooSlowError) as error:
             raise _Away(f"the registry cannot be reached: {type(error).__name__}: {error}".rstrip(": ")) from None
+        if len(data) > _MOST:
+            raise Failed("the registry's answer is too long")
         return read_answer(answer.status_code, data)
 
 
