@@ -72,6 +72,8 @@ CHANGES = (
     "team delete team devs",
     "team remove team devs alice",
     "team set team devs",
+    "team sync team devs --group devs",
+    "team unsync team devs",
     "token create alice laptop",
     "token revoke alice 00000000-0000-0000-0000-000000000000",
     "token rotate-keys",
@@ -199,6 +201,13 @@ def test_accounts_and_rights(
         storage_path,
         FEATURE_OPEN_REGISTRY=None,
         DATABASE_SECRET_KEY="a secret key for tests",
+        AUTHENTICATION_TYPE="OIDC",
+        FEATURE_TEAM_SYNCING=True,
+        TEST_LOGIN_CONFIG={
+            "OIDC_SERVER": "https://login.example.com",
+            "CLIENT_ID": "registry",
+            "PREFERRED_GROUP_CLAIM_NAME": "groups",
+        },
     )
     config.write_text(yaml.safe_dump(document))
     done: list[str] = []
@@ -235,6 +244,12 @@ def test_accounts_and_rights(
     made("robot create team+ci")
     made("robot renew team+ci")
     change("team set team devs")
+    bound = made("team sync team devs --group devs")
+    assert (bound["service"], bound["group"], bound["synced"]) == ("oidc", "devs", None)
+    run("team add team devs alice", EXIT_FAILED)
+    run("team sync team owners --group devs", EXIT_FAILED)
+    change("team unsync team devs")
+    run("team unsync team devs", EXIT_FAILED)
     change("team add team devs alice")
     change("team remove team devs alice")
     trio.run(ask, database_uri, repository)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from node.api.frame import Json, Problem
+from node.api.frame import Json, Problem, timestamp
 from node.api.tags import Means
 from node.auth.changes import ACCESS_CHANGED
 from node.auth.model import Role, TeamRole
@@ -10,8 +10,10 @@ from node.names import is_name
 from node.records.default_permissions import DefaultPermission, add_default, list_defaults, remove_default
 from node.records.permissions import Grantee, Granting, list_permissions, remove_permission, set_permission
 from node.records.teams import (
+    Sync,
     Team,
     TeamDeletion,
+    TeamSynced,
     add_member,
     delete_team,
     find_team,
@@ -64,7 +66,7 @@ async def set_team(means: Means, organization: str, name: str, body: Mapping[str
 
 async def remove_team(means: Means, organization: str, name: str) -> Json:
     """Delete a team with what it was given. Raises Problem: 404, 409 for the last one with an admin."""
-    _left(await delete_team(means.database, organization, name), name)
+    left(await delete_team(means.database, organization, name), name)
     means.publish(ACCESS_CHANGED)
     return {"name": name, "deleted": True}
 
@@ -81,16 +83,24 @@ async def get_members(means: Means, organization: str, team: str, after: str, mo
 
 
 async def put_member(means: Means, organization: str, team: str, account: str) -> Json:
-    """Put a user, or a robot of the organisation, into a team. Raises Problem (404)."""
-    if not await add_member(means.database, organization, team, account):
+    """Put a user, or a robot of the organisation, into a team. Raises Problem: 404, 409 where a group decides."""
+    try:
+        added = await add_member(means.database, organization, team, account)
+    except TeamSynced:
+        raise _decided(team) from None
+    if not added:
         raise Problem(404, "no such team or account", f"{team[:80]} cannot have {account[:80]}")
     means.publish(ACCESS_CHANGED)
     return {"team": team, "member": account}
 
 
 async def drop_member(means: Means, organization: str, team: str, account: str) -> Json:
-    """Take somebody out of a team. Raises Problem: 404, 409 for the organisation's last admin."""
-    _left(await remove_member(means.database, organization, team, account), account)
+    """Take somebody out of a team. Raises Problem: 404, 409 for the organisation's last admin and where a group decides."""
+    try:
+        outcome = await remove_member(means.database, organization, team, account)
+    except TeamSynced:
+        raise _decided(team) from None
+    left(outcome, account)
     means.publish(ACCESS_CHANGED)
     return {"team": team, "member": account, "deleted": True}
 
@@ -143,7 +153,8 @@ async def take_default(means: Means, namespace: str, default: str) -> Json:
     return {"id": int(default), "deleted": True}
 
 
-def _left(outcome: TeamDeletion, name: str) -> None:
+def left(outcome: TeamDeletion, name: str) -> None:
+    """Return if it was done. Raises Problem: 404, 409."""
     if outcome is TeamDeletion.UNKNOWN:
         raise _no_team(name)
     if outcome is not TeamDeletion.DONE:
@@ -159,6 +170,11 @@ def _granted(outcome: Granting, repository: str, grantee: Grantee) -> None:
         )
 
 
+def _decided(team: str) -> Problem:
+    detail = f"a group decides which users are in {team[:255]}: put them into that, or end the team's synchronisation"
+    return Problem(409, "the team is synchronised", detail)
+
+
 def _no_team(name: str) -> Problem:
     return Problem(404, "no such team or member", name[:255])
 
@@ -170,7 +186,12 @@ def _team(team: Team) -> Json:
         "role": team.role.name.lower(),
         "description": team.description,
         "members": team.members,
+        "sync": None if team.sync is None else _sync(team.sync),
     }
+
+
+def _sync(sync: Sync) -> Json:
+    return {"service": sync.service, "group": sync.group, "synced": timestamp(sync.synced_at)}
 
 
 def _permission(grantee: Grantee, role: Role) -> Json:

@@ -2,6 +2,9 @@
 
 import click
 
+from node.api.frame import timestamp
+from node.api.tags import Means
+from node.api.team_sync import end_sync, set_sync
 from node.auth.model import TeamRole
 from node.commands.options import config_option, output_option
 from node.commands.people import ACCOUNT, YES, told
@@ -9,8 +12,10 @@ from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
 from node.records.teams import (
     Team,
     TeamDeletion,
+    TeamSynced,
     add_member,
     delete_team,
+    find_team,
     list_members,
     list_teams,
     put_team,
@@ -40,6 +45,9 @@ def _row(team: Team) -> dict[str, object]:
         "role": team.role.name.lower(),
         "members": team.members,
         "description": team.description,
+        "service": None if team.sync is None else team.sync.service,
+        "group": None if team.sync is None else team.sync.group,
+        "synced": None if team.sync is None else timestamp(team.sync.synced_at),
     }
 
 
@@ -105,7 +113,11 @@ def add(organization: str, team: str, account: str, config: str | None) -> None:
     """Put ACCOUNT, a user or a robot of the organisation, into a TEAM."""
 
     async def verb(desk: Desk) -> None:
-        if not await add_member(desk.database, organization, team, account):
+        try:
+            added = await add_member(desk.database, organization, team, account)
+        except TeamSynced:
+            raise _decided(organization, team) from None
+        if not added:
             raise Refused(f"there is no team {team} of {organization}, or no {account} that it can have")
         click.echo(f"{account} is in {team}")
 
@@ -121,7 +133,11 @@ def remove(organization: str, team: str, account: str, config: str | None) -> No
     """Take ACCOUNT out of a TEAM; what it had by it is gone at once."""
 
     async def verb(desk: Desk) -> None:
-        _done(await remove_member(desk.database, organization, team, account), f"no {account} in {team}", organization)
+        try:
+            outcome = await remove_member(desk.database, organization, team, account)
+        except TeamSynced:
+            raise _decided(organization, team) from None
+        _done(outcome, f"no {account} in {team}", organization)
         told(desk)
         click.echo(f"{account} is no more in {team}")
 
@@ -144,6 +160,46 @@ def delete(organization: str, team: str, yes: bool, config: str | None) -> None:
         click.echo(f"{team} is deleted")
 
     work(config, verb, changes="team delete")
+
+
+@command.command()
+@click.argument("organization")
+@click.argument("team")
+@click.option("--group", required=True, metavar="NAME", help="Of a directory relative to LDAP_BASE_DN.")
+@config_option
+@output_option
+def sync(organization: str, team: str, group: str, config: str | None, output: str) -> None:
+    """Let a group decide which users are in a TEAM, such as cn=devs,ou=groups.
+
+    With a directory the team follows the group soon, and again and again. With an identity provider the users that are in the team
+    leave it now, and whoever is in the group joins it when they log in. Robots stay, and come and go as before.
+    """
+
+    async def verb(desk: Desk) -> None:
+        await set_sync(Means(desk.database, desk.settings, desk.hints.publish), organization, team, group)
+        found = await find_team(desk.database, organization, team)
+        assert found is not None
+        show(_row(found), output, ("team", [_row(found)]))
+
+    work(config, verb, changes="team sync")
+
+
+@command.command()
+@click.argument("organization")
+@click.argument("team")
+@config_option
+def unsync(organization: str, team: str, config: str | None) -> None:
+    """Let no group decide any more which users are in a TEAM; whoever is in it stays."""
+
+    async def verb(desk: Desk) -> None:
+        await end_sync(Means(desk.database, desk.settings, desk.hints.publish), organization, team)
+        click.echo(f"{team} follows no group any more")
+
+    work(config, verb, changes="team unsync")
+
+
+def _decided(organization: str, team: str) -> Refused:
+    return Refused(f"a group decides which users are in {team}: antipode team unsync {organization} {team} ends that")
 
 
 def _done(outcome: TeamDeletion, missing: str, organization: str) -> None:

@@ -19,12 +19,15 @@ from node.api.openapi import PREFIX
 from node.api.operations import Right
 from node.api.table import OPERATIONS
 from node.api.tags import Means, restore_tag
+from node.auth.linking import Where
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
+from node.records.accounts import find_account
 from node.records.reconcile import PostgresRounds
 from replication.reconciler import ReconcilerSettings, backfill
 from tests.api.conftest import MakeWaiters, make_waiters
 from tests.api.test_rights import app_of, harmless
-from tests.auth.people import ROLES, Person, bearing, token_for
+from tests.auth.people import ROLES, Person, bearing, settled, token_for
+from tests.auth.test_oidc import settings_of
 from tests.auth.test_table import ABSENT, BLOB, CONFIG, IMAGE, filled
 from tests.registry.conftest import database, migrated_uri, world
 from tests.registry.world import LAYER, MakeWorld, Region, Reply, descriptor, digest_of, image, index
@@ -225,6 +228,37 @@ async def test_ids_of_another(us: Region, http: httpx.AsyncClient) -> None:
     assert (await owner.ask("GET", "/namespace/private/webhook"))["webhooks"][0]["name"] == "theirs"
     assert len((await owner.ask("GET", "/namespace/owner/token"))["tokens"]) == 1
     assert len((await owner.ask("GET", "/namespace/private/default-permission"))["defaults"]) == 1
+
+
+async def test_groups_of_another(world: MakeWorld) -> None:
+    """Whoever may say which group decides in their own organisation says nothing in another's, and gets nothing there by it."""
+    oidc = settings_of("https://i.test", group_claim="groups")
+    (made,) = await settled(world, authentication_type="OIDC", oidc=oidc, team_syncing=True, admins_sync_teams=True)
+    await made.node.access.open()
+    async with httpx.AsyncClient(transport=app_of(made), base_url="http://registry.test") as client:
+        tenant, owner = Api(client, TENANT), Api(client, OWNER)
+        await owner.ask("PUT", "/organization/private/team/writers/syncing", group="theirs")
+        for method, status in (("PUT", 403), ("DELETE", 403)):
+            await tenant.ask(method, "/organization/private/team/writers/syncing", status, group="mine")
+        for method in ("PUT", "DELETE"):
+            await tenant.ask(method, "/organization/elsewhere/team/writers/syncing", 404, group="theirs")
+        await tenant.ask("PUT", "/organization/elsewhere/team/mine")
+        await tenant.ask("PUT", "/organization/elsewhere/team/mine/syncing", group="theirs")
+        parts = made.node.access.parts
+        assert parts is not None
+        assert parts.sign_in is not None
+        teams = parts.sign_in._teams
+        account = await find_account(made.registry.database, "stranger")
+        assert teams is not None
+        assert account is not None
+        await teams.follow(account, await teams.standing(account), {"mine"}, Where())
+        assert (await owner.ask("GET", "/organization/private/team/writers/member"))["members"] == []
+        await teams.follow(account, await teams.standing(account), {"theirs"}, Where())
+        for api, organization, team in ((owner, "private", "writers"), (tenant, "elsewhere", "mine")):
+            listed = await api.ask("GET", f"/organization/{organization}/team/{team}/member")
+            assert [line["name"] for line in listed["members"]] == ["stranger"]
+        theirs = (await tenant.ask("GET", "/namespace/elsewhere/audit"))["lines"]
+        assert {line["namespace"] for line in theirs} == {"elsewhere"}
 
 
 async def test_the_audit_log_of_another(us: Region, http: httpx.AsyncClient) -> None:

@@ -11,6 +11,7 @@ from node.api.table import (
     permissions,
     placement,
     repositories,
+    team_sync,
     webhooks,
 )
 
@@ -19,6 +20,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *federation.OPERATIONS,
     *login.OPERATIONS,
     *permissions.OPERATIONS,
+    *team_sync.OPERATIONS,
     *repositories.OPERATIONS,
     *namespaces.OPERATIONS,
     *first.OPERATIONS,

@@ -21,14 +21,15 @@ from node.api.permissions import (
     take_default,
     take_permission,
 )
-from node.api.schemas import COUNT, FLAG, TEXT, body, listing, maybe, one_of, page, record, text
+from node.api.schemas import COUNT, FLAG, TEXT, TIME, body, listing, maybe, one_of, page, record, text
 from node.records.permissions import Grantee
 
 _ROLE, _TEAM_ROLE = one_of(*ROLES), one_of(*TEAM_ROLES)
-_TEAM = record(organization=TEXT, name=TEXT, role=_TEAM_ROLE, description=maybe(TEXT), members=COUNT)
+_SYNC = record(service=one_of("ldap", "oidc"), group=TEXT, synced=maybe(TIME))
+TEAM = record(organization=TEXT, name=TEXT, role=_TEAM_ROLE, description=maybe(TEXT), members=COUNT, sync=maybe(_SYNC))
 _PERMISSION: dict[str, Json] = {"account": maybe(TEXT), "team": maybe(TEXT), "role": _ROLE}
 _DEFAULT = record(id=COUNT, **_PERMISSION, creator=maybe(TEXT))
-_TEAM_PATH = "/organization/{namespace}/team/{team}"
+TEAM_PATH = "/organization/{namespace}/team/{team}"
 
 
 async def _teams(call: Call) -> Json:
@@ -123,25 +124,25 @@ OPERATIONS = (
         "The teams of an organisation.",
         Right.NAMESPACE,
         _teams,
-        page("teams", _TEAM),
+        page("teams", TEAM),
         topic="teams",
         query=(AFTER, N),
     ),
-    Operation("GET", _TEAM_PATH, "getTeam", "A team.", Right.NAMESPACE, _team, _TEAM, topic="teams"),
+    Operation("GET", TEAM_PATH, "getTeam", "A team.", Right.NAMESPACE, _team, TEAM, topic="teams"),
     Operation(
         "PUT",
-        _TEAM_PATH,
+        TEAM_PATH,
         "setTeam",
         "Make a team, or change what is given.",
         Right.NAMESPACE,
         _set_team,
-        _TEAM,
+        TEAM,
         topic="teams",
         body=body(optional={"role": _TEAM_ROLE, "description": text(maxLength=1000)}),
     ),
     Operation(
         "DELETE",
-        _TEAM_PATH,
+        TEAM_PATH,
         "deleteTeam",
         "Delete a team; the last one that has an admin stays.",
         Right.NAMESPACE,
@@ -151,7 +152,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        f"{_TEAM_PATH}/member",
+        f"{TEAM_PATH}/member",
         "listMembers",
         "Who is in a team.",
         Right.NAMESPACE,
@@ -162,9 +163,9 @@ OPERATIONS = (
     ),
     Operation(
         "PUT",
-        f"{_TEAM_PATH}/member/{{member}}",
+        f"{TEAM_PATH}/member/{{member}}",
         "putMember",
-        "Put a user, or a robot of the organisation, into a team.",
+        "Put a user, or a robot of the organisation, into a team; where a group decides, robots alone.",
         Right.NAMESPACE,
         _put_member,
         record(team=TEXT, member=TEXT),
@@ -172,9 +173,9 @@ OPERATIONS = (
     ),
     Operation(
         "DELETE",
-        f"{_TEAM_PATH}/member/{{member}}",
+        f"{TEAM_PATH}/member/{{member}}",
         "dropMember",
-        "Take somebody out of a team; the organisation's last admin stays.",
+        "Take somebody out of a team; the organisation's last admin stays, and users where a group decides.",
         Right.NAMESPACE,
         _drop_member,
         record(team=TEXT, member=TEXT, deleted=FLAG),
