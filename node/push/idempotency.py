@@ -1,8 +1,8 @@
-"""The header Idempotency-Key of a manifest PUT: a request that is sent again, by a balancer or a client, is done once. Pure.
+"""The header Idempotency-Key of a manifest's PUT and DELETE: what is sent again, by a balancer or a client, is done once. Pure.
 
 Source: draft-ietf-httpapi-idempotency-key-header. Three things differ from it, each so that no push is lost: the same key with
 anything else in the request is another request (the draft: 422), a repetition beside the first waits for it (409), and what was
-refused may be tried again with the same key (the same refusal).
+refused may be tried again with the same key (the same refusal), unless the key says that its client never does that.
 """
 
 import hashlib
@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from uuid import UUID
 
+from attrs import frozen
+
 from node.answers import Request
 from node.errors import Code, RegistryError
 
@@ -18,7 +20,11 @@ HEADER = "idempotency-key"
 MOST = 128
 """Characters of a key."""
 
+ONE_REQUEST = "once-"
+"""How a key begins that stands for one request only, as those that balancers make do: once refused, that stays so."""
+
 KEY_INVALID = Code("UNSUPPORTED", 400, "this idempotency key cannot be used")
+REFUSED_BEFORE = Code("DENIED", 409, "another try of this very request was refused, and its key is for no other")
 
 _BARE = re.compile(r"[!#-+\--:<-\[\]-~]+")
 """Visible ASCII without what separates keys, or ends them."""
@@ -42,10 +48,29 @@ def read_key(request: Request) -> str | None:
     return key
 
 
-def identify(key: str, who: str, repository: str, reference: str, tags: Sequence[str], digest: str, kind: str) -> UUID:
-    """Return what a manifest PUT is remembered by: the same for its repetitions only, by the same account `who`.
+@frozen
+class Once:
+    """What a request is remembered by."""
+
+    id: UUID
+    """The same for its repetitions only."""
+    final: bool
+    """A refusal stands, for all of them."""
+
+
+def identify(key: str, who: str, repository: str, reference: str, tags: Sequence[str], digest: str, kind: str) -> Once:
+    """Return what a manifest PUT of the account `who` is remembered by.
 
     Of all that is asked for, so that nobody's keys meet anybody else's, and a key that a client uses twice loses no push.
     """
-    asked = json.dumps(["manifest", key, who, repository, reference, list(tags), digest, kind])
-    return UUID(bytes=hashlib.sha256(asked.encode()).digest()[:16])
+    return _once("manifest", key, who, repository, reference, list(tags), digest, kind)
+
+
+def identify_delete(key: str, who: str, repository: str, reference: str) -> Once:
+    """Return what the DELETE of a tag or manifest is remembered by, likewise."""
+    return _once("delete", key, who, repository, reference)
+
+
+def _once(what: str, key: str, *asked: object) -> Once:
+    text = json.dumps([what, key, *asked])
+    return Once(UUID(bytes=hashlib.sha256(text.encode()).digest()[:16]), key.startswith(ONE_REQUEST))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from uuid import UUID
 
 import structlog
 import trio
@@ -23,12 +22,13 @@ from node.errors import (
 )
 from node.names import check_digest, is_tag, namespace_of
 from node.push.durability import Demand, check_possible, make_durable, read_demand
-from node.push.idempotency import identify, read_key
+from node.push.idempotency import REFUSED_BEFORE, Once, identify, identify_delete, read_key
 from node.push.quota import quota_warning
 from node.push.reading import read_manifest
 from node.records.auditlog import Line
 from node.records.blobs import Unlinking, unlink_blob
 from node.records.closures import move_tags
+from node.records.idempotency import how_it_ended, refuse
 from node.records.manifests import (
     CompiledTags,
     ManifestCommit,
@@ -38,6 +38,8 @@ from node.records.manifests import (
     delete_tag,
 )
 from node.records.policies import load_policy
+from node.records.postgres import TagImmutable
+from node.records.quotas import OverQuota
 from node.registry import Registry
 from replication.digests import Digest
 from replication.policy import NO_POLICY, Policy, dump_policy
@@ -47,6 +49,7 @@ _log = structlog.get_logger("antipode.quotas")
 
 _MOST_TAGS = 50
 _POLICY_TRIES = 5
+_REFUSALS = (RegistryError, OverQuota, TagImmutable)
 _LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
 
 
@@ -55,7 +58,7 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
 
     Where the header Antipode-Durability or the policy asks for copies, the manifest can be pulled by digest at once, and its tags
     move, and this returns, when the copies are there. Of all requests with the same Idempotency-Key one does it, on whichever node,
-    and the others are answered as that one.
+    and the others are answered as that one; a refusal stands for all of them where the key says so.
     """
     named = check_digest(reference) if ":" in reference else None
     tags = request.query.get("tag", ()) if named is not None else (reference,)
@@ -77,7 +80,12 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         if key is not None:
             once = identify(key, request.who, repository, reference, tags, digest, facts.media_type)
         note = registry.line(request, "push", repository, digest=digest, tags=list(tags), media_type=facts.media_type)
-        policy, demand, committed = await _commit(registry, repository, facts, tuple(tags), demand, note, once)
+        policy = NO_POLICY
+        try:
+            policy, demand, committed = await _commit(registry, repository, facts, tuple(tags), demand, note, once)
+        except _REFUSALS as refusal:
+            await _let_stand(registry, once, refusal)
+            committed = ManifestCommit(done=True)
     waits = demand.durability.waits and not committed.done
     registry.acknowledged.note(repository, digest, () if waits else tags, trio.current_time())
     registry.tell(Forget(repository, digest), Wake())
@@ -87,10 +95,13 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         patterns = (
             frozenset().union(*(policy.for_tag(tag) for tag in tags)) if registry.settings.replicate else frozenset()
         )
-        await make_durable(registry, repository, digest, demand, patterns)
         durability = str(demand.durability)
         note = registry.line(request, "moveTags", repository, digest=digest, tags=list(tags), durability=durability)
-        await _move(registry, repository, digest, tuple(tags), note, once)
+        try:
+            await make_durable(registry, repository, digest, demand, patterns)
+            await _move(registry, repository, digest, tuple(tags), note, once)
+        except _REFUSALS as refusal:
+            await _let_stand(registry, once, refusal)
         registry.acknowledged.note(repository, digest, tags, trio.current_time())
         registry.tell(Forget(repository, digest), Wake())
     headers: Headers = (
@@ -108,6 +119,13 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
     return Answer(201, headers, outcome="database")
 
 
+async def _let_stand(registry: Registry, once: Once | None, refusal: Exception) -> None:
+    """Raise what a try of a request was refused by, and let no other do it, where its key says so; return if one has done it."""
+    passing = isinstance(refusal, RegistryError) and refusal.code.status >= 500
+    if once is None or not once.final or passing or await refuse(registry.database, once.id):
+        raise refusal
+
+
 async def _commit(
     registry: Registry,
     repository: str,
@@ -115,7 +133,7 @@ async def _commit(
     tags: tuple[str, ...],
     demand: Demand,
     note: Line,
-    once: UUID | None,
+    once: Once | None,
 ) -> tuple[Policy, Demand, ManifestCommit]:
     """Commit under the namespace's policy; return it, what it makes of the demand, and what became of it.
 
@@ -140,18 +158,20 @@ async def _commit(
             sparse=registry.settings.sparse_index,
             default_quota=registry.current().default_quota,
             note=evolve(note, detail=said),
-            once=once,
+            once=None if once is None else once.id,
             moves=not waits,
         )
 
     policy, committed = await _under_policy(registry, repository, commit)
+    if committed.refused:
+        raise RegistryError(REFUSED_BEFORE)
     if committed.missing:
         raise RegistryError(MANIFEST_BLOB_UNKNOWN, {"name": repository, "missing": list(committed.missing)})
     return policy, demand.under(policy), committed
 
 
 async def _move(
-    registry: Registry, repository: str, digest: str, tags: tuple[str, ...], note: Line, once: UUID | None
+    registry: Registry, repository: str, digest: str, tags: tuple[str, ...], note: Line, once: Once | None
 ) -> None:
     """Move tags to a manifest whose copies are where they were asked for."""
     if not tags:
@@ -159,9 +179,11 @@ async def _move(
 
     async def move(version: int, policy: Policy) -> ManifestCommit:
         compiled = _compiled(registry, tags, version, policy)
-        return await move_tags(registry.database, repository, digest, compiled, note, once)
+        return await move_tags(registry.database, repository, digest, compiled, note, None if once is None else once.id)
 
     _, moved = await _under_policy(registry, repository, move)
+    if moved.refused:
+        raise RegistryError(REFUSED_BEFORE)
     if moved.missing:
         reason = "it was deleted while its copies were waited for"
         raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "digest": digest, "reason": reason})
@@ -189,19 +211,40 @@ async def _under_policy(
 
 
 async def delete_reference(registry: Registry, request: Request, repository: str, reference: str) -> Answer:
-    """Delete a tag, or a manifest with all its tags (spec: end-9). Raises RegistryError."""
-    if ":" in reference:
-        digest = str(check_digest(reference))
-        note = registry.line(request, "deleteManifest", repository, digest=digest)
-        if not await delete_manifest(registry.database, repository, digest, note):
-            raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference})
-        await registry.forget_everywhere(repository, digest)
+    """Delete a tag, or a manifest with all its tags (spec: end-9). Raises RegistryError. The Idempotency-Key is as with a PUT."""
+    named = str(check_digest(reference)) if ":" in reference else None
+    key = read_key(request)
+    once = None if key is None else identify_delete(key, request.who, repository, reference[:160])
+    try:
+        await _delete(registry, request, repository, reference, named, once)
+    except _REFUSALS as refusal:
+        await _let_stand(registry, once, refusal)
+    if named is not None:
+        await registry.forget_everywhere(repository, named)
     else:
-        note = registry.line(request, "deleteTag", repository, tag=reference)
-        if not is_tag(reference) or await delete_tag(registry.database, repository, reference, note) is None:
-            raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference[:160]})
         registry.acknowledged.forget_tag(repository, reference)
     return Answer(202, _LEGACY, outcome="database")
+
+
+async def _delete(
+    registry: Registry, request: Request, repository: str, reference: str, digest: str | None, once: Once | None
+) -> None:
+    """Delete a manifest by its digest, or else a tag, unless another try has. Raises RegistryError, TagImmutable."""
+    there, id_ = False, None if once is None else once.id
+    if digest is not None:
+        note = registry.line(request, "deleteManifest", repository, digest=digest)
+        there = await delete_manifest(registry.database, repository, digest, note, id_)
+    elif is_tag(reference):
+        note = registry.line(request, "deleteTag", repository, tag=reference)
+        there = await delete_tag(registry.database, repository, reference, note, id_) is not None
+    if there:
+        return
+    # Also where a try that was waited for has deleted it, which the statement could not see.
+    ended = None if id_ is None else await how_it_ended(registry.database, id_)
+    if ended is None:
+        raise RegistryError(MANIFEST_UNKNOWN, {"name": repository, "reference": reference[:160]})
+    if not ended.done:
+        raise RegistryError(REFUSED_BEFORE)
 
 
 async def delete_blob(registry: Registry, request: Request, repository: str, digest_text: str) -> Answer:

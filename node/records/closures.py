@@ -9,7 +9,7 @@ from attrs import frozen
 
 from node.records.auditlog import Line, noted
 from node.records.idempotency import first, seen
-from node.records.manifests import CompiledTags, ManifestCommit
+from node.records.manifests import CompiledTags, ManifestCommit, ended_before
 from node.records.postgres import Database
 from replication.closure import Closure, ClosureBlob, Debt, Need, Place
 from replication.model import LocationState
@@ -261,7 +261,7 @@ async def move_tags(
         stale AS (
             SELECT n.version, n.policy FROM namespace n JOIN found f ON f.namespace_id = n.id WHERE n.version <> $4),
         allowed AS (
-            SELECT m.* FROM m WHERE NOT EXISTS (SELECT FROM stale) AND NOT EXISTS (SELECT FROM seen WHERE moved) AND in_time($0)),
+            SELECT m.* FROM m WHERE NOT EXISTS (SELECT FROM stale) AND NOT EXISTS (SELECT FROM seen) AND in_time($0)),
         {first("$8", "true", "allowed")},
         ok AS (SELECT * FROM allowed WHERE $8::uuid IS NULL OR EXISTS (SELECT FROM first)),
         tags AS (
@@ -278,7 +278,7 @@ async def move_tags(
             ON CONFLICT DO NOTHING),
         {noted("ok", "$7")}
         SELECT (SELECT count(*) FROM m) AS found, (SELECT version FROM stale) AS version, (SELECT policy FROM stale) AS policy,
-            EXISTS (SELECT FROM seen WHERE moved) OR (EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok)) AS done
+            (SELECT moved FROM seen) AS done, EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok) AS late
         """,  # noqa: S608
         repository,
         digest,
@@ -290,8 +290,8 @@ async def move_tags(
         once,
     )
     assert row is not None
-    if row["done"]:
-        return ManifestCommit(done=True)
+    if (ended := await ended_before(database, row, once)) is not None:
+        return ManifestCommit(done=ended.done, refused=not ended.done)
     if not row["found"]:
         return ManifestCommit(missing=(digest,))
     if row["version"] is not None:

@@ -8,8 +8,8 @@ from attrs import field, frozen
 
 from node.names import namespace_of
 from node.records.auditlog import Line, noted
-from node.records.idempotency import first, seen
-from node.records.postgres import Database, Reads
+from node.records.idempotency import Ended, first, how_it_ended, seen
+from node.records.postgres import Database, Reads, Row
 from node.records.quotas import OverQuota, Usage
 from node.records.uploads import REPOSITORY_UNLESS_DONE
 
@@ -56,6 +56,8 @@ class ManifestCommit:
     """What the namespace holds, where that is more than its quota warns at."""
     done: bool = False
     """It was done before, with its tags, by another try of the same request: nothing is left to do, and nothing was done now."""
+    refused: bool = False
+    """Another try of the same request was refused, for good: nothing was done now."""
 
 
 async def commit_manifest(
@@ -107,7 +109,7 @@ async def commit_manifest(
                 WHERE m.digest = $3)),
         allowed AS (
             SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM stale)
-            AND NOT EXISTS (SELECT FROM full_up) AND NOT EXISTS (SELECT FROM seen WHERE moved) AND in_time($0)),
+            AND NOT EXISTS (SELECT FROM full_up) AND NOT EXISTS (SELECT FROM seen) AND in_time($0)),
         {first("$18", "$19", "allowed")},
         ok AS (SELECT id FROM allowed WHERE $18::uuid IS NULL OR EXISTS (SELECT FROM first)),
         known AS (SELECT id FROM manifest WHERE digest = $3 FOR KEY SHARE),
@@ -142,8 +144,7 @@ async def commit_manifest(
             (SELECT policy FROM stale) AS policy, (SELECT count(*) FROM m) AS stored,
             (SELECT used FROM full_up) AS over, (SELECT reject FROM policy) AS reject,
             (SELECT used FROM policy WHERE used > warn) AS warned, (SELECT warn FROM policy) AS warn,
-            EXISTS (SELECT FROM seen WHERE moved)
-                OR ($19 AND EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok)) AS done
+            (SELECT moved FROM seen) AS done, EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok) AS late
         """,  # noqa: S608
         repository,
         namespace_of(repository, library),
@@ -166,42 +167,72 @@ async def commit_manifest(
         moves,
     )
     assert row is not None
-    done, namespace = row["done"], namespace_of(repository, library)
-    if row["version"] is not None and not done:
+    namespace = namespace_of(repository, library)
+    ended = await ended_before(database, row, once)
+    if ended is not None and not ended.done:
+        return ManifestCommit(refused=True)
+    if row["version"] is not None and ended is None:
         return ManifestCommit(stale=True, version=row["version"], policy=row["policy"])
-    if row["missing"] and not done:
+    if row["missing"] and ended is None:
         return ManifestCommit(tuple(sorted(row["missing"])))
-    if row["over"] is not None and not done:
+    if row["over"] is not None and ended is None:
         raise OverQuota(namespace, row["over"], row["reject"])
+    done = ended is not None
     if row["warned"] is None:
         return ManifestCommit(done=done)
     return ManifestCommit(warning=Usage(namespace, 0, row["warned"], row["reject"], row["warn"]), done=done)
 
 
-async def delete_tag(database: Database, repository: str, tag: str, note: Line | None = None) -> str | None:
-    """Delete a tag; return the digest that it pointed to, None if there was none. Its history remembers it."""
+async def ended_before(database: Database, row: Row, once: UUID | None) -> Ended | None:
+    """Return how the request had ended before a statement, or while that waited for another try (`late`); None: it had not."""
+    if row["done"] is not None:
+        return Ended(row["done"])
+    return await how_it_ended(database, once) if row["late"] and once is not None else None
+
+
+async def delete_tag(
+    database: Database, repository: str, tag: str, note: Line | None = None, once: UUID | None = None
+) -> str | None:
+    """Delete a tag; return the digest that it pointed to, None if there was none. Its history remembers it.
+
+    Of all calls with the same `once` one deletes, and for the others there was none.
+    """
     row = await database.fetch_row(
-        "WITH gone AS (DELETE FROM tag t USING repository r, manifest m "  # noqa: S608
-        "WHERE r.name = $1 AND t.repository_id = r.id AND t.name = $2 AND m.id = t.manifest_id AND in_time($0) "
-        "RETURNING m.digest), "
+        f"WITH {seen('$4')}, "  # noqa: S608
+        "there AS (SELECT t.repository_id, t.name, m.digest FROM repository r JOIN tag t ON t.repository_id = r.id "
+        "JOIN manifest m ON m.id = t.manifest_id WHERE r.name = $1 AND t.name = $2 AND NOT EXISTS (SELECT FROM seen) "
+        f"AND in_time($0) FOR UPDATE OF t), {first('$4', 'true', 'there')}, "
+        "gone AS (DELETE FROM tag t USING there WHERE t.repository_id = there.repository_id AND t.name = there.name "
+        "AND ($4::uuid IS NULL OR EXISTS (SELECT FROM first)) RETURNING there.digest), "
         f"{noted('gone', '$3')} SELECT digest FROM gone",
         repository,
         tag,
         None if note is None else note.text(),
+        once,
     )
     return None if row is None else str(row["digest"])
 
 
-async def delete_manifest(database: Database, repository: str, digest: str, note: Line | None = None) -> bool:
-    """Take a manifest out of a repository together with every tag that points to it. False: it was not there."""
+async def delete_manifest(
+    database: Database, repository: str, digest: str, note: Line | None = None, once: UUID | None = None
+) -> bool:
+    """Take a manifest out of a repository together with every tag that points to it. False: it was not there.
+
+    `once` as for tags.
+    """
     rows = await database.fetch(
-        "WITH gone AS (DELETE FROM repository_manifest rm USING repository r, manifest m "  # noqa: S608
-        "WHERE r.name = $1 AND rm.repository_id = r.id AND m.id = rm.manifest_id AND m.digest = $2 AND in_time($0) "
-        "RETURNING m.id), "
-        f"{noted('gone', '$3')} SELECT id FROM gone",
+        f"WITH {seen('$4')}, "  # noqa: S608
+        "there AS (SELECT rm.repository_id, rm.manifest_id FROM repository r JOIN repository_manifest rm "
+        "ON rm.repository_id = r.id JOIN manifest m ON m.id = rm.manifest_id WHERE r.name = $1 AND m.digest = $2 "
+        "AND NOT EXISTS (SELECT FROM seen) AND in_time($0) FOR UPDATE OF rm), "
+        f"{first('$4', 'true', 'there')}, "
+        "gone AS (DELETE FROM repository_manifest rm USING there WHERE rm.repository_id = there.repository_id "
+        "AND rm.manifest_id = there.manifest_id AND ($4::uuid IS NULL OR EXISTS (SELECT FROM first)) RETURNING rm.manifest_id), "
+        f"{noted('gone', '$3')} SELECT manifest_id FROM gone",
         repository,
         digest,
         None if note is None else note.text(),
+        once,
     )
     return bool(rows)
 
