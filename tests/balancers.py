@@ -3,6 +3,7 @@
 `doors`: name -> (port, ports of the servers that the example names): {"streams": (20701, {"us": 20702, "eu": 20703})}.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.services.processes import Daemon, accepts_connections
+from scripts.services.processes import Daemon, accepts_connections, free_ports
 from tests.services import repository_root
 
 Doors = Mapping[str, tuple[int, Mapping[str, int]]]
@@ -40,10 +41,15 @@ def nginx_configuration(doors: Doors, folder: Path) -> str:
     text = (repository_root() / "deploy" / "nginx" / "nginx.conf").read_text()
     head, _, rest = text.partition("    upstream nodes")
     places = [f"    {kind}_temp_path {folder / kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")]
-    parts = [f"daemon off;\npid {folder / 'nginx.pid'};\n{head.replace('http {', chr(10).join(['http {', *places]))}"]
+    # Workers of another user could not enter a test's folders.
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    parts = [
+        f"{user}daemon off;\npid {folder / 'nginx.pid'};\n{head.replace('http {', chr(10).join(['http {', *places]))}"
+    ]
     for door, (port, servers) in doors.items():
         own = re.sub(r"\n        ssl_\w+ .*", "", f"    upstream nodes{rest.rstrip().removesuffix('}')}")
-        own = re.sub(r"\n        listen .*", f"\n        listen 127.0.0.1:{port};", own)
+        own = re.sub(r"\n        listen 443.*", f"\n        listen 127.0.0.1:{port};", own)
+        own = own.replace("127.0.0.1:8419", f"127.0.0.1:{free_ports(1)[0]}")
         own = own.replace("upstream nodes", f"upstream nodes-{door}").replace("http://nodes", f"http://nodes-{door}")
         for name, at in servers.items():
             own = re.sub(rf"(\n        server) {name}\.\S+:\d+", rf"\g<1> 127.0.0.1:{at}", own)
@@ -61,13 +67,15 @@ def haproxy(folder: Path, doors: Doors, *, silence: int = 60) -> Iterator[None]:
 
 
 @contextmanager
-def nginx(folder: Path, doors: Doors, *, silence: int = 60) -> Iterator[None]:
-    """Run nginx before nodes while the context is open. `silence`: seconds that a node may say nothing."""
-    # Its workers are another user, where root starts it.
-    folder.chmod(0o711)
+def nginx(folder: Path, doors: Doors, *, silence: int = 60, quick: int = 20) -> Iterator[None]:
+    """Run nginx before nodes while the context is open.
+
+    Seconds that a node may say nothing: `silence`, and `quick` where it should answer at once.
+    """
     file = folder / "nginx.conf"
     whole = nginx_configuration(doors, folder)
-    file.write_text(whole.replace("proxy_read_timeout 60s", f"proxy_read_timeout {silence}s"))
+    whole = whole.replace("proxy_read_timeout 60s", f"proxy_read_timeout {silence}s")
+    file.write_text(whole.replace("proxy_read_timeout 20s", f"proxy_read_timeout {quick}s"))
     with _running("nginx", ["nginx", "-p", folder, "-c", file], folder, doors):
         yield
 

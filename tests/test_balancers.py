@@ -214,19 +214,21 @@ def docker_manifest(layers: int) -> bytes:
 
 _MANIFEST = "/v2/team/manifests/app/manifests/v1"
 BOTH, ONE = ["us", "eu"], ["us"]
-_MADE = re.compile(r'"[0-9a-f-]{32,36}"')
+_MADE = re.compile(r'"once-[0-9a-f-]{32,36}"')
 
 
 @either
 async def test_what_is_sent_again(balancer: Balancer, tmp_path: Path, nursery: trio.Nursery) -> None:
-    """What a node took without an answer the other gets if it is a read, or a manifest, under the same key; and nothing else."""
+    """What a node took without an answer the other gets if it is a read, or concerns a manifest, with one key; nothing else."""
     tries = [
         ("GET /v2/", b"", "", BOTH),
         (f"PUT {_MANIFEST}", b"{}", "", BOTH),
         (f"PUT {_MANIFEST}", docker_manifest(127), "", BOTH),
         (f"PUT {_MANIFEST}", b"{}", '"theirs"', BOTH),
         (f"PUT {_MANIFEST}?tag=a", b"{}", "", BOTH),
-        (f"DELETE {_MANIFEST}", b"", "", ONE),
+        (f"DELETE {_MANIFEST}", b"", "", BOTH),
+        (f"DELETE {_MANIFEST}", b"", '"theirs"', BOTH),
+        (f"DELETE /v2/team/app/blobs/sha256:{'a' * 64}", b"", "", ONE),
         ("PUT /api/v1/repository/team/app/visibility", b"{}", "", ONE),
         ("DELETE /api/v1/repository/team/app", b"", "", ONE),
         ("POST /v2/team/app/blobs/uploads/", b"", "", ONE),
@@ -260,6 +262,77 @@ async def test_what_is_sent_again(balancer: Balancer, tmp_path: Path, nursery: t
             if "/manifests/" in line and expected == BOTH:
                 assert len({request.key for request in took}) == 1
                 assert took[0].key == key if key else _MADE.fullmatch(took[0].key or "")
+
+
+@either
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"GET {_MANIFEST}",
+        f"DELETE {_MANIFEST}",
+        f"DELETE /v2/team/app/blobs/sha256:{'a' * 64}",
+        "DELETE /api/v1/repository/team/app?x=%2Fa%20b",
+        "PUT /api/v1/repository/team/app/visibility",
+        "POST /v2/team/app/blobs/uploads/",
+    ],
+)
+async def test_what_reached_no_node_is_sent_to_the_other(
+    balancer: Balancer, tmp_path: Path, nursery: trio.Nursery, line: str
+) -> None:
+    """A request whose connection is refused, the first that a node refuses, is done by the other as it came, whatever it is."""
+    took: list[Took] = []
+    listeners = await nursery.start(partial(trio.serve_tcp, partial(take, "eu", True, took), 0, host="127.0.0.1"))
+    (gone,) = free_ports(1)
+    method, _, path = line.partition(" ")
+    body = b"{}" if method in ("PUT", "POST") else b""
+    servers = {"us": gone, "eu": listeners[0].socket.getsockname()[1]}
+    async with client_of(balancer, tmp_path, servers) as client:
+        answer = await client.request(method, path, content=body)
+    assert answer.status_code == 200
+    assert [(request.server, request.line, request.size) for request in took] == [("eu", line, len(body))]
+
+
+@needs_nginx
+async def test_a_frozen_node_does_not_hold_reads_up_for_long(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """Of a frozen node's requests nginx gives those that are answered at once to the other one sooner than what takes its time."""
+    took: list[Took] = []
+    servers = {}
+    for server, go_on in (("us", trio.Event()), ("eu", None)):
+        serve = partial(take, server, True, took, go_on=go_on)
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        servers[server] = listeners[0].socket.getsockname()[1]
+    blob = f"/v2/team/app/blobs/sha256:{'a' * 64}"
+    lines = [("GET", _MANIFEST, 200), ("HEAD", blob, 200), ("GET", blob, 504), ("GET", "/api/v1/x", 504)]
+    ports = free_ports(len(lines))
+    with nginx(tmp_path, {f"door{port}": (port, servers) for port in ports}, silence=11, quick=1):
+        async with httpx.AsyncClient(timeout=_PATIENCE, trust_env=False) as client:
+            found = []
+
+            async def ask(port: int, method: str, path: str) -> None:
+                found.append(
+                    (method, path, (await client.request(method, f"http://127.0.0.1:{port}{path}")).status_code)
+                )
+
+            async with trio.open_nursery() as asking:
+                for port, (method, path, _) in zip(ports, lines, strict=True):
+                    asking.start_soon(ask, port, method, path)
+    assert sorted(found) == sorted(lines)
+    nursery.cancel_scope.cancel()
+
+
+@needs_nginx
+async def test_the_largest_manifest_is_sent_again(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """A manifest of four megabytes, the most that a node takes, comes whole to the other node when the first has not answered."""
+    took: list[Took] = []
+    servers = {}
+    for server in BOTH:
+        serve = partial(take, server, server == "eu", took)
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        servers[server] = listeners[0].socket.getsockname()[1]
+    async with client_of(nginx, tmp_path, servers) as client:
+        assert (await client.put(_MANIFEST, content=b"{" + b" " * (4 * MIB - 2) + b"}")).status_code == 200
+    assert [(request.server, request.size) for request in took] == [("us", 4 * MIB), ("eu", 4 * MIB)]
+    assert took[0].key == took[1].key
 
 
 @needs_haproxy
