@@ -79,10 +79,12 @@ class DirectoryTeams:
         people = await list_candidates(self._database, f"{service}:", [line.team for line in bound])
         names = [person.name for person in people if person.linked]
         found = await self._groups.groups(names, sorted({line.group for line in bound}), _PATIENCE)
-        change = decide(
+        # In a thread: of ten thousands of people it takes seconds, and requests must not wait for that.
+        change = await trio.to_thread.run_sync(
+            decide,
             bound,
             {(team, person.account) for person in people for team in person.teams},
-            {person.account: found.get(person.name, frozenset()) if person.linked else () for person in people},
+            {person.account: found.get(person.name, frozenset()) for person in people},
         )
         accounts = {person.account: person.name for person in people}
         await self._teams.make(change, bound, accounts, "", Where(node=self._node))

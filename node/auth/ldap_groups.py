@@ -4,6 +4,7 @@ Groups in groups are not looked into; a directory whose `memberOf` does so says 
 answer: half of a group would take the others' rights away.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -83,16 +84,21 @@ def groups_now(settings: LdapSettings, names: Sequence[str], groups: Sequence[st
     """Ask the directory as `LdapGroups.groups` does, and wait for it."""
     # One group may be written in more than one way.
     wanted = {text: dn for text in groups for dn in _names((f"{text},{settings.base_dn}",))}
+    texts, listed = defaultdict[Dn, list[str]](list), defaultdict[Dn, set[Dn]](set)
+    for text, dn in wanted.items():
+        texts[dn].append(text)
     with entered(settings) as connection:
         people = _people(connection, settings, names)
         if not people and len(names) >= _CROWD:
             raise DirectoryUnavailable(f"it knows none of {len(names)} people whom it has proven before")
         if len(people) < len(wanted):
-            listed = set(_groups_that_list(connection, settings, people.values()))
+            found = _groups_that_list(connection, settings, people.values())
         else:
-            listed = set(_lists(connection, settings, wanted))
+            found = _lists(connection, settings, wanted)
+        for group, member in found:
+            listed[member].add(group)
     return {
-        name: frozenset(text for text, dn in wanted.items() if dn in entry.says or (dn, entry.dn) in listed)
+        name: frozenset(text for dn in entry.says | listed.get(entry.dn, set()) for text in texts.get(dn, ()))
         for name, entry in people.items()
     }
 

@@ -1,5 +1,6 @@
 """Which memberships of synchronised teams begin and end, given who is in which group. Pure."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
@@ -33,9 +34,12 @@ def decide(bound: Iterable[Bound], present: AbstractSet[Membership], groups: Map
     An account that is not in `groups` is one of which nothing is known: it stays where it is. Teams that are not bound stay as
     they are.
     """
-    teams = {line.team: line.group for line in bound}
+    teams = defaultdict[str, set[int]](set)
+    for line in bound:
+        teams[line.group].add(line.team)
+    every = frozenset().union(*teams.values())
     entitled = {
-        (team, account) for team, group in teams.items() for account, theirs in groups.items() if group in theirs
+        (team, account) for account, theirs in groups.items() for group in theirs for team in teams.get(group, ())
     }
-    decided = {(team, account) for team, account in present if team in teams and account in groups}
+    decided = {(team, account) for team, account in present if team in every and account in groups}
     return Change(frozenset(entitled - present), frozenset(decided - entitled))

@@ -1,6 +1,6 @@
 """Teams that follow the groups of a real LDAP directory: at logins, and by themselves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -145,10 +145,26 @@ async def test_who_left_without_logging_in(world: MakeWorld, directory: Slapd) -
             return (await asked.ask("GET", TAGS, headers=token)).status == 401
 
         await until(refused)
-    assert await login(us, BOB) == 200, "what this node remembers of the last login gives nothing back"
+    assert await login(us, BOB) == 200
     assert await members(us) == ["alice"]
     kept = [line.line for line in await read_lines(us.registry.database, Filter(action="dropMember"), None, 10)]
     assert [(line.actor, line.detail["member"], line.node) for line in kept] == [("", "bob", eu.registry.instance)]
+
+
+async def test_a_login_from_memory(world: MakeWorld, directory: Slapd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a password counts without asking the directory for it, its groups are not asked for either."""
+    directory.write_group("own", "bob")
+    (us,) = await following(world, directory.settings(), metadata_staleness=0.0)
+    asked, groups = [], LdapGroups.groups
+
+    async def counted(self: LdapGroups, names: Sequence[str], *given: Any) -> Mapping[str, frozenset[str]]:
+        asked.append(list(names))
+        return await groups(self, names, *given)
+
+    monkeypatch.setattr(LdapGroups, "groups", counted)
+    assert [await login(us, BOB) for _ in range(3)] == [200] * 3
+    assert asked == [["bob"]]
+    assert await members(us) == ["bob"]
 
 
 async def test_everybody_of_a_group(world: MakeWorld, directory: Slapd) -> None:
@@ -189,6 +205,12 @@ async def test_a_directory_that_is_away(world: MakeWorld, running: Slapd) -> Non
     assert told.status == 200
     await teams_of(us).round()
     assert teams_of(us).trouble, "nobody else has done it"
+    await us.registry.database.fetch("UPDATE team_sync SET synced_at = now(), leased_until = NULL")
+    await teams_of(us).round()
+    assert teams_of(us).trouble == "", "another node could"
+    await stale(us)
+    await teams_of(us).round()
+    assert teams_of(us).trouble
     running.start()
     await stale(us)
     await teams_of(us).round()
