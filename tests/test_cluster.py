@@ -11,14 +11,14 @@ from tests.cluster import Cluster, StartCluster
 async def push_blob(url: str, repository: str, data: bytes) -> str:
     """Push one blob in one request and return its digest."""
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
         answer = await client.post(f"/v2/{repository}/blobs/uploads/", params={"digest": digest}, content=data)
     assert answer.status_code == 201, answer.text
     return digest
 
 
 async def pull_blob(url: str, repository: str, digest: str) -> bytes:
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, follow_redirects=True) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60, follow_redirects=True) as client:
         answer = await client.get(f"/v2/{repository}/blobs/{digest}")
     assert answer.status_code == 200, answer.text
     return answer.content

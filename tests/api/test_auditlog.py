@@ -207,7 +207,7 @@ async def test_the_api_and_the_command_line(cluster: Cluster, repository: str) -
     namespace = repository.partition("/")[0]
     secret = "whsec_" + "c2VjcmV0" * 4
     hook = {"url": "https://hooks.example.com", "events": ["pushed"], "secret": secret}
-    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=60) as http:
         assert (await http.put(f"/api/v1/namespace/{namespace}/webhook/ci", json=hook)).status_code == 200
         assert (await http.put(f"/api/v1/namespace/{namespace}/quota", json={"reject": "much"})).status_code == 400
         answer = (await http.get(f"/api/v1/namespace/{namespace}/audit")).json()

@@ -57,7 +57,7 @@ def test_what_somebody_may_change_needs_a_right() -> None:
 
 async def test_a_node_serves_the_document_and_every_operation(cluster: Cluster) -> None:
     """A node serves the document, and knows each method of each path in it: none is answered 404 by the router, or 405."""
-    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=60) as http:
         answer = await http.get(f"{PREFIX}/openapi.json")
         assert answer.status_code == 200
         served = answer.json()
@@ -84,7 +84,7 @@ async def test_a_node_serves_the_document_and_every_operation(cluster: Cluster) 
 )
 async def test_a_body_that_does_not_fit(cluster: Cluster, path: str, body: str, field: str | None) -> None:
     """A body that does not fit is a problem that names each place, what is there and what would be right."""
-    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=60) as http:
         answer = await http.put(PREFIX + path, content=body)
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
     assert [wrong["field"] for wrong in answer.json().get("errors", ())] == ([field] if field else [])
@@ -93,7 +93,7 @@ async def test_a_body_that_does_not_fit(cluster: Cluster, path: str, body: str, 
 @pytest.mark.parametrize("path", ["/namespace/a%00b/quota", "/quota?after=%00", "/location?nonsense=1"])
 async def test_what_no_name_has(cluster: Cluster, path: str) -> None:
     """Characters that nothing is named with, and parameters that nobody reads, are the client's mistake."""
-    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=60) as http:
         answer = await http.get(PREFIX + path)
     assert answer.status_code in (400, 404)
     assert answer.headers["content-type"] == "application/problem+json"
@@ -102,7 +102,7 @@ async def test_what_no_name_has(cluster: Cluster, path: str) -> None:
 @pytest.mark.parametrize("below", ["tag", "audit", "tag/v1/history", "permission/team/devs/x/audit"])
 async def test_what_is_below_a_repository_is_none(cluster: Cluster, repository: str, below: str) -> None:
     """A DELETE of something below a repository that cannot be deleted is refused, and never one of a repository of that name."""
-    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=60) as http:
         await http.post(f"/v2/{repository}/{below}/blobs/uploads/")
         answer = await http.delete(f"{PREFIX}/repository/{repository}/{below}")
         assert (answer.status_code, answer.headers["allow"]) == (405, "GET")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -139,7 +140,9 @@ async def test_strangers_at_the_listener() -> None:
 
     async def visit() -> None:
         async with await trio.open_tcp_stream("127.0.0.1", port) as noise:
-            await noise.send_all(b"\0" * 100_000)
+            # It may be hung up on before all of it is sent.
+            with suppress(trio.BrokenResourceError):
+                await noise.send_all(b"\0" * 100_000)
         async with await trio.open_tcp_stream("127.0.0.1", port) as browser:
             await browser.send_all(came(code="c", state="s"))
             assert b"Logged in" in b"".join([data async for data in browser])

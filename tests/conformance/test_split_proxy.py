@@ -73,7 +73,7 @@ async def client(tls: Terminating | None) -> AsyncIterator[httpx.AsyncClient]:
         port = await nursery.start(SplitProxy(reads.port, writes.port, tls).serve)
         url = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
         trusted = True if tls is None else tls.towards_nodes()
-        async with httpx.AsyncClient(base_url=url, verify=trusted, trust_env=False, timeout=10) as found:
+        async with httpx.AsyncClient(base_url=url, verify=trusted, trust_env=False, timeout=60) as found:
             yield found
         nursery.cancel_scope.cancel()
 

@@ -87,9 +87,9 @@ def fetch(url: str, store: Store, **headers: str) -> tuple[int, bytes]:
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context(cafile=store.ca)
-        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=10, context=context)
+        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=60, context=context)
     else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
     try:
         connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
         answer = connection.getresponse()

@@ -255,12 +255,12 @@ def _doors(ground: Ground) -> dict[str, tuple[int, dict[str, int]]]:
 
 async def wait_for_doors(doors: Mapping[str, str]) -> None:
     """Wait until haproxy has found a node behind each door."""
-    async with httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=5) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=60) as client:
 
         async def open_() -> bool:
             return all([(await client.get(f"{url}/v2/")).status_code == 200 for url in doors.values()])
 
-        await until(open_, 30)
+        await until(open_, 120)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:

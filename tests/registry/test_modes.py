@@ -87,7 +87,7 @@ async def test_a_running_node(start_cluster: StartCluster, repository: str) -> N
     """A node becomes read-only and takes pushes again at SIGHUP, without a restart; its health is as before."""
     nodes = await start_cluster("us eu")
     url = nodes["us"].url
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as http:
 
         async def begun() -> int:
             return (await http.post(f"/v2/{repository}/blobs/uploads/")).status_code

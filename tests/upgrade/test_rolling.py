@@ -56,13 +56,13 @@ class _Registry:
         await node.stop()
         await node.start()
         door = self.doors["redirects" if node.name == "us" else "streams"]
-        async with httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=10) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=60) as client:
 
             async def leads_to_it() -> bool:
                 answer = await client.get(f"{door}/api/v1/health/locations")
-                return bool(answer.json()["locations"][0]["location"] == node.name)
+                return answer.status_code == 200 and bool(answer.json()["locations"][0]["location"] == node.name)
 
-            await until(leads_to_it, 30)
+            await until(leads_to_it, 120)
 
     async def versions(self) -> set[str]:
         """Return what the nodes that have been heard of say they run."""
