@@ -14,7 +14,8 @@ import pytest
 from scripts.services.processes import free_ports
 from tests.services import repository_root
 
-DEADLINE = 30.0
+DEADLINE = 180.0
+"""Seconds, also for PostgreSQL to make its files on a busy machine."""
 SHOW = 'echo "$ANTIPODE_TEST_POSTGRES"; echo "$ANTIPODE_TEST_REDIS"; '
 
 

@@ -4,7 +4,10 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from configparser import ConfigParser
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,7 +20,7 @@ from node.systemd import Manager, inherited_sockets
 from node.web.listener import BACKLOG
 from scripts.services.processes import free_ports
 from tests.balancers import haproxy, needs_haproxy, needs_nginx, nginx
-from tests.cluster import Node, StartCluster, program
+from tests.cluster import START_SECONDS, STOP_SECONDS, Node, StartCluster, program
 from tests.services import repository_root
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd (Debian package)")
@@ -62,10 +65,13 @@ async def test_the_watchdog_is_told_as_long_as_the_node_lives(tmp_path: Path, au
         assert extra is None
 
 
-def _activate(node: Node, configuration: Path, listening: socket.socket, notify: Path) -> subprocess.Popen[bytes]:
-    """Start a node as systemd would: its socket as file descriptor 3, its own id in LISTEN_PID."""
+@contextmanager
+def _activated(
+    node: Node, configuration: Path, listening: socket.socket, notify: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a node as systemd would: its socket as file descriptor 3, its own id in LISTEN_PID. At the end it has ended."""
     script = f'exec 3<&{listening.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
-    return subprocess.Popen(
+    process = subprocess.Popen(
         ["/bin/bash", "-c", script, "bash", *program(), "serve", "--config", str(configuration)],
         pass_fds=(listening.fileno(),),
         env={
@@ -76,10 +82,15 @@ def _activate(node: Node, configuration: Path, listening: socket.socket, notify:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(STOP_SECONDS)
 
 
 async def _heard(manager: trio.socket.SocketType, wanted: bytes) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(START_SECONDS):
         while wanted not in (await manager.recv(4096)).splitlines():
             pass
 
@@ -105,14 +116,22 @@ async def test_a_hand_over_of_the_socket_refuses_nobody(start_cluster: StartClus
     await manager.bind(str(tmp_path / "notify"))
     answers: dict[int, list[tuple[str, int]]] = {at: [] for at in (port, by_haproxy, by_nginx)}
     servers = {"us": port, "eu": port}
-    with listening, manager:
-        first = _activate(node, nodes.configuration_file, listening, tmp_path / "notify")
+    with ExitStack() as stack:
+        stack.enter_context(listening)
+        stack.enter_context(manager)
+        activated = partial(_activated, node, nodes.configuration_file, listening, tmp_path / "notify")
+        first = stack.enter_context(activated())
         await _heard(manager, b"READY=1")
-        with haproxy(folders[0], {"it": (by_haproxy, servers)}), nginx(folders[1], {"it": (by_nginx, servers)}):
+        # A request waits for as long as the next process takes to begin.
+        patient = partial(haproxy, silence=int(START_SECONDS)), partial(nginx, silence=int(START_SECONDS))
+        with (
+            patient[0](folders[0], {"it": (by_haproxy, servers)}),
+            patient[1](folders[1], {"it": (by_nginx, servers)}),
+        ):
 
             async def ask(at: int) -> None:
                 url = f"http://127.0.0.1:{at}"
-                async with httpx.AsyncClient(timeout=60, limits=_NO_KEEP_ALIVE, trust_env=False) as client:
+                async with httpx.AsyncClient(timeout=START_SECONDS, limits=_NO_KEEP_ALIVE, trust_env=False) as client:
                     while not done:
                         answer = await client.get(f"{url}/health/endtoend")
                         answers[at].append(("GET", answer.status_code))
@@ -121,7 +140,7 @@ async def test_a_hand_over_of_the_socket_refuses_nobody(start_cluster: StartClus
 
             async def everybody_heard(more: int) -> None:
                 before = {at: len(seen) for at, seen in answers.items()}
-                with trio.fail_after(60):
+                with trio.fail_after(START_SECONDS):
                     while any(len(seen) < before[at] + more for at, seen in answers.items()):
                         await trio.lowlevel.checkpoint()
 
@@ -132,13 +151,13 @@ async def test_a_hand_over_of_the_socket_refuses_nobody(start_cluster: StartClus
                         nursery.start_soon(ask, at)
                 await everybody_heard(6)
                 first.terminate()
-                await trio.to_thread.run_sync(first.wait, 60)
-                second = _activate(node, nodes.configuration_file, listening, tmp_path / "notify")
+                await trio.to_thread.run_sync(first.wait, STOP_SECONDS)
+                second = stack.enter_context(activated())
                 await _heard(manager, b"READY=1")
                 await everybody_heard(20)
                 done = True
         second.terminate()
-        assert await trio.to_thread.run_sync(second.wait, 60) == 0
+        assert await trio.to_thread.run_sync(second.wait, STOP_SECONDS) == 0
     assert first.returncode == 0
     for seen in answers.values():
         assert set(seen) == {("GET", 200), ("POST", 202)}
