@@ -50,7 +50,8 @@ import asyncpg
 import pytest
 from attrs import field, frozen
 
-_DEADLINE = 30.0
+_DEADLINE = 120.0
+"""Seconds, also for a database to be made or dropped on a busy machine."""
 
 
 def required(variable: str) -> str:
@@ -115,8 +116,8 @@ class Store:
             region_name="us-east-1",
             verify=self.ca,
             config=Config(
-                connect_timeout=3,
-                read_timeout=20,
+                connect_timeout=60,
+                read_timeout=60,
                 retries={"max_attempts": 1},
                 s3={"addressing_style": "path"},
                 request_checksum_calculation="when_required",

@@ -162,7 +162,7 @@ async def test_a_push_and_its_copy_show(cluster: Cluster, repository: str) -> No
     data = repository.encode() * 1000
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     pair = {"source": "us", "destination": "eu"}
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
 
         async def total(name: str) -> float:
             return sum([value(await scrape(client, node.url), name, **pair) for node in cluster])
@@ -194,7 +194,7 @@ async def test_debt_and_risk_show_while_a_store_is_away(
     eu.break_("refuse")
     data = repository.encode() * 100
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         url = nodes["us"].url
         pushed = await client.post(f"{url}/v2/{repository}/blobs/uploads/?digest={digest}", content=data)
         assert pushed.status_code == 201

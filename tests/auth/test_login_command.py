@@ -56,7 +56,7 @@ async def test_both_ways(world: MakeWorld, provider: Provider, capsys: pytest.Ca
                 assert query["code_challenge_method"] == ["S256"]
                 came = await provider.visit(uri, "21")
                 back = {"state": came["state"][0], answer: came["code"][0]}
-                async with httpx.AsyncClient(trust_env=False) as browser:
+                async with httpx.AsyncClient(trust_env=False, timeout=60) as browser:
                     page = await browser.get(query["redirect_uri"][0], params=back)
                 assert page.status_code == 200
     device, denied, code, failed = ended

@@ -82,7 +82,7 @@ async def test_logins(start_cluster: StartCluster, provider: Provider, tmp_path:
         uri = await login.wait_for(r"Log in with MOCK at (\S+)")
         query = parse_qs(urlsplit(uri).query)
         assert query["code_challenge_method"] == ["S256"]
-        async with httpx.AsyncClient(trust_env=False) as browser:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as browser:
             back = query["redirect_uri"][0]
             assert (await browser.get(back, params={"code": "evil", "state": "x"})).status_code == 404
             came = await provider.visit(uri, "11")
@@ -95,7 +95,7 @@ async def test_logins(start_cluster: StartCluster, provider: Provider, tmp_path:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
     async def me(secret: str) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=cluster["us"].url, trust_env=False, timeout=60) as client:
             return await client.get("/api/v1/me", headers={"authorization": f"Bearer {secret}"})
 
     assert (await me(kept["secret"])).json()["name"] == "gina"

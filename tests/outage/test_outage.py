@@ -248,7 +248,7 @@ async def test_a_source_that_lies_is_replaced_and_healed(
                 break
             await trio.sleep(0.2)
     assert read_all(ground, nodes, placed) == dict.fromkeys(("us", "eu", "ap"), digest)
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         counts = [(await client.get(f"{node.url}/metrics")).text for node in nodes]
     assert sum('antipode_verification_failures_total{location="us"}' in text for text in counts) >= 1
     assert sum('antipode_heals_total{location="us"} 1.0' in text for text in counts) == 1

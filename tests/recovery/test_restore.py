@@ -35,7 +35,7 @@ class Client:
     async def push(self, repository: str, tag: str, layer: bytes) -> str:
         config = json.dumps({"architecture": "amd64", "os": "linux", "tag": tag}).encode()
         body = json.dumps(image(config, layer)).encode()
-        async with httpx.AsyncClient(base_url=self.url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as http:
             for blob in (config, layer):
                 answer = await http.post(f"/v2/{repository}/blobs/uploads/?digest={_digest(blob)}", content=blob)
                 assert answer.status_code == 201, answer.text
@@ -48,7 +48,7 @@ class Client:
         return _digest(body)
 
     async def delete(self, repository: str, reference: str) -> None:
-        async with httpx.AsyncClient(base_url=self.url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as http:
             assert (await http.delete(f"/v2/{repository}/manifests/{reference}")).status_code == 202
         for key, digest in list(self.tags.items()):
             if key[0] == repository and reference in (key[1], digest):
@@ -56,7 +56,7 @@ class Client:
 
     async def check(self, url: str) -> None:
         """Every image pulls from a node with the same bytes."""
-        async with httpx.AsyncClient(base_url=url, timeout=30, follow_redirects=True) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=60, follow_redirects=True) as http:
             for (repository, tag), digest in self.tags.items():
                 answer = await http.get(f"/v2/{repository}/manifests/{tag}", headers={"accept": OCI_MANIFEST})
                 assert answer.status_code == 200, (repository, tag, answer.text)
@@ -170,7 +170,7 @@ async def test_an_old_backup_and_the_journals_lose_nothing(
     assert "collection goes on" in said
     for node in later:
         await client.check(node.url)
-    async with httpx.AsyncClient(base_url=later["us"].url) as http:
+    async with httpx.AsyncClient(base_url=later["us"].url, timeout=60) as http:
         assert (await http.get("/v2/drill/app/manifests/untagged")).status_code == 404
         assert (await http.get(f"/v2/drill/doomed/manifests/{doomed}")).status_code == 404
     # Once more finds nothing to do.

@@ -85,7 +85,7 @@ async def test_redirects(world: MakeWorld, repository: str) -> None:
     assert (reply.status, reply.outcome, reply.headers["cache-control"]) == (307, "redirect", "no-store")
     assert (reply.headers["antipode-location"], reply.headers["docker-content-digest"]) == ("us", digest)
     assert urlsplit(reply.location).scheme == "http"
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         assert (await client.get(reply.location)).content == data
         assert (await client.get(reply.location, headers={"range": "bytes=5-9"})).content == data[5:10]
         # It is soon over, and for this one object and for reading alone.

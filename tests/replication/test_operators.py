@@ -158,7 +158,7 @@ async def test_a_spare_copy_goes_only_after_one_that_stays_was_read(
     assert found["Body"].read() == data
     assert (await _pull(nodes["eu"].url, repository, digest)).content == data
     assert "it is not good" in nodes["us"].log + nodes["eu"].log
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         counts = [(await client.get(f"{node.url}/metrics")).text for node in nodes]
     for outcome in ("wrong", "right"):
         assert sum(f'antipode_trim_reads_total{{outcome="{outcome}"}} 1.0' in text for text in counts) == 1
@@ -200,7 +200,7 @@ async def test_what_nobody_trusts_is_moved_out_of_a_drained_location(
     assert [(blob["digest"], blob["repositories"]) for blob in line["stuck"]] == [(wrong, [repository])]
 
     # What is said to help does: a client that pushes asks first, and is not told that the blob is there.
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         assert (await client.head(f"{url}/v2/{repository}/blobs/{right}")).status_code == 200
         assert (await client.head(f"{url}/v2/{repository}/blobs/{wrong}")).status_code == 404
     await _push(url, repository, b"w" * 100_000)

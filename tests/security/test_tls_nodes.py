@@ -70,7 +70,7 @@ async def test_an_image_goes_in_here_and_out_there(
     await skopeo("--dest-cert-dir", trusted, f"oci:{layout}", us)
 
     trust = ssl.create_default_context(cafile=str(authority.own.certificate))
-    async with httpx.AsyncClient(verify=trust) as client:
+    async with httpx.AsyncClient(verify=trust, timeout=60) as client:
         for node in nodes:
             facts = (await client.get(f"{node.url}/health/endtoend")).json()["data"]["services"]
             assert facts["redis"] is True, json.dumps(facts)
