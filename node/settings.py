@@ -57,8 +57,8 @@ class TlsSettings:
     """For TLS 1.2, as OpenSSL writes them."""
 
 
-CONNECTIONS_OVER_TLS = 2048
-"""MAXIMUM_CONNECTIONS by default where the node ends TLS itself: each takes twice the memory then."""
+CONNECTIONS_OVER_TLS = 1280
+"""MAXIMUM_CONNECTIONS by default where the node ends TLS itself: each takes 29 KiB then, and full caches shall fit beside."""
 
 
 @frozen
