@@ -38,12 +38,12 @@ async def by_us(ground: Ground, label: str) -> None:
             "WHERE l.name = 'eu' AND b.digest = ANY($1::text[])",
             digests,
         )
+        # To ask the database is not the product's work: not before as many copies have ended as there are.
+        expected = node.scheduler.statistics.copied + len(digests)
         node.hints.publish(Wake(("eu",)))
-        while await node.database.fetch("SELECT FROM task LIMIT 1"):
-            # To ask the database is not the product's work: not as long as copies are seen to end.
-            before = -1
-            while before != (before := node.scheduler.statistics.copied):  # noqa: ASYNC110 - counts that nobody announces
-                await trio.sleep(0.05)
+        while node.scheduler.statistics.copied < expected:  # noqa: ASYNC110 - counts that nobody announces
+            await trio.sleep(0.05)
+        assert not await node.database.fetch("SELECT FROM task LIMIT 1")
         nursery.cancel_scope.cancel()
 
 

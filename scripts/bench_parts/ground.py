@@ -14,6 +14,7 @@ from engines import parse_engine
 from engines.contract import Engine, EngineError, Part
 from engines.crossing import open_bridge
 from node.assembly import assemble
+from node.cycles import spare_the_collector
 from node.hint_hub import Hub
 from node.markers import keep_markers
 from node.records.members import Membership, enrol_locations
@@ -96,6 +97,8 @@ async def open_ground(uri: str, *, tls: bool) -> AsyncIterator[Ground]:
                 # Into a store of which nothing is known a node makes one copy at a time.
                 await nursery.start(node.watcher.run)
                 await node.watcher.first_round()
+                # As every node does when it is up.
+                spare_the_collector()
                 yield Ground(node, stores, path.strip("/"))
                 nursery.cancel_scope.cancel()
         finally:
