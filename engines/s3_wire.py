@@ -4,6 +4,7 @@ urllib3 and http.client take 0.3 ms of the processor for a request and its answe
 this takes 0.08, with signing.
 """
 
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from io import BufferedReader, RawIOBase
@@ -12,12 +13,13 @@ from typing import Any
 import urllib3
 from attrs import define, field, frozen
 
-from .contract import Seen
+from .contract import MIB, Seen
 from .s3_calls import Call
 
 _HEAD = 64 * 1024
 """The longest head of an answer, in bytes."""
 _READ = 16 * 1024
+_ROOM = MIB
 _TOGETHER = 32 * 1024
 """Bodies up to this size go out with the request's head, in one piece."""
 _BARE = frozenset({204, 304})
@@ -92,12 +94,16 @@ class Answer:
 
     def fill(self, buffer: memoryview, most: int = 0) -> None:
         """Fill a buffer with the next bytes of the body, of which `most` are wanted in the end."""
-        at = 0
-        while at < len(buffer):
-            got = self._some(buffer[at:])
-            if not got:
-                raise OSError(f"the store broke off {max(most, len(buffer)) - at} bytes before the end")
+        at, size = self._some(buffer) if self._rest else 0, len(buffer)
+        # Over TLS a record of 16 KiB comes at a time, and 65 536 make a GiB: no more is done for each than must be.
+        receive_into, end = self._connection.sock.recv_into, size if self._left is None else min(size, at + self._left)
+        first = at
+        while at < end and (got := receive_into(buffer[at:end])):
             at += got
+        if self._left is not None:
+            self._left -= at - first
+        if at < size:
+            raise OSError(f"the store broke off {max(most, size) - at} bytes before the end")
 
     def drain(self) -> None:
         """Read what is left of a body that nobody wants, and be done with the connection."""
@@ -174,6 +180,7 @@ def ask(pool: Any, call: Call, head: bytes, body: Body, timeouts: Timeouts) -> A
                 pool._prepare_proxy(connection)  # noqa: SLF001
             else:
                 connection.connect()
+            make_room(connection.sock)
         call.works_on(connection.sock)
         connection.sock.settimeout(timeouts.send)
         # A store that refuses what is being sent says why before it hangs up.
@@ -185,6 +192,17 @@ def ask(pool: Any, call: Call, head: bytes, body: Body, timeouts: Timeouts) -> A
         connection.close()
         pool._put_conn(connection)  # noqa: SLF001
         raise
+
+
+def make_room(sock: Any) -> None:
+    """Let the kernel take a piece in before it is read: while our threads wait for their turn the store writes on.
+
+    A store that has to wait in the middle of what it writes is woken for each record. Over TLS this spares us and the store 0.1 s
+    of the processor each per GiB read. A low-water mark widens the buffer, which stays so; unlike SO_RCVBUF this leaves it free to
+    grow. Before the connection is open it would bound the window for good.
+    """
+    for mark in (_ROOM, 1):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
 
 
 def _send(sock: Any, head: bytes, body: Body) -> None:

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -251,6 +252,27 @@ async def test_certificate_is_verified(bridge: Bridge, s3_stores: dict[str, Stor
             await engine.list_keys("")
     async with spec_of(chosen, "/refused", ca_bundle=None, verify_tls=False).open() as engine:
         await engine.list_keys("none/")
+
+
+@pytest.fixture
+def bundle(s3_stores: dict[str, Store], tmp_path: Path) -> Path:
+    """A copy of the file with the authority of the stores."""
+    ca, copy = s3_stores["us-tls"].ca, tmp_path / "ca.pem"
+    assert ca is not None
+    copy.write_bytes(Path(ca).read_bytes())
+    return copy
+
+
+async def test_authorities_are_read_once(
+    bridge: Bridge, s3_stores: dict[str, Store], storage_path: str, bundle: Path
+) -> None:
+    """A new connection does not read the authorities' file again, which takes longer than all else that it does."""
+    async with spec_of(s3_stores["us-tls"], storage_path, ca_bundle=str(bundle)).open() as engine:
+        key = f"{engine.prefix}authorities/{uuid.uuid4()}"
+        await engine.put(key, b"hello")
+        await trio.Path(bundle).unlink()
+        async with engine.open(key), trio.open_nursery() as nursery:
+            nursery.start_soon(engine.read, key, 0, 5)
 
 
 async def test_ceph_keeps_all_parts(bridge: Bridge, s3_stores: dict[str, Store], storage_path: str) -> None:

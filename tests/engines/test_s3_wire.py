@@ -9,7 +9,7 @@ import trio
 from engines import parse_engine
 from engines.contract import EngineError, EngineRefused, EngineUnavailable
 from engines.crossing import Bridge
-from engines.s3_wire import head
+from engines.s3_wire import head, make_room
 from tests.engines.test_s3 import arguments, scripted, server
 
 HELLO = b"HTTP/1.1 206 Partial Content\r\ncontent-RANGE:bytes 0-4/5\r\nContent-Length: 5\r\n\r\nhello"
@@ -140,3 +140,17 @@ def test_a_header_is_one_line(value: str) -> None:
     """What comes from a client cannot become a header of ours."""
     with pytest.raises(ValueError, match="line"):
         head("GET", "/b/k", {"host": "h", "x-request-id": value})
+
+
+def test_room_for_a_piece() -> None:
+    """The kernel takes in a piece that nobody reads yet, and a small answer is still given out as it comes."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as ours,
+        listener.accept()[0] as theirs,
+    ):
+        make_room(ours)
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 1 << 20
+        ours.settimeout(30)
+        theirs.sendall(b"hello")
+        assert ours.recv(1 << 20) == b"hello"
