@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any
 
 from attrs import evolve
 
+from engines.tls_suites import CannotChoose, choose_suites
 from node.config_values import Findings, Hidden, Unfit, read_flag, read_text, show
 from node.settings import EdgeSettings, TlsSettings
 from node.tls import BadCertificate, make_context
@@ -81,7 +83,11 @@ def _read_tls(document: Mapping[str, object], folder: Path | None, findings: Fin
         findings.wrong(missing, "nothing", f"there is a file for {there}: name both")
         return None
     given: dict[str, Any] = {}
-    for name, field, read in (("SSL_PROTOCOLS", "protocols", _protocols), ("SSL_CIPHERS", "ciphers", _ciphers)):
+    for name, field, read in (
+        ("SSL_PROTOCOLS", "protocols", _protocols),
+        ("SSL_CIPHERS", "ciphers", _ciphers),
+        ("SSL_CIPHERSUITES", "suites", _suites),
+    ):
         if document.get(name) is not None:
             try:
                 given[field] = read(document[name], findings)
@@ -135,6 +141,15 @@ def _protocols(value: object, findings: Findings) -> tuple[str, ...]:
 
 def _ciphers(value: object, _findings: Findings) -> str:
     return ":".join(_texts(value, "write a list of OpenSSL's names of ciphers for TLS 1.2"))
+
+
+def _suites(value: object, _findings: Findings) -> tuple[str, ...]:
+    names = tuple(_texts(value, "write a list of OpenSSL's names of suites for TLS 1.3"))
+    try:
+        choose_suites(SSLContext(PROTOCOL_TLS_SERVER), names)
+    except CannotChoose as error:
+        raise Unfit(f"{error}: write a list such as [TLS_AES_128_GCM_SHA256, TLS_AES_256_GCM_SHA384]") from None
+    return names
 
 
 def _read_networks(value: object, findings: Findings) -> tuple[IPv4Network | IPv6Network, ...]:

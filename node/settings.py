@@ -48,13 +48,15 @@ class SpoolSettings:
 
 @frozen
 class TlsSettings:
-    """SSL_CERTIFICATE, SSL_CERTIFICATE_KEY, SSL_PROTOCOLS and SSL_CIPHERS."""
+    """SSL_CERTIFICATE, SSL_CERTIFICATE_KEY, SSL_PROTOCOLS, SSL_CIPHERS and SSL_CIPHERSUITES."""
 
     certificate: Path
     key: Path
     protocols: tuple[str, ...] = ("TLSv1.2", "TLSv1.3")
     ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
     """For TLS 1.2, as OpenSSL writes them."""
+    suites: tuple[str, ...] = ()
+    """For TLS 1.3, the preferred one first; empty: OpenSSL's own with AES-128-GCM first."""
 
 
 CONNECTIONS_OVER_TLS = 1280

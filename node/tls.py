@@ -1,7 +1,7 @@
 """The certificate of the node's own listener: made into a TLS context, and made anew when its files change.
 
 Ciphers: what Mozilla's "intermediate" profile has for TLS 1.2 (forward secrecy and authenticated encryption only); those of
-TLS 1.3 are OpenSSL's own. HTTP/1.1 only: over HTTP/2 one stalled upload would stall its siblings.
+TLS 1.3 are OpenSSL's own, AES-128-GCM first. HTTP/1.1 only: over HTTP/2 one stalled upload would stall its siblings.
 """
 
 import ssl
@@ -14,6 +14,7 @@ import trio
 from attrs import define, field, frozen
 from cryptography.x509 import load_pem_x509_certificates
 
+from engines.tls_suites import CannotChoose, choose_suites, prefer_fast
 from node.settings import TlsSettings
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.tls")
@@ -59,6 +60,13 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
         context.set_ciphers(settings.ciphers)
     except ssl.SSLError:
         raise BadCertificate("", "OpenSSL knows none of these ciphers") from None
+    try:
+        if settings.suites:
+            choose_suites(context, settings.suites)
+        else:
+            prefer_fast(context)
+    except CannotChoose as error:
+        raise BadCertificate("", str(error)) from None
     try:
         # Without a password of our own OpenSSL would ask at the terminal.
         context.load_cert_chain(settings.certificate, settings.key, password=lambda: b"")

@@ -74,6 +74,8 @@ def test_a_certificate_that_would_not_be_used_is_an_error(pair: Pair) -> None:
         ({"SSL_PROTOCOLS": 3}, "SSL_PROTOCOLS", "write a list"),
         ({"SSL_CIPHERS": ["ROT13"]}, "SSL_CIPHERS", "OpenSSL knows none"),
         ({"SSL_CIPHERS": []}, "SSL_CIPHERS", "write a list"),
+        ({"SSL_CIPHERSUITES": ["TLS_ROT13"]}, "SSL_CIPHERSUITES", "OpenSSL does not know TLS_ROT13"),
+        ({"SSL_CIPHERSUITES": []}, "SSL_CIPHERSUITES", "write a list"),
         ({"EXTERNAL_TLS_TERMINATION": "yes"}, "EXTERNAL_TLS_TERMINATION", "true or false"),
         ({"TRUSTED_PROXY_CIDR": ["10.0.0.1/8"]}, "TRUSTED_PROXY_CIDR", "host bits"),
         ({"TRUSTED_PROXY_CIDR": ["balancer"]}, "TRUSTED_PROXY_CIDR", "write a list of networks"),
@@ -105,12 +107,14 @@ def test_what_quays_operators_write(pair: Pair) -> None:
         **files(pair),
         SSL_PROTOCOLS=["TLSv1", "TLSv1.1", "TLSv1.2"],
         SSL_CIPHERS=["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"],
+        SSL_CIPHERSUITES="TLS_AES_256_GCM_SHA384,TLS_AES_128_GCM_SHA256",
         TRUSTED_PROXY_CIDR="10.0.0.0/8, fd00::/8",
         FEATURE_PROXY_PROTOCOL=True,
     )
     assert made.edge.tls is not None
     assert made.edge.tls.protocols == ("TLSv1.2",)
     assert made.edge.tls.ciphers == "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
+    assert made.edge.tls.suites == ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256")
     assert made.edge.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
     assert "SSL_PROTOCOLS: TLSv1, TLSv1.1 is too old and left out" in made.warnings
     assert "10.0.0.0/8, fd00::/8, which begin with a PROXY header" in report(made)

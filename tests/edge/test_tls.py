@@ -79,6 +79,30 @@ async def test_only_modern_tls_is_spoken(
     assert spoken is None or "Verification: OK" in said
 
 
+@pytest.mark.parametrize(
+    ("suites", "offered", "chosen"),
+    [
+        ((), "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+        ((), "TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+        (("TLS_AES_256_GCM_SHA384",), "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+        (("TLS_AES_256_GCM_SHA384",), "TLS_AES_128_GCM_SHA256", None),
+    ],
+)
+async def test_suites_of_tls_1_3(
+    nursery: trio.Nursery,
+    authority: Authority,
+    settings: TlsSettings,
+    suites: tuple[str, ...],
+    offered: str,
+    chosen: str | None,
+) -> None:
+    """A client gets the node's first suite that it has, by default AES-128-GCM, and none that the node was not given."""
+    async with serving(nursery, Certificates(evolve(settings, suites=suites)), authority) as node:
+        code, said = await run(*s_client(node, authority, "-tls1_3", "-ciphersuites", offered))
+    assert (code == 0) == (chosen is not None), said
+    assert chosen is None or chosen in said
+
+
 @pytest.mark.parametrize(("offered", "chosen"), [("h2,http/1.1", "http/1.1"), ("h2", None)])
 async def test_alpn_offers_http_1_1_only(
     nursery: trio.Nursery, authority: Authority, settings: TlsSettings, offered: str, chosen: str | None
