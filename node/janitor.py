@@ -3,9 +3,11 @@
 import structlog
 import trio
 
+from node.auth.changes import ACCESS_CHANGED
 from node.records.application_tokens import drop_ended_tokens
 from node.records.idempotency import drop_old_keys
 from node.records.members import agree_on_defaults
+from node.records.permissions import settle_new_repositories
 from node.records.postgres import Database
 from node.records.rights import drop_old_changes
 from node.records.signing_keys import drop_keys
@@ -17,6 +19,8 @@ _log = structlog.get_logger("antipode.janitor")
 _EVERY = 30.0
 _BATCH = 100
 _LIVE = 10.0
+_NEW = 600.0
+"""Seconds for which a repository that was made for a push stays without anything: its client may try again."""
 _ACCESS_LOG = 2 * 86400.0
 """Seconds; tokens live for a day at most."""
 
@@ -27,6 +31,10 @@ async def sweep_up(database: Database, hints: Hints) -> None:
         _log.info("abandoned uploads expired", uploads=expired)
         hints.publish(Wake())
         if expired < _BATCH:
+            break
+    while settled := await settle_new_repositories(database, _NEW, _BATCH):
+        hints.publish(ACCESS_CHANGED)
+        if settled < _BATCH:
             break
     await drop_old_changes(database, _ACCESS_LOG)
     await drop_ended_tokens(database)

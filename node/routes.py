@@ -89,8 +89,11 @@ class Routes:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._uploads = Uploads(registry)
-        self._made: Cache[tuple[str, str], bool] = Cache(_MOST_MADE)
-        """(account, repository) that this node has made, or found made, for a token that may make it."""
+        self._made: Cache[tuple[str, str], int] = Cache(_MOST_MADE)
+        """(account, repository) that this node has made, or found made, for a token that may make it, to that token's epoch.
+
+        Should it go again, tokens count that are of a later epoch.
+        """
         pull_blob, pull_manifest = self._pull_blob, self._pull_manifest
         self._table: dict[str, dict[str, Endpoint]] = {
             "uploads": {"POST": self._post, "GET": self._uploads.get, "PATCH": self._uploads.patch, "PUT": self._uploads.put,
@@ -198,7 +201,9 @@ class Routes:
         Raises RegistryError.
         """
         access, key = self._registry.access, (identity.name, need.repository)
-        if not (await access.grant(identity, need.repository)).creates or self._made.get(key):
+        known = self._made.get(key) if identity.grants is not None else None
+        there = known is not None and known >= identity.epoch
+        if there or not (await access.grant(identity, need.repository)).creates:
             yield
             return
         made = await access.make(identity, need)
@@ -208,7 +213,7 @@ class Routes:
             if made:
                 await access.unmake(identity, need)
             raise
-        self._made.keep(key, True, trio.current_time())
+        self._made.keep(key, identity.epoch, trio.current_time())
 
     async def _mountable(self, request: Request, identity: Identity, need: Need) -> Request:
         """Return a request to mount a blob as it is, or as one for an upload, where its sender may not pull from the source.

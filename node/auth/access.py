@@ -224,6 +224,7 @@ class Access:
             settings.library_namespace,
             identity.name,
             public=not settings.private_on_push,
+            for_push=True,
         )
         may = Action.PUSH in (await self._own_grant(identity, need)).actions
         if not made and not may:
@@ -231,7 +232,7 @@ class Access:
         return made
 
     async def unmake(self, identity: Identity, need: Need) -> None:
-        """Delete a repository that was made for a push which was then refused, unless somebody has pushed to it meanwhile."""
+        """Delete a repository that was made for a push which was then refused, unless somebody has used it meanwhile."""
         if await unmake_repository(self._database, need.repository):
             await self._own_grant(identity, need)
 

@@ -126,9 +126,18 @@ async def is_public(database: Database, repository: str) -> bool | None:
 
 
 async def create_repository(
-    database: Database, repository: str, library: str, creator: str | None, *, public: bool = False
+    database: Database,
+    repository: str,
+    library: str,
+    creator: str | None,
+    *,
+    public: bool = False,
+    for_push: bool = False,
 ) -> bool:
-    """Make a repository with what its namespace gives to new ones; its creator gets admin. False: there is one already."""
+    """Make a repository with what its namespace gives to new ones; its creator gets admin. False: there is one already.
+
+    One that is made `for_push` goes again when that comes to nothing: `settle_new_repositories`.
+    """
     row = await database.fetch_row(
         """
         WITH namespace_found AS (SELECT id FROM namespace WHERE name = $2),
@@ -136,8 +145,9 @@ async def create_repository(
             INSERT INTO namespace (name) SELECT $2 WHERE NOT EXISTS (SELECT FROM namespace_found)
             ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id),
         new AS (
-            INSERT INTO repository (namespace_id, name, public)
-            SELECT n.id, $1, $4 FROM (SELECT id FROM namespace_found UNION ALL SELECT id FROM namespace_new) n
+            INSERT INTO repository (namespace_id, name, public, made_for_push)
+            SELECT n.id, $1, $4, CASE WHEN $5 THEN now() END
+            FROM (SELECT id FROM namespace_found UNION ALL SELECT id FROM namespace_new) n
             WHERE in_time($0)
             ON CONFLICT (name) DO NOTHING RETURNING id),
         creator AS (SELECT id FROM account WHERE name = $3 AND kind <> 'organization'),
@@ -155,12 +165,40 @@ async def create_repository(
         namespace_of(repository, library),
         creator,
         public,
+        for_push,
     )
     return row is not None
 
 
 async def unmake_repository(database: Database, repository: str) -> bool:
-    """Delete a repository that has, and had, nothing: no blob, manifest or tag, and no upload. False: it has, or there is none."""
-    row = await database.fetch_row("SELECT unmake_repository($1) AS gone WHERE in_time($0)", repository)
+    """Delete a repository that was made for a push and has, and had, nothing. False: there is none, or it stays.
+
+    It stays when it has a blob, a manifest, a tag or an upload, and when somebody has changed its permissions, its visibility or
+    which of its tags are immutable.
+    """
+    row = await database.fetch_row("SELECT unmake_untouched($1) AS gone WHERE in_time($0)", repository)
     assert row is not None
     return bool(row["gone"])
+
+
+async def settle_new_repositories(database: Database, age: float, most: int) -> int:
+    """Look at up to `most` repositories that were made for a push and have no upload any more, for `age` seconds.
+
+    Those that have nothing are deleted; the others stay whatever becomes of later uploads. Returns how many were looked at.
+    """
+    rows = await database.fetch(
+        """
+        SELECT r.name FROM repository r WHERE r.made_for_push < now() - $1 * interval '1 second'
+        AND NOT EXISTS (SELECT FROM upload u WHERE u.repository_id = r.id) ORDER BY r.made_for_push LIMIT $2
+        """,
+        age,
+        most,
+    )
+    for row in rows:
+        if not await unmake_repository(database, row["name"]):
+            await database.fetch(
+                "UPDATE repository r SET made_for_push = NULL WHERE r.name = $1 AND r.made_for_push IS NOT NULL "
+                "AND NOT EXISTS (SELECT FROM upload u WHERE u.repository_id = r.id)",
+                row["name"],
+            )
+    return len(rows)

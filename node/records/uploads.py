@@ -268,15 +268,23 @@ _BURY = """
         ON CONFLICT (location_id, key) DO UPDATE SET not_before = least(dead_object.not_before, excluded.not_before))
 """
 
+# Whoever made a repository for it, with accounts, has a while to try again, with the same rights: settle_new_repositories.
+_AGAIN = """
+    again AS (
+        UPDATE repository r SET made_for_push = now()
+        FROM (SELECT DISTINCT repository_id FROM gone) g WHERE r.id = g.repository_id AND r.made_for_push IS NOT NULL)
+"""
+
 
 async def cancel_upload(database: Database, repository: str, upload: UUID, epoch: int | None = None) -> bool:
     """Forget an upload, with `epoch` only if that one owns it; what it may have written becomes dead objects.
 
-    Its repository goes with it if it was made for it and nobody uses it. False: there was no such upload.
+    Its repository goes with it if it was made for it and nobody uses it; with accounts the janitor sees to that a while later.
+    False: there was no such upload.
     """
     row = await database.fetch_row(
         "WITH gone AS (DELETE FROM upload u USING repository r WHERE u.id = $1 AND r.id = u.repository_id AND r.name = $2 "  # noqa: S608
-        f"AND ($3::integer IS NULL OR u.epoch = $3) RETURNING u.*), {_BURY} SELECT made_repository FROM gone",
+        f"AND ($3::integer IS NULL OR u.epoch = $3) RETURNING u.*), {_BURY}, {_AGAIN} SELECT made_repository FROM gone",
         upload,
         repository,
         epoch,
@@ -309,7 +317,7 @@ async def expire_uploads(database: Database, most: int = 100) -> int:
     """Forget up to `most` uploads that nobody finished in time, with repositories that are there only for them; return how many."""
     rows = await database.fetch(
         "WITH old AS (SELECT id FROM upload WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED), "  # noqa: S608
-        f"gone AS (DELETE FROM upload u USING old WHERE u.id = old.id RETURNING u.*), {_BURY} "
+        f"gone AS (DELETE FROM upload u USING old WHERE u.id = old.id RETURNING u.*), {_BURY}, {_AGAIN} "
         "SELECT CASE WHEN gone.made_repository THEN r.name END AS made FROM gone JOIN repository r ON r.id = gone.repository_id",
         most,
     )

@@ -2,19 +2,36 @@
 
 import json
 import secrets
+from collections.abc import Awaitable, Callable
 
 import pytest
+import trio
 from attrs import evolve
 
+from node.auth.changes import ACCESS_CHANGED
+from node.auth.model import Role
 from node.push.reading import OCI_MANIFEST
-from node.records.permissions import unmake_repository
+from node.records.immutability import write_patterns
+from node.records.permissions import (
+    Grantee,
+    Granting,
+    create_repository,
+    remove_permission,
+    set_permission,
+    set_visibility,
+    settle_new_repositories,
+    unmake_repository,
+)
 from node.records.policies import write_policy
+from node.records.postgres import Database
 from node.records.uploads import expire_uploads
 from replication.policy import parse_policy
-from tests.auth.people import ROLES, Person, settled
-from tests.registry.world import MakeWorld, Region, Reply, digest_of, image
+from tests.auth.people import ROLES, Person, bearing, settled, token_for
+from tests.collection.held import held_transaction, wait_until_one_waits
+from tests.registry.world import MakeWorld, Region, Reply, digest_of, image, until
 
 LAYER = secrets.token_bytes(1000)
+CREATOR = Person("creator")
 
 
 async def repositories(us: Region) -> set[str]:
@@ -137,6 +154,134 @@ async def test_an_upload_that_comes_to_nothing_takes_its_repository_along(us: Re
     assert await expire_uploads(us.registry.database) == 1
     assert await repositories(us) == set()
     assert await us.rows("SELECT count(*) AS n FROM dead_object") != [{"n": 0}]
+
+
+async def begin(us: Region, repository: str) -> str:
+    """Begin an upload as the creator."""
+    reply = await us.ask("POST", f"/v2/{repository}/blobs/uploads/", headers=CREATOR.basic)
+    assert reply.status == 202, reply.body
+    return str(reply.headers["location"])
+
+
+async def finish(us: Region, upload: str, body: bytes = LAYER) -> Reply:
+    return await us.ask("PUT", f"{upload}&digest={digest_of(LAYER)}", body, CREATOR.basic)
+
+
+async def cancel(us: Region, upload: str) -> None:
+    assert (await us.ask("DELETE", upload, headers=CREATOR.basic)).status == 204
+
+
+async def forget(us: Region, _upload: str) -> None:
+    await us.rows("UPDATE upload SET expires_at = now()")
+    assert await expire_uploads(us.registry.database) == 1
+
+
+async def send_wrong_bytes(us: Region, upload: str) -> None:
+    assert (await finish(us, upload, b"other bytes")).failure == (400, "DIGEST_INVALID")
+
+
+@pytest.mark.parametrize("end", [cancel, forget, send_wrong_bytes])
+async def test_an_upload_of_somebody_that_comes_to_nothing_takes_its_repository_along(
+    world: MakeWorld, end: Callable[[Region, str], Awaitable[None]]
+) -> None:
+    """With accounts, too, the last one of several does, after a while in which its client may try again."""
+    (us,) = await settled(world)
+    database, before = us.registry.database, await repositories(us)
+    first, second = await begin(us, "private/new"), await begin(us, "private/new")
+    await cancel(us, first)
+    assert await settle_new_repositories(database, 0, 100) == 0
+    await us.rows("UPDATE repository SET made_for_push = now() - interval '1 hour' WHERE made_for_push IS NOT NULL")
+    await end(us, second)
+    assert await settle_new_repositories(database, 60, 100) == 0
+    assert await repositories(us) == {*before, "private/new"}
+    assert await settle_new_repositories(database, 0, 100) == 1
+    assert await repositories(us) == before
+
+
+async def test_whoever_makes_it_again_by_a_token_has_the_same_rights(world: MakeWorld) -> None:
+    """A node that has made a repository for a token makes it again for the next one, with its creator's permission."""
+    (us,) = await settled(world)
+    path, scope = "/v2/private/new/blobs/uploads/", "repository:private/new:pull,push"
+    old = bearing(await token_for(us, CREATOR, scope))
+    await cancel(us, str((await us.ask("POST", path, headers=old)).headers["location"]))
+    assert await settle_new_repositories(us.registry.database, 0, 100) == 1
+    us.registry.access.heard(ACCESS_CHANGED)
+
+    async def refused() -> bool:
+        return (await us.ask("GET", "/v2/private/new/tags/list", headers=old)).status == 401
+
+    await until(refused)
+    assert (await us.ask("POST", path, headers=bearing(await token_for(us, CREATOR, scope)))).status == 202
+    assert await us.rows(
+        "SELECT a.name, p.role FROM permission p JOIN account a ON a.id = p.account_id "
+        "JOIN repository r ON r.id = p.repository_id WHERE r.name = 'private/new'"
+    ) == [{"name": "creator", "role": 3}]
+
+
+async def give(database: Database, role: Role = Role.READ) -> None:
+    assert await set_permission(database, "private/new", Grantee("reader"), role) is Granting.DONE
+
+
+async def change(database: Database) -> None:
+    assert await set_permission(database, "private/new", Grantee("creator"), Role.WRITE) is Granting.DONE
+
+
+async def take(database: Database) -> None:
+    await give(database)
+    assert await remove_permission(database, "private/new", Grantee("reader")) is Granting.DONE
+
+
+async def show(database: Database) -> None:
+    assert await set_visibility(database, "private/new", public=False)
+
+
+async def fix(database: Database) -> None:
+    assert await write_patterns(database, "private", "private/new", [("v*", "^v.*$")])
+
+
+@pytest.mark.parametrize("act", [give, change, take, show, fix])
+async def test_a_repository_that_somebody_did_something_to_stays(
+    world: MakeWorld, act: Callable[[Database], Awaitable[None]]
+) -> None:
+    """A permission given, changed or taken, its visibility, or a rule for its tags: its upload comes to nothing, and it stays."""
+    (us,) = await settled(world)
+    upload = await begin(us, "private/new")
+    await act(us.registry.database)
+    await cancel(us, upload)
+    assert await settle_new_repositories(us.registry.database, 0, 100) == 0
+    assert not await unmake_repository(us.registry.database, "private/new")
+    assert "private/new" in await repositories(us)
+
+
+async def test_a_permission_given_while_the_repository_goes(world: MakeWorld, migrated_uri: str) -> None:
+    """A permission that is being given when the repository is about to go keeps it."""
+    (us,) = await settled(world)
+    database = us.registry.database
+    await cancel(us, await begin(us, "private/new"))
+    async with trio.open_nursery() as nursery, held_transaction(migrated_uri) as held:
+        await give(held)
+        nursery.start_soon(settle_new_repositories, database, 0, 100)
+        await wait_until_one_waits(database)
+    assert "private/new" in await repositories(us)
+
+
+async def test_a_repository_whose_upload_never_began_goes(world: MakeWorld) -> None:
+    """The node died in between: the janitor takes it back; one that has something is not looked at again, even when it is empty."""
+    (us,) = await settled(world)
+    database = us.registry.database
+    before = await repositories(us)
+    for name in ("private/died", "private/pushed", "private/busy"):
+        await create_repository(database, name, "library", "creator", for_push=True)
+    assert (await finish(us, await begin(us, "private/pushed"))).status == 201
+    upload = await begin(us, "private/busy")
+    assert await settle_new_repositories(database, 60, 100) == 0
+    assert await settle_new_repositories(database, 0, 100) == 2
+    assert await repositories(us) == {*before, "private/pushed", "private/busy"}
+    await us.rows("DELETE FROM repository_blob")
+    await cancel(us, await begin(us, "private/pushed"))
+    await cancel(us, upload)
+    assert await settle_new_repositories(database, 0, 100) == 1
+    assert await repositories(us) == {*before, "private/pushed"}
 
 
 async def test_only_the_last_of_several_uploads_takes_the_repository_along(us: Region) -> None:
