@@ -37,15 +37,19 @@ from node.waiting import Waiting
 from replication.bandwidth import Bandwidth, FailoverCap
 from replication.copier import Copier
 from replication.model import (
+    Board,
     ClusterView,
     Drill,
     LocationState,
+    Verdict,
 )
 from replication.parts import PartPool
 from replication.patience import Patience
+from replication.plan import owners
 from replication.reader import Reader
 from replication.reconciler import Reconciler
 from replication.scheduler import Scheduler
+from replication.sources import health_of
 from replication.standstill import Standstill
 from replication.suspects import Suspects
 from replication.tees import Tees
@@ -176,6 +180,23 @@ class Node:
             node=self.name,
         )
 
+    def board_towards(self, location: str) -> Board:
+        """Return the board with a location as those see it who copy into it: down, too, where all of these nodes say so.
+
+        What this node can reach says nothing of whether anything is copied there, unless it does that itself.
+        """
+        board, cluster = self.watcher.board, self.scheduler.cluster
+        if cluster is None or location == self.settings.preferred:
+            return board
+        since = self.elsewhere.down_since(location, owners(location, cluster, self.scheduler.settings.silent_after))
+        line = health_of(board, location)
+        if since is None or line.verdict is Verdict.DOWN:
+            return board
+        told = evolve(
+            line, verdict=Verdict.DOWN, since=since, reason="every node that copies there says that it is down"
+        )
+        return {**board, location: told}
+
     def _lives(self, name: str) -> bool:
         """Say whether the node of this name was there at the last heartbeat; before the first, everybody is."""
         cluster = self.scheduler.cluster
@@ -210,6 +231,7 @@ class Node:
             waiting=self.waiting,
             durable=self.durable,
             states=self.states,
+            board_towards=self.board_towards,
             instance=self.name,
             clock=time.time,
             memory=Memory(freshness),

@@ -67,6 +67,15 @@ def duties(
     )
 
 
+def owners(location: str, cluster: ClusterView, silent_after: float) -> tuple[str, ...]:
+    """Return the ids of the other nodes that pay the copies into a location because they prefer it; empty: whoever can helps."""
+    return tuple(
+        node.id
+        for node in cluster.nodes
+        if node.preference[:1] == (location,) and not node.draining and node.silent_for <= silent_after
+    )
+
+
 def copies_to_claim(
     location: str,
     served: Sequence[str],

@@ -9,14 +9,14 @@ from typing import Any, cast
 import pytest
 import trio
 import trio.testing
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
 from node.records.closures import read_closure
 from node.records.postgres import Database, Row
 from node.waiting import Subject
 from replication.closure import Closure
-from replication.ports import Forget, Wake
+from replication.ports import Forget, Seen, Wake
 from tests.api.conftest import SAFETY_NET, MakeWaiters, Waiters, beside
 from tests.faulty_engine import Hold
 from tests.registry.world import descriptor, digest_of, image, index, until
@@ -327,6 +327,39 @@ async def test_stalled_is_still_retried(waiters: Waiters) -> None:
     assert (answer["status"], answer["last_error"]) == ("stalled", "disk full")
     assert answer["since"] == "2026-01-02T03:04:05.000Z"
     assert answer["waited_seconds"] >= 0.29
+    await waiters.copy()
+    assert (await waiters.ask("ns/app", "v1", wait="50s"))["status"] == "present"
+
+
+async def test_a_location_that_is_down_for_those_who_copy_there_is_stalled(waiters: Waiters) -> None:
+    """While every node that copies there sees it down nothing moves, whoever is asked: no estimate, until it is back."""
+    us, eu = waiters.us.node, waiters.eu.node
+    await waiters.us.push_image("ns/app", "v1", *LAYERS)
+    await eu.ledger.heartbeat()
+    await waiters.us.rows("UPDATE node SET throughput = '{\"eu\": 1000}'")
+    us.scheduler.cluster = await us.ledger.heartbeat()
+    assert us.scheduler.cluster.nodes, "eu's node lives"
+    assert (await waiters.ask("ns/app", "v1"))["status"] == "pending"
+    for name, verdict, status in (
+        ("somebody", "down", "pending"),
+        (eu.name, "degraded", "pending"),
+        (eu.name, "down", "stalled"),
+        (eu.name, "down", "stalled"),
+        (eu.name, "healthy", "pending"),
+    ):
+        us.elsewhere.heard(Seen("eu", verdict, name))
+        answer = await waiters.ask("ns/app", "v1")
+        assert answer["status"] == status, (name, verdict)
+    us.elsewhere.heard(Seen("eu", "down", eu.name))
+    answer = await waiters.ask("ns/app", "v1", wait="100ms")
+    assert (answer["status"], answer["reason"], answer["estimate_seconds"]) == ("stalled", "eu is down", None)
+    assert "every node that copies there" in answer["last_error"]
+    assert answer["since"] <= answer["as_of"]
+    assert (await waiters.ask("ns/app", "v1", location="us"))["status"] == "present"
+    # Where nobody who prefers it lives, whoever is asked copies there.
+    us.scheduler.cluster = evolve(us.scheduler.cluster, nodes=())
+    assert (await waiters.ask("ns/app", "v1"))["status"] == "pending"
+    us.elsewhere.heard(Seen("eu", "healthy", eu.name))
     await waiters.copy()
     assert (await waiters.ask("ns/app", "v1", wait="50s"))["status"] == "present"
 
