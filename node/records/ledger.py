@@ -95,7 +95,10 @@ _FINISH = """
             DO UPDATE SET key = excluded.key, state = 'present', reason = NULL, created_at = now()
             WHERE p.state = 'suspect' RETURNING p.blob_id, p.location_id),
     ended AS (
-        SELECT told.*, there.blob_id IS NOT NULL AS placed FROM told
+        -- The same report, when it comes twice at once, finds its task gone and not yet the placement, which the other one has made
+        -- since: it must not bury the key.
+        SELECT told.*, CASE WHEN there.blob_id IS NULL THEN is_placed_by_now(told.blob_id, told.location_id, told.key) ELSE true END
+            AS placed FROM told
         LEFT JOIN (SELECT * FROM placed UNION SELECT * FROM repeated) there USING (blob_id, location_id)),
     paid AS (
         DELETE FROM task t USING ended, mine
