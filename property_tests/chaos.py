@@ -11,11 +11,12 @@ from trio.testing import MockClock
 
 from node.records.locations import Change
 from property_tests.cluster import KEEP, Node, PromiseBroken, World
-from property_tests.images import Images, random_rules
+from property_tests.durable_pushes import push_durably
+from property_tests.images import NAMES, Images, random_rules
 from property_tests.memory_engine import LATEST, MIB, Faults
 from property_tests.memory_rounds import ask_for_round
 from replication.model import Blob, LocationState, Placement
-from replication.policy import Policy
+from replication.policy import Durability, Policy
 from replication.ports import Forget
 
 PREFERENCES = {"us1": ("us", "eu", "ap"), "eu1": ("eu", "us", "ap"), "ap1": ("ap", "eu", "us")}
@@ -145,6 +146,9 @@ class Chaos:
         world = self.world
         await trio.sleep(30)
         await self.end_maintenance()
+        # All is well: whatever can be had is there in time.
+        if await self.push_durably(self.nodes["us1"], 300.0, Durability(1, True)) is False:
+            raise PromiseBroken("a push waited in vain for all copies though nothing is wrong")
         await settle(world)
         await audit(world, self.nodes["us1"])
         await trio.sleep(5)
@@ -205,8 +209,10 @@ class Chaos:
                 await self.push(node)
             elif blobs and choice < 0.45:
                 self.collect(self.random.choice(blobs))
-            elif choice < 0.55:
+            elif choice < 0.5:
                 self.images.act(self.random.choice(NAMESPACES))
+            elif choice < 0.55:
+                nursery.start_soon(self.push_durably, node, self.random.uniform(1, 60))
             elif blobs and choice < 0.7:
                 location = self.random.choice(list(self.world.truth.states))
                 nursery.start_soon(node.wait, self.random.choice(blobs), location, self.random.uniform(1, 60))
@@ -222,6 +228,16 @@ class Chaos:
         blob = await node.push(size, pieces, data=again, namespace=namespace)
         if blob is not None:
             self.blobs.append(blob)
+
+    async def push_durably(self, node: Node, seconds: float, durability: Durability | None = None) -> bool | None:
+        """Push an image of one to three blobs of a namespace; without any, that is done at once."""
+        namespace = self.random.choice(NAMESPACES)
+        blobs = [blob for blob, links in self.world.truth.links.items() if namespace in links]
+        some = self.random.sample(blobs, min(len(blobs), self.random.randint(1, 3)))
+        asked = durability or self.random.choice(
+            [Durability(copies) for copies in (1, 2, 2, 3)] + [Durability(1, True)]
+        )
+        return not some or await push_durably(node, namespace, self.random.choice(NAMES), some, asked, seconds)
 
     def collect(self, blob: Blob) -> None:
         """Nothing uses a blob any more, and its grace is over."""

@@ -8,13 +8,14 @@ import trio
 from attrs import define, field
 
 from node.waiting import Subject, Vanished, Waiting
+from property_tests.closures import closure_of_blob, closure_of_image
 from property_tests.memory_engine import MIB, MemoryCopyingEngine, MemoryEngine, MemoryStore
 from property_tests.memory_hints import MemoryHints
 from property_tests.memory_ledger import Line, MemoryLedger
 from property_tests.memory_rounds import MemoryRounds
 from property_tests.memory_truth import COUNTING, Truth
 from replication.arrival import Status, arrival
-from replication.closure import Closure, ClosureBlob, Debt, Need, Place
+from replication.closure import Closure
 from replication.copier import Copier, CopierSettings
 from replication.digests import Digest, blob_key
 from replication.drainer import Drainer, DrainSettings
@@ -175,19 +176,6 @@ class World:
         """Return whether everything is as it must be at rest."""
         return self.unsettled() is None
 
-    def closure(self, blob: int) -> Closure:
-        """Return a closure of one blob, as the database would tell it."""
-        truth, known = self.truth, self.truth.blobs[blob]
-        held = {p.location: not p.suspect for p in truth.sources(blob)}
-        required, forbidden = truth.required(blob), truth.forbidden(blob)
-        needs = {at: Need(at in required, self._debt(blob, at)) for at in truth.states if not held.get(at)}
-        places = {at: Place(at, state, at in forbidden, at in required) for at, state in truth.states.items()}
-        return Closure(known.digest, (ClosureBlob(known.digest, known.size, held, needs),), places, truth.now())
-
-    def _debt(self, blob: int, at: str) -> Debt | None:
-        task = self.truth.tasks.get((blob, at))
-        return None if task is None else Debt(task.attempts, task.error, None, task.priority)
-
 
 class Node:
     """One node of the cluster; `run` until cancelled, `crash` cuts it off from the database first."""
@@ -267,6 +255,9 @@ class Node:
             drainer,
         )
         self.waiting = Waiting(self._look, world.hints, 100)
+        self.durable = Waiting(self._look_at_image, world.hints, 100)
+        self.seen: dict[str, tuple[dict[int, set[str]], frozenset[str]]] = {}
+        """Of images that pushes wait for: where the right bytes were when the database was asked last, and where all must be."""
 
     def _choose(self, placements: Iterable[Placement]) -> tuple[Placement, ...]:
         return choose_sources(placements, self.preference, self.watcher.board)
@@ -283,6 +274,7 @@ class Node:
                 if self.reconciles:
                     await nursery.start(self.reconciler.run)
                     await nursery.start(self.waiting.run)
+                    await nursery.start(self.durable.run)
                 task_status.started()
         self.ended.set()
 
@@ -367,9 +359,30 @@ class Node:
     async def _look(self, subject: Subject) -> Closure | None:
         await self.line.call()
         blob = int(subject.repository)
-        seen = self.world.closure(blob) if blob in self.world.truth.blobs else None
+        seen = closure_of_blob(self.world.truth, blob) if blob in self.world.truth.blobs else None
         self.line.done()
         return seen
+
+    async def _look_at_image(self, subject: Subject) -> Closure | None:
+        await self.line.call()
+        truth = self.world.truth
+        seen = closure_of_image(truth, subject.digest)
+        if seen is not None:
+            required, never = truth.rules(subject.repository)
+            staying = {at for at, state in truth.states.items() if state in COUNTING} - never
+            self.seen[subject.digest] = (
+                {
+                    blob: {p.location for p in truth.sources(blob) if p.location in staying and self._right(blob, p)}
+                    for blob in truth.tags.manifests[subject.digest].blobs
+                },
+                required & staying,
+            )
+        self.line.done()
+        return seen
+
+    def _right(self, blob: int, placement: Placement) -> bool:
+        """Return whether a copy is right, or nobody can know yet that it is not."""
+        return self.world.right(blob, placement) or (placement.location, placement.key) in self.world.rotten
 
     async def wait(self, blob: Blob, location: str, seconds: float) -> None:
         """Wait until a blob is in a location, and hold the node to promise 11."""

@@ -201,13 +201,18 @@ class Truth:
         nevers = [self.policy(namespace).never for namespace in self.links[blob]]
         return frozenset.intersection(*nevers) if nevers else frozenset()
 
+    def rules(self, namespace: str) -> tuple[frozenset[str], frozenset[str]]:
+        """Return where a namespace requires its blobs, whatever the locations' states, and where it forbids them."""
+        defaults = frozenset(self.states) if self.defaults is None else self.defaults
+        policy = self.policy(namespace)
+        return (defaults if policy.required is None else policy.required) - policy.never, policy.never
+
     def required(self, blob: int) -> frozenset[str]:
         """Return where a blob must be."""
-        defaults = frozenset(self.states) if self.defaults is None else self.defaults
         wanted = {at for (owner, at), until in self.wishes.items() if owner == blob and until > self.now()}
         wanted |= self.tags.wanted(blob)
-        for policy in map(self.policy, self.links[blob]):
-            wanted |= (defaults if policy.required is None else policy.required) - policy.never
+        for namespace in self.links[blob]:
+            wanted |= self.rules(namespace)[0]
         counting = {at for at, state in self.states.items() if state in COUNTING}
         return frozenset(wanted & counting) - self.forbidden(blob)
 
