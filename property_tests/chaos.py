@@ -159,6 +159,15 @@ class Chaos:
         check_all_right(world)
         for blob in self.alive():
             await self.random.choice(list(self.nodes.values())).pull(blob)
+        await trio.sleep(60)
+        self.check_tees()
+
+    def check_tees(self) -> None:
+        """Nobody pulls any more, for a while: no tee runs, and no room of any node's spool is taken, however it ended."""
+        running = [name for name, node in self.nodes.items() if node.tees.statistics().running]
+        taken = [spool.used for spool in self.world.spools if spool.used]
+        if running or taken:
+            raise PromiseBroken(f"tees still run on {running}, and {taken} bytes are still taken")
 
     async def end_maintenance(self) -> None:
         """Bring every location into a state that lasts: active, or removed once nothing is only there.

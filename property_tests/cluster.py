@@ -1,7 +1,7 @@
 """A simulated cluster: real watcher, reader, copier, sweeper, scheduler, reconciler and waits over memory stores, hints, ledger."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 
 import trio
@@ -30,10 +30,12 @@ from replication.reader import NoGoodSource, Reader
 from replication.reconcile import settle
 from replication.reconciler import Reconciler, ReconcilerSettings
 from replication.scheduler import Scheduler, SchedulerSettings
-from replication.sources import choose_sources
+from replication.sources import choose_sources, may_tee
+from replication.spool import Spool
 from replication.suspects import Suspects
 from replication.sweeper import Sweeper
 from replication.targets import choose_targets
+from replication.tees import Tees
 from replication.trimmer import Trimmer, TrimSettings
 from replication.watcher import Watcher, probe_keys
 from replication.within import WithinLimits
@@ -66,6 +68,8 @@ class World:
     """Debt without a task that the reconciler has to find: a job was lost, or a policy or a location's state changed."""
     silent: dict[str, tuple[int, float]] = field(factory=dict)
     """Stores of which nothing can be had, with their epoch of faults, and since when that was seen."""
+    spools: list[Spool] = field(factory=list)
+    """Where the tees of all nodes that ever ran keep what they fetch."""
     rotten: set[tuple[str, str]] = field(factory=set)
     """Copies that were damaged or lost behind everybody's back, as (location, key)."""
     truth: Truth = field(init=False)
@@ -177,6 +181,25 @@ class World:
         return self.unsettled() is None
 
 
+def tees_of(node: "Node") -> Tees:
+    """Return what brings blobs that are pulled to a node's preferred store on the way, with room for a few pieces of them all."""
+    world, preferred = node.world, node.preference[0]
+    spool = Spool(None, 3 * MIB, inline)
+    world.spools.append(spool)
+
+    def worth(blob: Blob, sources: tuple[Placement, ...]) -> bool:
+        state = world.truth.states.get(preferred)
+        return may_tee(blob, sources, preferred, state, node.watcher.board, least=1000, most=spool.most)
+
+    async def pace(_location: str, _nbytes: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def copy(blob: Blob) -> Awaitable[object]:
+        return node.scheduler.pay_at_once(blob.id, preferred)
+
+    return Tees(node.reader, spool, worth, copy, pace, offload=inline)
+
+
 class Node:
     """One node of the cluster; `run` until cancelled, `crash` cuts it off from the database first."""
 
@@ -224,6 +247,7 @@ class Node:
                 within=WithinLimits(whole=2 * MIB, part=MIB, least=MIB + 1),
             ),
             offload=inline,
+            shared=lambda digest: self.tees.running(digest),
         )
         self.scheduler = Scheduler(
             self.ledger,
@@ -254,6 +278,7 @@ class Node:
             self.trimmer,
             drainer,
         )
+        self.tees = tees_of(self)
         self.waiting = Waiting(self._look, world.hints, 100)
         self.durable = Waiting(self._look_at_image, world.hints, 100)
         self.seen: dict[str, tuple[dict[int, set[str]], frozenset[str]]] = {}
@@ -271,6 +296,7 @@ class Node:
                 await nursery.start(self.watcher.run)
                 nursery.start_soon(self.suspects.run)
                 await nursery.start(self.scheduler.run)
+                await nursery.start(self.tees.run)
                 if self.reconciles:
                     await nursery.start(self.reconciler.run)
                     await nursery.start(self.waiting.run)
@@ -338,7 +364,7 @@ class Node:
         got = bytearray()
         wrong = None
         try:
-            async with self.reader.open_blob(world.truth.blobs[blob.id], sources) as stream:
+            async with self.tees.open_blob(world.truth.blobs[blob.id], sources) as stream:
                 async for chunk in stream:
                     got += chunk
         except NoGoodSource as error:
