@@ -270,9 +270,11 @@ _BURY = """
 
 # Whoever made a repository for it, with accounts, has a while to try again, with the same rights: settle_new_repositories.
 _AGAIN = """
-    again AS (
-        UPDATE repository r SET made_for_push = now()
-        FROM (SELECT DISTINCT repository_id FROM gone) g WHERE r.id = g.repository_id AND r.made_for_push IS NOT NULL)
+    kept AS (
+        -- In one order: two nodes that expire uploads of the same repositories wait for each other and not in a circle.
+        SELECT id FROM repository WHERE id IN (SELECT repository_id FROM gone) AND made_for_push IS NOT NULL
+        ORDER BY id FOR NO KEY UPDATE),
+    again AS (UPDATE repository r SET made_for_push = now() FROM kept WHERE r.id = kept.id)
 """
 
 
