@@ -113,7 +113,7 @@ def drain(name: str, wait: bool, config: str | None, output: str) -> None:
     everything that is in NAME, and goes on wherever nodes are stopped.
 
     A blob of which no copy is trusted anywhere is copied if it is right. If it is not, nothing can move it: it keeps NAME until it
-    is pushed again, or the images that need it are deleted.
+    is pushed again, or the images that need it are deleted. So does one that policies let no other location have, until they do.
     """
 
     async def verb(desk: Desk) -> int:
@@ -167,11 +167,12 @@ def _tell(document: Json, output: str) -> None:
     click.echo(f"{document['name']} is {document['state']}")
     # What nothing can move is told apart.
     stuck = _count(document, "stuck_blobs")
-    only, suspect, unproven = (_count(document, key) - stuck for key in ("only_copies", "suspect_blobs", "unproven"))
+    only, unproven = (_count(document, key) - stuck for key in ("only_copies", "unproven"))
+    suspect = _count(document, "suspect_blobs")
     draining = document["state"] == LocationState.DRAINING.value
     if only > 0 and draining:
         click.echo(f"{only} blobs are only there and are copied elsewhere first")
-    if suspect > 0:
+    if suspect:
         click.echo(f"of {suspect} blobs no copy is trusted anywhere: they are copied if they are right")
     if unproven > 0 and draining:
         click.echo(f"{unproven} blobs have no copy elsewhere that was made or read since")
@@ -194,8 +195,8 @@ def _tell_stuck(document: Json, count: int) -> None:
     show(document, "table", ("nothing can move", table))
     more = f", of which these are the first {len(stuck)}," if len(stuck) < count else ""
     click.echo(
-        f"{count} blobs{more} keep {document['name']}: no copy of them is trusted anywhere, and none could be copied. That is "
-        "still retried. Push them again, or delete the images that need them"
+        f"{count} blobs{more} keep {document['name']}: nothing can copy them elsewhere. That is still retried. Push "
+        "again what no copy is trusted of, let another location have what policies shut in, or delete the images that need them"
     )
 
 

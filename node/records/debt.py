@@ -60,8 +60,9 @@ async def list_stalled(database: Database, location: str | None, most: int) -> S
 
 STUCK = f"""
     SELECT p.blob_id FROM placement p
-    WHERE p.location_id = l.id AND p.state = 'suspect'
-        AND NOT EXISTS (SELECT FROM placement q WHERE q.blob_id = p.blob_id AND q.state = 'present')
+    WHERE p.location_id = l.id AND p.state IN ('suspect', 'present')
+        AND NOT EXISTS (
+            SELECT FROM placement q WHERE q.blob_id = p.blob_id AND q.location_id <> l.id AND q.state = 'present')
         -- What no repository has is collected when its time comes.
         AND EXISTS (SELECT FROM repository_blob rb WHERE rb.blob_id = p.blob_id)
         -- Only into active locations is anything copied.
@@ -69,10 +70,13 @@ STUCK = f"""
             SELECT FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active'
             WHERE t.blob_id = p.blob_id AND (t.attempts < {STALLED_AFTER} OR t.lease_until > now()))
         AND (
-            EXISTS (SELECT FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active' WHERE t.blob_id = p.blob_id)
+            p.state = 'suspect' AND EXISTS (
+                SELECT FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active' WHERE t.blob_id = p.blob_id)
             OR NOT EXISTS (SELECT FROM location d WHERE d.state = 'active' AND NOT blob_forbidden(p.blob_id, d.id)))
 """  # noqa: S608  # a number
-"""Blobs of a location `l` that nothing can move: no copy is trusted anywhere, and all that could copy one elsewhere is stalled."""
+"""Blobs of a location `l` that nothing can move: no copy is trusted anywhere, and all that could copy one elsewhere is stalled; or
+policies let no other active location have a copy.
+"""
 
 
 @frozen
@@ -84,7 +88,7 @@ class StuckBlob:
     repositories: tuple[str, ...]
     """The first ten that have it, by age."""
     error: str
-    """Of the latest try, or what made its copy suspect where no other location may hold it."""
+    """Of the latest try; where no other location may hold it, what made its copy suspect, or just that."""
     failing_for: float | None
     """Seconds since the first failed try; None where there was none."""
 
@@ -96,7 +100,7 @@ async def list_stuck(database: Database, location: str, most: int) -> Sequence[S
         SELECT b.digest, b.size,
             ARRAY(SELECT r.name FROM repository_blob rb JOIN repository r ON r.id = rb.repository_id
                 WHERE rb.blob_id = b.id ORDER BY r.id LIMIT 10) AS repositories,
-            coalesce(tried.last_error, p.reason, '') AS error,
+            coalesce(tried.last_error, p.reason, 'policies forbid every other active location') AS error,
             extract(epoch FROM now() - tried.failing_since)::float8 AS failing_for
         FROM location l JOIN placement p ON p.location_id = l.id JOIN blob b ON b.id = p.blob_id
         LEFT JOIN LATERAL (

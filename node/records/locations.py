@@ -27,7 +27,7 @@ class LocationLine:
     suspect_blobs: int
     """Blobs here of which no copy is trusted anywhere; they are copied where their bytes turn out to be right."""
     stuck_blobs: int
-    """While it is being emptied: those of them that nothing can move, because all copies are stalled."""
+    """While it is being emptied: blobs that nothing can move: all copies are stalled, or policies forbid every other location."""
     unproven: int
     """While it is being emptied: blobs without a copy elsewhere that was made, or read and right, since that began."""
     owed_blobs: int

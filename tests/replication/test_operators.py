@@ -193,7 +193,7 @@ async def test_what_nobody_trusts_is_moved_out_of_a_drained_location(
     tried = f"UPDATE task SET attempts = {STALLED_AFTER}, due_at = now() + interval '1 hour' RETURNING attempts"  # noqa: S608 - a number
     await trio.to_thread.run_sync(fetch_rows, database_uri, tried)
     told = await _run(nodes, "location", "drain", "us", "--wait", code=EXIT_STUCK)
-    assert all(word in told for word in (wrong, repository, "is wrong", "Push them again, or delete the images"))
+    assert all(word in told for word in (wrong, repository, "is wrong", "Push again", "or delete the images"))
     refused = await _ask(url, "/location/us/state", "PUT", {"state": "removed"})
     (line,) = [line for line in (await _ask(url, "/location"))["locations"] if line["name"] == "us"]
     assert (line["stuck_blobs"], line["unproven"], refused["stuck"][0]["digest"]) == (1, 1, wrong)

@@ -209,11 +209,12 @@ async def test_stalled_copies_are_listed_with_reason_and_age(world: World) -> No
 
 
 async def test_what_nothing_can_move_is_told_from_what_may_yet_go(world: World) -> None:
-    """A blob keeps a location when no copy is trusted and every way out is stalled, or closed; not while one is open."""
+    """A blob keeps a location when no copy is trusted and every way out is stalled, or all are closed; not while one is open."""
     await world.policy("team", never=["eu", "ap"])
     for name, repositories, placed in (
         ("damaged", ["other/b", "other/c"], {"us": "suspect", "ap": "suspect"}),
         ("shut in", ["team/a"], {"us": "suspect"}),
+        ("sound and shut in", ["team/a"], {"us": "present"}),
         ("tried", ["other/b"], {"us": "suspect"}),
         ("running", ["other/b"], {"us": "suspect"}),
         ("found", ["other/b"], {"us": "suspect"}),
@@ -223,7 +224,7 @@ async def test_what_nothing_can_move_is_told_from_what_may_yet_go(world: World) 
         ("unlinked", [], {"us": "suspect"}),
     ):
         await world.blob(name, repositories, placed)
-        if name not in ("shut in", "found"):
+        if name not in ("shut in", "sound and shut in", "found"):
             leased = name == "running"
             await world.owe(name, "eu", failures=STALLED_AFTER - (name == "tried"), leased=leased)
     # Nothing is copied into a location that is being emptied, so what is owed there says nothing.
@@ -231,8 +232,8 @@ async def test_what_nothing_can_move_is_told_from_what_may_yet_go(world: World) 
     await world.owe("half tried", "ap")
     assert [line.stuck_blobs for line in await list_locations(world.database)] == [0, 0, 0]
     assert (await world.change("us", LocationState.DRAINING)).outcome is Change.DONE
-    assert {line.name: line.stuck_blobs for line in await list_locations(world.database)} == {"us": 2, "eu": 0, "ap": 0}
-    damaged, shut_in = await list_stuck(world.database, "us", 10)
+    assert {line.name: line.stuck_blobs for line in await list_locations(world.database)} == {"us": 3, "eu": 0, "ap": 0}
+    damaged, shut_in, sound = await list_stuck(world.database, "us", 10)
     assert (damaged.digest, damaged.repositories, damaged.error) == (
         digest_of("damaged"),
         ("other/b", "other/c"),
@@ -241,6 +242,10 @@ async def test_what_nothing_can_move_is_told_from_what_may_yet_go(world: World) 
     assert damaged.failing_for is not None
     assert damaged.failing_for >= 60
     assert (shut_in.digest, shut_in.failing_for) == (digest_of("shut in"), None)
+    assert (sound.digest, sound.error) == (
+        digest_of("sound and shut in"),
+        "policies forbid every other active location",
+    )
     assert len(await list_stuck(world.database, "us", 1)) == 1
 
 
