@@ -3,6 +3,7 @@
 S3 signatures cover the Host header, which passes unchanged, so a client that is given the proxy's port signs for it.
 """
 
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Literal, Self
@@ -17,6 +18,8 @@ Fault = Literal["refuse", "reset", "hang", "silent"]
 _CHUNK = 64 * 1024
 _LONG = 4 * 1024
 """Longer than what is no object's bytes."""
+_STARTING = 30.0
+"""Seconds that a process may take on a busy machine from its fork to its own program."""
 _LINGER_OFF = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 seconds}: close() sends RST
 
 
@@ -77,8 +80,17 @@ class FaultProxy:
             listener = await self._listen()
 
     async def _listen(self) -> trio.SocketListener:
-        (listener,) = await trio.open_tcp_listeners(self._port, host="127.0.0.1")
-        return listener
+        with trio.fail_after(_STARTING):
+            while True:
+                try:
+                    (listener,) = await trio.open_tcp_listeners(self._port, host="127.0.0.1")
+                except OSError as error:
+                    # A process that is being forked has a copy of the listener before this one until it begins its own program.
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+                    await trio.sleep(0.01)
+                else:
+                    return listener
 
     async def _serve_until_fault_changes(self, listener: trio.SocketListener) -> None:
         """Serve until connections are to be refused, then close the listener and every connection."""

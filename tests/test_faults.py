@@ -1,10 +1,13 @@
 """The proxy that breaks on command, in front of the real gateway: every fault is what it says, and mending ends it."""
 
+import socket
+
 import httpx
 import pytest
 import trio
+import trio.testing
 
-from tests.faults import Fault, FaultyStore, MakeFaulty
+from tests.faults import Fault, FaultProxy, FaultyStore, MakeFaulty
 from tests.services import Store
 
 
@@ -74,3 +77,32 @@ async def put_when_open(proxy: FaultyStore, key: str) -> None:
                 await trio.lowlevel.checkpoint()
             else:
                 return
+
+
+async def test_a_proxy_comes_back_though_its_port_is_held_for_a_moment() -> None:
+    """A process that is forked while the proxy stops listening holds its port until it begins its own program."""
+    async with trio.open_nursery() as nursery:
+        proxy = FaultProxy("127.0.0.1", 1)
+        await nursery.start(proxy.serve)
+        proxy.break_("refuse")
+        with trio.fail_after(60):
+            while await _listens(proxy.port):
+                pass
+            with socket.socket() as held:
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                held.bind(("127.0.0.1", proxy.port))
+                held.listen()
+                proxy.mend()
+                await trio.testing.wait_all_tasks_blocked()
+            while not await _listens(proxy.port):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+    except OSError:
+        return False
+    await trio.aclose_forcefully(stream)
+    return True
