@@ -12,7 +12,9 @@ from tests.registry.world import digest_of
 
 @either
 @before_and_after
-@pytest.mark.parametrize("fault", ["killed", pytest.param("frozen", marks=pytest.mark.long), "cut off"])
+@pytest.mark.parametrize(
+    "fault", ["killed", *(pytest.param(fault, marks=pytest.mark.long) for fault in ("frozen", "cut off"))]
+)
 async def test_a_node_that_is_lost_with_a_manifest(
     start_cluster: StartCluster, tmp_path: Path, balancer: object, fault: str, committed: bool
 ) -> None:
