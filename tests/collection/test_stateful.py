@@ -56,7 +56,7 @@ async def play(uri: str, steps: list[Step]) -> None:
         await universe.check()
 
 
-_EXAMPLES = 100 if os.environ.get("CI") == "true" else 12
+_EXAMPLES = 50 if os.environ.get("CI") == "true" else 12
 
 
 @settings(

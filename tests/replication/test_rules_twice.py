@@ -28,7 +28,7 @@ from tests.replication.twins import Twins
 from tests.replication.world import LOCATIONS
 from tests.services import fresh_database, required
 
-_EXAMPLES = 100 if os.environ.get("CI") == "true" else 25
+_EXAMPLES = 50 if os.environ.get("CI") == "true" else 25
 REPOSITORIES = ("a/x", "a/y", "b/x", "c/x")
 NAMESPACES = ("a", "b", "c")
 BLOBS = 5
