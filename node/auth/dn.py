@@ -1,4 +1,8 @@
-"""Distinguished names of a directory, so that two ways to write one are the same (RFC 4514). Pure."""
+"""Distinguished names of a directory, so that two ways to write one are the same (RFC 4514). Pure.
+
+ldap3 has a parser, which refuses names that are right (`2.5.4.3=x`, `cn=a=b`, a value that ends with an escaped space) and leaves
+what is escaped as it was written.
+"""
 
 import re
 
