@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from attrs import Factory, field, frozen
 
+from node.auth.held import Held
 from replication.flow import Sink
 
 Headers = tuple[tuple[str, str], ...]
@@ -55,6 +56,8 @@ class Request:
     """The request id that goes through logs, error bodies and store calls."""
     who: str = ""
     """The account that sent it, once that is proven; empty for nobody in particular."""
+    held: Held | None = None
+    """The rights by which it was admitted; None where everybody may do anything, or nobody has looked yet."""
 
     def one(self, name: str) -> str | None:
         """Return the first value of a query parameter, None if it is absent."""

@@ -1,7 +1,7 @@
 """Which operation of the registry a request is: the paths of the distribution spec, and one function per endpoint."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 
 import trio
@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 from node.answers import Answer, Request
 from node.auth.challenge import TOKEN_PATH
 from node.auth.endpoint import answer_token
+from node.auth.held import Held
 from node.auth.model import Action, Identity
 from node.auth.scopes import CATALOG, Need
 from node.cache import Cache
@@ -22,6 +23,7 @@ from node.pull.manifests import answer_manifest, manifest_at_once
 from node.push.manifests import delete_blob, delete_reference, put_manifest
 from node.push.uploads import Uploads
 from node.records.quotas import OverQuota
+from node.records.rights import RightsLapsed
 from node.records.uploads import TooManyUploads
 from node.registry import Registry
 
@@ -155,9 +157,9 @@ class Routes:
         """Answer a request about one repository, if its sender may."""
         name, last, gates = check_name(about.name), about.last, self._registry.gates
         need = Need(name, _PUSH if about.kind == "uploads" else _NEEDS.get(request.method, _PUSH))
-        identity = await self._admitted(request, need)
+        identity, held = await self._admitted(request, need)
         if identity.name:
-            request = evolve(request, who=identity.name)
+            request = evolve(request, who=identity.name, held=held)
         if request.method not in ("GET", "HEAD"):
             deletes = request.method == "DELETE"
             check_change(self._registry.current(), Change.ADMINISTER if deletes else Change.PUSH)
@@ -187,12 +189,11 @@ class Routes:
             raise access.refuse(identity, needs)
         return identity
 
-    async def _admitted(self, request: Request, need: Need) -> Identity:
-        """Return who sent a request, who may do what it needs. Raises RegistryError."""
+    async def _admitted(self, request: Request, need: Need) -> tuple[Identity, Held | None]:
+        """Return who sent a request, who may do what it needs, and by which rights. Raises RegistryError."""
         access = self._registry.access
         identity = await access.identify(request.headers.get("authorization"), request.client, (need,))
-        await access.admit(identity, need)
-        return identity
+        return identity, await access.admit(identity, need)
 
     @asynccontextmanager
     async def _ensured(self, identity: Identity, need: Need) -> AsyncIterator[None]:
@@ -255,11 +256,21 @@ class Routes:
     async def _referrers(self, request: Request, name: str, last: str) -> Answer:
         return await answer_referrers(self._registry, request, name, last)
 
+    @contextmanager
+    def _lapsing(self, need: Need) -> Iterator[None]:
+        """Raise RegistryError where a request's rights turn out to have lapsed."""
+        try:
+            yield
+        except RightsLapsed as error:
+            raise self._registry.access.lapsed(need) from error
+
     async def _put_manifest(self, request: Request, name: str, last: str) -> Answer:
-        return await put_manifest(self._registry, request, name, last)
+        with self._lapsing(Need(name, _PUSH)):
+            return await put_manifest(self._registry, request, name, last)
 
     async def _delete(self, request: Request, name: str, last: str) -> Answer:
-        return await delete_reference(self._registry, request, name, last)
+        with self._lapsing(Need(name, _DELETE)):
+            return await delete_reference(self._registry, request, name, last)
 
     async def _delete_blob(self, request: Request, name: str, last: str) -> Answer:
         return await delete_blob(self._registry, request, name, last)

@@ -9,13 +9,14 @@ from functools import partial
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from node.auth.challenge import INSUFFICIENT, INVALID, basic, bearer, not_proven, unauthorized
 from node.auth.changes import ACCESS_CHANGED, KEYS_CHANGED
-from node.auth.credentials import NotProven
+from node.auth.credentials import NotProven, Proven
 from node.auth.directory_teams import DirectoryTeams
 from node.auth.header import Basic, Bearer, Malformed, read_authorization
+from node.auth.held import Held
 from node.auth.model import ANONYMOUS, ANYBODY, Action, Grant, Identity, Kind, owns
 from node.auth.parts import Parts, make_parts
 from node.auth.passwords import Passwords
@@ -79,7 +80,7 @@ class Access:
         try:
             given = read_authorization(authorization)
             if isinstance(given, Basic):
-                return (await parts.credentials.check(given.name, given.password, client)).identity
+                return self._of(await parts.credentials.check(given.name, given.password, client))
             return await self._bearer(given, client, needs)
         except Malformed as error:
             raise unauthorized(self.challenge(needs), str(error)) from None
@@ -112,11 +113,17 @@ class Access:
     async def _bearer(self, given: Bearer, client: str, needs: Sequence[Need] | None) -> Identity:
         assert self.parts is not None
         if given.token.startswith(APPLICATION):
-            return (await self.parts.credentials.check("$app", given.token, client)).identity
+            return self._of(await self.parts.credentials.check("$app", given.token, client))
         identity = await self.parts.tokens.verify(given.token)
         names = tuple(need.repository for need in needs or ())
         self.check_current(identity, names)
         return identity
+
+    def _of(self, proven: Proven) -> Identity:
+        """Return who has proven who they are, for one request, which may take as long as a token would be good."""
+        longest = self._clock() + self._settings.token_lifetime
+        until = longest if proven.ends is None else min(proven.ends, longest)
+        return evolve(proven.identity, epoch=proven.epoch, until=until)
 
     def check_current(self, identity: Identity, repositories: Sequence[str]) -> None:
         """Return if nothing took rights of this token's away since it was issued. Raises BadToken."""
@@ -193,16 +200,33 @@ class Access:
             return unauthorized(self.challenge(None), "log in first")
         return RegistryError(DENIED, detail)
 
-    async def admit(self, identity: Identity, need: Need) -> Grant:
-        """Return what somebody may do to a repository, who may do what a request of the registry needs.
+    async def admit(self, identity: Identity, need: Need) -> Held | None:
+        """Return by which rights somebody may do what a request of the registry needs; None where everybody may do anything.
 
         Raises RegistryError with the challenge that gets a client the right token, where a token may help; DENIED where not.
         """
-        grant = await self.grant(identity, need.repository)
+        if identity.everything:
+            return None
+        assert self.parts is not None
+        changes, name = self.parts.changes, need.repository
+        if identity.grants is not None:
+            grant = identity.grants.get(name, Grant())
+            epoch = changes.known(identity.epoch, identity.name, (name,))
+        elif identity.anonymous and not self._settings.anonymous_access:
+            raise self.refuse(identity, (need,))
+        else:
+            decided = await self.parts.rights.of(identity, (name,))
+            grant = decided.grants[name]
+            epoch = min(decided.epoch, changes.known(identity.epoch, identity.name, ()))
         # The last is what the request does; the others are what clients ask for with it.
-        if need.actions[-1] in grant.actions:
-            return grant
-        raise self.refuse(identity, (need,))
+        if need.actions[-1] not in grant.actions:
+            raise self.refuse(identity, (need,))
+        return Held(identity.name, epoch, identity.until)
+
+    def lapsed(self, need: Need) -> RegistryError:
+        """Return the answer to a request whose rights were taken away, or whose token ran out, before it was done."""
+        reason = "rights have changed, or what proved them has ended, since the request began"
+        return unauthorized(self.challenge((need,), INVALID), reason)
 
     def refuse(self, identity: Identity, needs: Sequence[Need]) -> RegistryError:
         """Return the answer to a request that needs more than its sender may do."""

@@ -6,8 +6,9 @@ the facts that the database has about an account and a repository (Quay: reposit
 
 from collections.abc import Mapping
 from enum import Enum, IntEnum
+from math import inf
 
-from attrs import frozen
+from attrs import field, frozen
 
 from node.names import is_name, namespace_of
 
@@ -87,7 +88,9 @@ class Identity:
     catalog: bool = False
     """Whether such a token may list the repositories that its holder may pull."""
     epoch: int = 0
-    """How far the access log was when `grants` were decided."""
+    """How far the access log was when `grants` were decided, or the account was proven."""
+    until: float = field(default=inf, eq=False)
+    """POSIX seconds: when what proved it ends."""
 
     @property
     def anonymous(self) -> bool:

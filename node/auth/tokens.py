@@ -166,5 +166,7 @@ def _identity(claims: Mapping[str, object]) -> Identity:
             # A token of a later release may say what this one does not know.
             with suppress(ValueError, TypeError):
                 grants, catalog = read_access(access)
-                return Identity(name, None if kind is None else Kind(kind), grants=grants, catalog=catalog, epoch=epoch)
+                of = None if kind is None else Kind(kind)
+                until = _seconds(claims["exp"]) + LEEWAY
+                return Identity(name, of, grants=grants, catalog=catalog, epoch=epoch, until=until)
     raise BadToken("not a token of this registry")

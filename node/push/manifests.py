@@ -9,6 +9,7 @@ import trio
 from attrs import evolve
 
 from node.answers import Answer, Headers, Request
+from node.auth.held import Held
 from node.errors import (
     BLOB_UNKNOWN,
     DIGEST_INVALID,
@@ -40,6 +41,7 @@ from node.records.manifests import (
 from node.records.policies import load_policy
 from node.records.postgres import TagImmutable
 from node.records.quotas import OverQuota
+from node.records.rights import RightsLapsed
 from node.registry import Registry
 from replication.digests import Digest
 from replication.policy import NO_POLICY, Policy, dump_policy
@@ -49,7 +51,9 @@ _log = structlog.get_logger("antipode.quotas")
 
 _MOST_TAGS = 50
 _POLICY_TRIES = 5
-_REFUSALS = (RegistryError, OverQuota, TagImmutable)
+_SLACK = 30.0
+"""Seconds that a push may take beside its wait for copies."""
+_REFUSALS = (RegistryError, OverQuota, TagImmutable, RightsLapsed)
 _LEGACY: Headers = (("docker-distribution-api-version", "registry/2.0"),)
 
 
@@ -58,7 +62,7 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
 
     Where the header Antipode-Durability or the policy asks for copies, the manifest can be pulled by digest at once, and its tags
     move, and this returns, when the copies are there. Of all requests with the same Idempotency-Key one does it, on whichever node,
-    and the others are answered as that one; a refusal stands for all of them where the key says so.
+    and the others are answered as that one; a refusal stands for all of them where the key says so. Raises RightsLapsed.
     """
     named = check_digest(reference) if ":" in reference else None
     tags = request.query.get("tag", ()) if named is not None else (reference,)
@@ -80,9 +84,11 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         if key is not None:
             once = identify(key, request.who, repository, reference, tags, digest, facts.media_type)
         note = registry.line(request, "push", repository, digest=digest, tags=list(tags), media_type=facts.media_type)
-        policy = NO_POLICY
+        policy, held, began = NO_POLICY, _still(request, once), registry.clock()
         try:
-            policy, demand, committed = await _commit(registry, repository, facts, tuple(tags), demand, note, once)
+            policy, demand, committed = await _commit(
+                registry, repository, facts, tuple(tags), demand, note, once, held
+            )
         except _REFUSALS as refusal:
             await _let_stand(registry, once, refusal)
             committed = ManifestCommit(done=True)
@@ -99,7 +105,10 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         note = registry.line(request, "moveTags", repository, digest=digest, tags=list(tags), durability=durability)
         try:
             await make_durable(registry, repository, digest, demand, patterns)
-            await _move(registry, repository, digest, tuple(tags), note, once)
+            if held is not None:
+                # A token may run out while it waits, but for no longer than it may.
+                held = evolve(held, until=max(held.until, began + demand.seconds + _SLACK))
+            await _move(registry, repository, digest, tuple(tags), note, once, held)
         except _REFUSALS as refusal:
             await _let_stand(registry, once, refusal)
         registry.acknowledged.note(repository, digest, tags, trio.current_time())
@@ -126,6 +135,14 @@ async def _let_stand(registry: Registry, once: Once | None, refusal: Exception) 
         raise refusal
 
 
+def _still(request: Request, once: Once | None) -> Held | None:
+    """Return the rights that a request must still have when it is done: another try may have been refused without them.
+
+    Such a refusal comes before the body, which tells which request it is, and leaves nothing behind.
+    """
+    return request.held if once is not None and once.final else None
+
+
 async def _commit(
     registry: Registry,
     repository: str,
@@ -134,6 +151,7 @@ async def _commit(
     demand: Demand,
     note: Line,
     once: Once | None,
+    held: Held | None,
 ) -> tuple[Policy, Demand, ManifestCommit]:
     """Commit under the namespace's policy; return it, what it makes of the demand, and what became of it.
 
@@ -160,6 +178,7 @@ async def _commit(
             note=evolve(note, detail=said),
             once=None if once is None else once.id,
             moves=not waits,
+            held=held,
         )
 
     policy, committed = await _under_policy(registry, repository, commit)
@@ -171,7 +190,13 @@ async def _commit(
 
 
 async def _move(
-    registry: Registry, repository: str, digest: str, tags: tuple[str, ...], note: Line, once: Once | None
+    registry: Registry,
+    repository: str,
+    digest: str,
+    tags: tuple[str, ...],
+    note: Line,
+    once: Once | None,
+    held: Held | None,
 ) -> None:
     """Move tags to a manifest whose copies are where they were asked for."""
     if not tags:
@@ -179,7 +204,8 @@ async def _move(
 
     async def move(version: int, policy: Policy) -> ManifestCommit:
         compiled = _compiled(registry, tags, version, policy)
-        return await move_tags(registry.database, repository, digest, compiled, note, None if once is None else once.id)
+        id_ = None if once is None else once.id
+        return await move_tags(registry.database, repository, digest, compiled, note, id_, held)
 
     _, moved = await _under_policy(registry, repository, move)
     if moved.refused:
@@ -229,14 +255,14 @@ async def delete_reference(registry: Registry, request: Request, repository: str
 async def _delete(
     registry: Registry, request: Request, repository: str, reference: str, digest: str | None, once: Once | None
 ) -> None:
-    """Delete a manifest by its digest, or else a tag, unless another try has. Raises RegistryError, TagImmutable."""
-    there, id_ = False, None if once is None else once.id
+    """Delete a manifest by its digest, or else a tag, unless another try has. Raises RegistryError, TagImmutable, RightsLapsed."""
+    there, id_, held = False, None if once is None else once.id, _still(request, once)
     if digest is not None:
         note = registry.line(request, "deleteManifest", repository, digest=digest)
-        there = await delete_manifest(registry.database, repository, digest, note, id_)
+        there = await delete_manifest(registry.database, repository, digest, note, id_, held)
     elif is_tag(reference):
         note = registry.line(request, "deleteTag", repository, tag=reference)
-        there = await delete_tag(registry.database, repository, reference, note, id_) is not None
+        there = await delete_tag(registry.database, repository, reference, note, id_, held) is not None
     if there:
         return
     # Also where a try that was waited for has deleted it, which the statement could not see.

@@ -7,10 +7,12 @@ from uuid import UUID
 
 from attrs import frozen
 
+from node.auth.held import Held
 from node.records.auditlog import Line, noted
 from node.records.idempotency import first, seen
 from node.records.manifests import CompiledTags, ManifestCommit, ended_before
 from node.records.postgres import Database
+from node.records.rights import RightsLapsed, lapsed, terms
 from replication.closure import Closure, ClosureBlob, Debt, Need, Place
 from replication.model import LocationState
 
@@ -246,22 +248,24 @@ async def move_tags(
     tags: CompiledTags,
     note: Line | None = None,
     once: UUID | None = None,
+    held: Held | None = None,
 ) -> ManifestCommit:
     """Move tags to a manifest that the repository has, in one transaction; nothing moves if the policy is another one by now.
 
     A manifest that is gone meanwhile is `missing`. `note` is the line of the audit log. Of all calls with the same `once` one moves
-    them: the others say that it is `done`.
+    them: the others say that it is `done`. Raises RightsLapsed where the rights `held` hold no longer, unless it was done before.
     """
     row = await database.fetch_row(
         f"""
-        WITH {seen("$8")}, found AS (SELECT id, namespace_id FROM repository WHERE name = $1),
+        WITH {seen("$8")}, {lapsed("$1", "$9", "$10", "$11")}, found AS (SELECT id, namespace_id FROM repository WHERE name = $1),
         m AS (
             SELECT rm.repository_id, rm.manifest_id AS id FROM found JOIN repository_manifest rm ON rm.repository_id = found.id
             JOIN manifest m ON m.id = rm.manifest_id WHERE m.digest = $2 FOR KEY SHARE OF rm),
         stale AS (
             SELECT n.version, n.policy FROM namespace n JOIN found f ON f.namespace_id = n.id WHERE n.version <> $4),
         allowed AS (
-            SELECT m.* FROM m WHERE NOT EXISTS (SELECT FROM stale) AND NOT EXISTS (SELECT FROM seen) AND in_time($0)),
+            SELECT m.* FROM m WHERE NOT EXISTS (SELECT FROM stale) AND NOT EXISTS (SELECT FROM seen)
+            AND NOT EXISTS (SELECT FROM lapsed) AND in_time($0)),
         {first("$8", "true", "allowed")},
         ok AS (SELECT * FROM allowed WHERE $8::uuid IS NULL OR EXISTS (SELECT FROM first)),
         tags AS (
@@ -278,7 +282,8 @@ async def move_tags(
             ON CONFLICT DO NOTHING),
         {noted("ok", "$7")}
         SELECT (SELECT count(*) FROM m) AS found, (SELECT version FROM stale) AS version, (SELECT policy FROM stale) AS policy,
-            (SELECT moved FROM seen) AS done, EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok) AS late
+            (SELECT moved FROM seen) AS done, EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok) AS late,
+            EXISTS (SELECT FROM lapsed) AS lapsed
         """,  # noqa: S608
         repository,
         digest,
@@ -288,10 +293,13 @@ async def move_tags(
         [location for _, location in tags.locations],
         None if note is None else note.text(),
         once,
+        *terms(held),
     )
     assert row is not None
     if (ended := await ended_before(database, row, once)) is not None:
         return ManifestCommit(done=ended.done, refused=not ended.done)
+    if row["lapsed"]:
+        raise RightsLapsed
     if not row["found"]:
         return ManifestCommit(missing=(digest,))
     if row["version"] is not None:

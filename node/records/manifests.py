@@ -6,11 +6,13 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from node.auth.held import Held
 from node.names import namespace_of
 from node.records.auditlog import Line, noted
 from node.records.idempotency import Ended, first, how_it_ended, seen
 from node.records.postgres import Database, Reads, Row
 from node.records.quotas import OverQuota, Usage
+from node.records.rights import RightsLapsed, lapsed, terms
 from node.records.uploads import REPOSITORY_UNLESS_DONE
 
 
@@ -72,6 +74,7 @@ async def commit_manifest(
     note: Line | None = None,
     once: UUID | None = None,
     moves: bool = True,
+    held: Held | None = None,
 ) -> ManifestCommit:
     """Store a manifest, link it and move the tags to it, in one transaction; or nothing, if it names what is not there.
 
@@ -82,11 +85,12 @@ async def commit_manifest(
     audit log.
 
     Of all calls with the same `once` one does it, and the others nothing, whenever they come and however the tags have moved since.
-    Without `moves` what is done is only a part: the tags follow, by `move_tags` with the same `once`.
+    Without `moves` what is done is only a part: the tags follow, by `move_tags` with the same `once`. Raises RightsLapsed where the
+    rights `held` hold no longer, unless it was done before.
     """
     row = await database.fetch_row(
         f"""
-        WITH RECURSIVE {seen("$18")}, {REPOSITORY_UNLESS_DONE},
+        WITH RECURSIVE {seen("$18")}, {lapsed("$1", "$20", "$21", "$22")}, {REPOSITORY_UNLESS_DONE},
         wanted_blob AS (SELECT unnest($4::text[]) AS digest),
         found_blob AS (
             SELECT b.id, b.digest FROM wanted_blob w JOIN blob b ON b.digest = w.digest
@@ -109,7 +113,8 @@ async def commit_manifest(
                 WHERE m.digest = $3)),
         allowed AS (
             SELECT repo.id FROM repo WHERE NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM stale)
-            AND NOT EXISTS (SELECT FROM full_up) AND NOT EXISTS (SELECT FROM seen) AND in_time($0)),
+            AND NOT EXISTS (SELECT FROM full_up) AND NOT EXISTS (SELECT FROM seen) AND NOT EXISTS (SELECT FROM lapsed)
+            AND in_time($0)),
         {first("$18", "$19", "allowed")},
         ok AS (SELECT id FROM allowed WHERE $18::uuid IS NULL OR EXISTS (SELECT FROM first)),
         known AS (SELECT id FROM manifest WHERE digest = $3 FOR KEY SHARE),
@@ -144,7 +149,8 @@ async def commit_manifest(
             (SELECT policy FROM stale) AS policy, (SELECT count(*) FROM m) AS stored,
             (SELECT used FROM full_up) AS over, (SELECT reject FROM policy) AS reject,
             (SELECT used FROM policy WHERE used > warn) AS warned, (SELECT warn FROM policy) AS warn,
-            (SELECT moved FROM seen) AS done, EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok) AS late
+            (SELECT moved FROM seen) AS done, EXISTS (SELECT FROM allowed) AND NOT EXISTS (SELECT FROM ok) AS late,
+            EXISTS (SELECT FROM lapsed) AS lapsed
         """,  # noqa: S608
         repository,
         namespace_of(repository, library),
@@ -165,12 +171,15 @@ async def commit_manifest(
         None if note is None else note.text(),
         once,
         moves,
+        *terms(held),
     )
     assert row is not None
     namespace = namespace_of(repository, library)
     ended = await ended_before(database, row, once)
     if ended is not None and not ended.done:
         return ManifestCommit(refused=True)
+    if row["lapsed"] and ended is None:
+        raise RightsLapsed
     if row["version"] is not None and ended is None:
         return ManifestCommit(stale=True, version=row["version"], policy=row["policy"])
     if row["missing"] and ended is None:
@@ -190,51 +199,73 @@ async def ended_before(database: Database, row: Row, once: UUID | None) -> Ended
     return await how_it_ended(database, once) if row["late"] and once is not None else None
 
 
+_LAPSED = "EXISTS (SELECT FROM lapsed) AND NOT EXISTS (SELECT FROM seen) AS lapsed"
+
+
 async def delete_tag(
-    database: Database, repository: str, tag: str, note: Line | None = None, once: UUID | None = None
+    database: Database,
+    repository: str,
+    tag: str,
+    note: Line | None = None,
+    once: UUID | None = None,
+    held: Held | None = None,
 ) -> str | None:
     """Delete a tag; return the digest that it pointed to, None if there was none. Its history remembers it.
 
-    Of all calls with the same `once` one deletes, and for the others there was none.
+    Of all calls with the same `once` one deletes, and for the others there was none. Raises RightsLapsed where the rights `held`
+    hold no longer, unless it was deleted before.
     """
     row = await database.fetch_row(
-        f"WITH {seen('$4')}, "  # noqa: S608
+        f"WITH {seen('$4')}, {lapsed('$1', '$5', '$6', '$7')}, "  # noqa: S608
         "there AS (SELECT t.repository_id, t.name, m.digest FROM repository r JOIN tag t ON t.repository_id = r.id "
         "JOIN manifest m ON m.id = t.manifest_id WHERE r.name = $1 AND t.name = $2 AND NOT EXISTS (SELECT FROM seen) "
-        f"AND in_time($0) FOR UPDATE OF t), {first('$4', 'true', 'there')}, "
+        f"AND NOT EXISTS (SELECT FROM lapsed) AND in_time($0) FOR UPDATE OF t), {first('$4', 'true', 'there')}, "
         "gone AS (DELETE FROM tag t USING there WHERE t.repository_id = there.repository_id AND t.name = there.name "
         "AND ($4::uuid IS NULL OR EXISTS (SELECT FROM first)) RETURNING there.digest), "
-        f"{noted('gone', '$3')} SELECT digest FROM gone",
+        f"{noted('gone', '$3')} SELECT (SELECT digest FROM gone) AS digest, {_LAPSED}",
         repository,
         tag,
         None if note is None else note.text(),
         once,
+        *terms(held),
     )
-    return None if row is None else str(row["digest"])
+    assert row is not None
+    if row["lapsed"]:
+        raise RightsLapsed
+    return None if row["digest"] is None else str(row["digest"])
 
 
 async def delete_manifest(
-    database: Database, repository: str, digest: str, note: Line | None = None, once: UUID | None = None
+    database: Database,
+    repository: str,
+    digest: str,
+    note: Line | None = None,
+    once: UUID | None = None,
+    held: Held | None = None,
 ) -> bool:
     """Take a manifest out of a repository together with every tag that points to it. False: it was not there.
 
-    `once` as for tags.
+    `once` and `held` as for tags. Raises RightsLapsed.
     """
-    rows = await database.fetch(
-        f"WITH {seen('$4')}, "  # noqa: S608
+    row = await database.fetch_row(
+        f"WITH {seen('$4')}, {lapsed('$1', '$5', '$6', '$7')}, "  # noqa: S608
         "there AS (SELECT rm.repository_id, rm.manifest_id FROM repository r JOIN repository_manifest rm "
         "ON rm.repository_id = r.id JOIN manifest m ON m.id = rm.manifest_id WHERE r.name = $1 AND m.digest = $2 "
-        "AND NOT EXISTS (SELECT FROM seen) AND in_time($0) FOR UPDATE OF rm), "
+        "AND NOT EXISTS (SELECT FROM seen) AND NOT EXISTS (SELECT FROM lapsed) AND in_time($0) FOR UPDATE OF rm), "
         f"{first('$4', 'true', 'there')}, "
         "gone AS (DELETE FROM repository_manifest rm USING there WHERE rm.repository_id = there.repository_id "
         "AND rm.manifest_id = there.manifest_id AND ($4::uuid IS NULL OR EXISTS (SELECT FROM first)) RETURNING rm.manifest_id), "
-        f"{noted('gone', '$3')} SELECT manifest_id FROM gone",
+        f"{noted('gone', '$3')} SELECT EXISTS (SELECT FROM gone) AS gone, {_LAPSED}",
         repository,
         digest,
         None if note is None else note.text(),
         once,
+        *terms(held),
     )
-    return bool(rows)
+    assert row is not None
+    if row["lapsed"]:
+        raise RightsLapsed
+    return bool(row["gone"])
 
 
 @frozen

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
+from node.auth.held import Held
 from node.auth.model import Kind, Role, Standing, TeamRole
 from node.names import namespace_of
 from node.records.postgres import Database
@@ -44,6 +45,27 @@ async def read_standings(
         )
         for row in rows
     }
+
+
+class RightsLapsed(Exception):
+    """The rights by which something was to be done were taken away, or what proved them ended, before it was done."""
+
+
+def lapsed(repository: str, account: str, epoch: str, until: str) -> str:
+    """Return the part of a WITH that has a row where rights hold no longer, by the database's log and its clock.
+
+    What is named are parameters; the last three are those of `terms`. A node that stood still, or was cut off, knows of no change
+    since, and what it does then shall not be what another node has refused meanwhile.
+    """
+    return (
+        f"lapsed AS (SELECT WHERE now() > to_timestamp({until}::float8) OR EXISTS (SELECT FROM access_change "  # noqa: S608  # constants
+        f"WHERE number > {epoch}::bigint AND (account = {account}::text OR repository = {repository})))"
+    )
+
+
+def terms(held: Held | None) -> tuple[str | None, int | None, float | None]:
+    """Return the parameters of `lapsed`; None: it never has a row."""
+    return (None, None, None) if held is None else (held.account, held.epoch, held.until)
 
 
 @frozen

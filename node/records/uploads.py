@@ -34,9 +34,9 @@ REPOSITORY_UNLESS_MISSING = _REPOSITORY.format(unless=" AND NOT EXISTS (SELECT F
 """The same, but makes nothing where `missing` has rows, which may itself depend on `found` (WITH RECURSIVE: it comes later)."""
 
 REPOSITORY_UNLESS_DONE = _REPOSITORY.format(
-    unless=" AND NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM seen)"
+    unless=" AND NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM seen) AND NOT EXISTS (SELECT FROM lapsed)"
 )
-"""The same, but nothing for what was done or refused before either (`seen` of node/records/idempotency.py)."""
+"""The same, but nothing for what was done or refused before either (`seen` of node/records/idempotency.py), nor without rights."""
 
 
 class TooManyUploads(Exception):
