@@ -38,7 +38,7 @@ from replication.bandwidth import Bandwidth, FailoverCap
 from replication.closure import Closure
 from replication.copier import Copier, CopierSettings, CopyEnd, CopyReport
 from replication.drainer import Drainer, DrainSettings
-from replication.health import HealthRules
+from replication.health import HealthRules, down_for
 from replication.hedging import HedgeRules, Hedging
 from replication.model import (
     PIECE,
@@ -89,7 +89,7 @@ def assemble(
     ways = (hints,) if deletes is None else (hints, deletes)
     name = str(member.id)[:8]
     keys = {at: probe_keys(engine.prefix, name, rows[at].marker.encode()) for at, engine in engines.items()}
-    ledger = PostgresLedger(database=database, member=member)
+    ledger = PostgresLedger(database=database, member=member, down=lambda: down_for(watcher.board, trio.current_time()))
     pool = PartPool(settings.part_memory)
     suspects, metrics, acknowledged = Suspects(ledger, hints), Metrics(), Acknowledged()
 
@@ -125,7 +125,7 @@ def assemble(
         changed,
         patience.probed,
         lied,
-        lambda: {name: drill.left for name, drill in node.drills().items()},
+        lambda: node.drills(),
         standstill.since,
     )
 

@@ -25,7 +25,7 @@ from node.settings import Settings
 from node.together import Together
 from node.waiting import Waiting
 from replication.macs import MacKeys
-from replication.model import Board, LocationState, Placement
+from replication.model import LocationState, Placement
 from replication.parts import PartPool
 from replication.patience import Patience
 from replication.policy import Policy
@@ -107,8 +107,6 @@ class Registry:
     """Pushes that wait for their copies: as many as DURABILITY_WAITERS, whoever else waits."""
     states: Callable[[], Mapping[str, LocationState]]
     """The locations' states as the last heartbeat brought them."""
-    board_towards: Callable[[str], Board]
-    """The board with a location as the nodes see it that copy into it."""
     instance: str
     """This process's id, new at every start."""
     clock: Callable[[], float]

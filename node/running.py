@@ -36,20 +36,12 @@ from node.tls import Certificates
 from node.waiting import Waiting
 from replication.bandwidth import Bandwidth, FailoverCap
 from replication.copier import Copier
-from replication.model import (
-    Board,
-    ClusterView,
-    Drill,
-    LocationState,
-    Verdict,
-)
+from replication.model import ClusterView, Drill, LocationState
 from replication.parts import PartPool
 from replication.patience import Patience
-from replication.plan import owners
 from replication.reader import Reader
 from replication.reconciler import Reconciler
 from replication.scheduler import Scheduler
-from replication.sources import health_of
 from replication.standstill import Standstill
 from replication.suspects import Suspects
 from replication.tees import Tees
@@ -82,8 +74,11 @@ def running_drills(cluster: ClusterView | None, seen_at: float, now: float) -> M
     if cluster is None or not cluster.drills:
         # As nearly always, and asked for with every redirect.
         return {}
-    left = {name: evolve(drill, left=drill.left - (now - seen_at)) for name, drill in cluster.drills.items()}
-    return {name: drill for name, drill in left.items() if drill.left > 0}
+    passed = now - seen_at
+    running = {
+        name: evolve(drill, left=drill.left - passed, ran=drill.ran + passed) for name, drill in cluster.drills.items()
+    }
+    return {name: drill for name, drill in running.items() if drill.left > 0}
 
 
 @define(eq=False)
@@ -180,23 +175,6 @@ class Node:
             node=self.name,
         )
 
-    def board_towards(self, location: str) -> Board:
-        """Return the board with a location as those see it who copy into it: down, too, where all of these nodes say so.
-
-        What this node can reach says nothing of whether anything is copied there, unless it does that itself.
-        """
-        board, cluster = self.watcher.board, self.scheduler.cluster
-        if cluster is None or location == self.settings.preferred:
-            return board
-        since = self.elsewhere.down_since(location, owners(location, cluster, self.scheduler.settings.silent_after))
-        line = health_of(board, location)
-        if since is None or line.verdict is Verdict.DOWN:
-            return board
-        told = evolve(
-            line, verdict=Verdict.DOWN, since=since, reason="every node that copies there says that it is down"
-        )
-        return {**board, location: told}
-
     def _lives(self, name: str) -> bool:
         """Say whether the node of this name was there at the last heartbeat; before the first, everybody is."""
         cluster = self.scheduler.cluster
@@ -231,7 +209,6 @@ class Node:
             waiting=self.waiting,
             durable=self.durable,
             states=self.states,
-            board_towards=self.board_towards,
             instance=self.name,
             clock=time.time,
             memory=Memory(freshness),

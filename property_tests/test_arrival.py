@@ -7,12 +7,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from property_tests.strategies import LOCATIONS, boards
-from replication.arrival import SETTLED, Status, arrival
+from replication.arrival import SETTLED, Status, arrival, as_copiers_see
 from replication.closure import Closure, ClosureBlob, Debt, Need, Place
 from replication.durable import refusal, required_by, satisfies, shortfalls, targets, usable
 from replication.model import LocationHealth, LocationState, Verdict
 from replication.plan import STALLED_AFTER
 from replication.policy import Durability
+from replication.sources import health_of
 from replication.throughput import Meter
 
 NOW = 100.0
@@ -23,6 +24,7 @@ BETTER = (Status.IMPOSSIBLE, Status.NOT_REQUIRED, Status.STALLED, Status.PENDING
 debts = st.none() | st.builds(
     Debt, st.integers(0, 12), st.none() | st.just("it burns"), st.none() | st.floats(0, 1e9), st.just(0), st.booleans()
 )
+copiers = st.lists(st.none() | st.dictionaries(st.sampled_from(LOCATIONS), st.floats(0, 1e9)), max_size=3).map(tuple)
 durabilities = st.builds(Durability, st.integers(1, 6), st.booleans())
 
 
@@ -52,11 +54,18 @@ def closures(draw: st.DrawFn) -> Closure:
     return Closure("sha256:" + "f" * 64, found, places, 1e9)
 
 
+def copied_by(closure: Closure, words: tuple[dict[str, float] | None, ...]) -> Closure:
+    return evolve(closure, places={**closure.places, HERE: evolve(closure.places[HERE], copiers=words)})
+
+
+arriving = st.builds(copied_by, closures(), copiers)
+
+
 def rank(status: Status) -> int:
     return BETTER.index(status)
 
 
-@given(closures(), boards())
+@given(arriving, boards())
 def test_present_is_never_said_early(closure: Closure, board: dict[str, LocationHealth]) -> None:
     """`present` means that every blob of the closure has a verified copy in that very location, and that it may stay there."""
     answer = arrival(closure, HERE, board, NOW)
@@ -64,7 +73,7 @@ def test_present_is_never_said_early(closure: Closure, board: dict[str, Location
     assert (answer.status is Status.PRESENT) == (complete and not closure.places[HERE].forbidden)
 
 
-@given(closures(), boards())
+@given(arriving, boards())
 def test_the_numbers_agree(closure: Closure, board: dict[str, LocationHealth]) -> None:
     """What is missing is counted exactly, and only what is coming has a place in a queue or an estimate."""
     answer = arrival(closure, HERE, board, NOW)
@@ -76,7 +85,7 @@ def test_the_numbers_agree(closure: Closure, board: dict[str, LocationHealth]) -
     assert bool(answer.reason) == (answer.status not in (Status.PRESENT, Status.PENDING))
 
 
-@given(closures(), boards(), st.data())
+@given(arriving, boards(), st.data())
 def test_one_more_copy_never_makes_it_worse(
     closure: Closure, board: dict[str, LocationHealth], data: st.DataObject
 ) -> None:
@@ -92,7 +101,7 @@ def test_one_more_copy_never_makes_it_worse(
         assert after.estimate <= before.estimate
 
 
-@given(closures(), boards())
+@given(arriving, boards())
 def test_what_is_settled_does_not_depend_on_the_board(closure: Closure, board: dict[str, LocationHealth]) -> None:
     """Whether a wait is over is in the facts: the stores' health decides only between pending and stalled."""
     seen, blind = arrival(closure, HERE, board, NOW), arrival(closure, HERE, {}, NOW)
@@ -100,7 +109,7 @@ def test_what_is_settled_does_not_depend_on_the_board(closure: Closure, board: d
     assert not seen.settled or seen == blind
 
 
-@given(closures(), boards())
+@given(arriving, boards())
 def test_impossible_and_not_required_say_what_is_so(closure: Closure, board: dict[str, LocationHealth]) -> None:
     """`impossible` is a *never* or a blob without any copy; `not_required` a copy that nothing will bring."""
     status = arrival(closure, HERE, board, NOW).status
@@ -112,6 +121,20 @@ def test_impossible_and_not_required_say_what_is_so(closure: Closure, board: dic
     if status in (Status.PENDING, Status.STALLED):
         assert place.counts
         assert all(blob.needs[HERE].required for blob in missing)
+
+
+@given(copiers, boards())
+def test_down_is_what_all_who_copy_see_down(
+    words: tuple[dict[str, float] | None, ...], board: dict[str, LocationHealth]
+) -> None:
+    """Whatever the node that is asked sees; its board is the answer where nobody is known to copy, or somebody does not say."""
+    seen = as_copiers_see(board, words, NOW - 1e9)
+    said = [word for word in words if word is not None]
+    if not said or len(said) < len(words):
+        assert seen == board
+        return
+    for name in LOCATIONS:
+        assert (health_of(seen, name).verdict is Verdict.DOWN) == all(name in word for word in said)
 
 
 def coming(**changes: Any) -> Closure:

@@ -1,6 +1,6 @@
 """Has an image arrived? From a closure's facts and the health board to one answer, never a better one than the facts bear. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from attrs import evolve, frozen
@@ -9,6 +9,8 @@ from replication.closure import Closure, ClosureBlob, Debt, Place
 from replication.model import Board, LocationState, Verdict
 from replication.plan import is_stalled
 from replication.sources import health_of
+
+_ALL_SAY_SO = "every node that copies there says so"
 
 
 class Status(Enum):
@@ -58,8 +60,8 @@ class Arrival:
 def arrival(closure: Closure, location: str, board: Board, now: float) -> Arrival:
     """Return what can be said of `closure` in `location`, one of its places.
 
-    `board` is what the answering node sees of the stores, its times and `now` on one clock. A *never* is said even of blobs that
-    are there, because they are about to go.
+    `board` is what the answering node sees of the stores, its times and `now` on one clock: it counts where that node may be the
+    one that copies. A *never* is said even of blobs that are there, because they are about to go.
     """
     place = closure.places[location]
     missing = closure.lacking(location)
@@ -86,8 +88,33 @@ def arrival(closure: Closure, location: str, board: Board, now: float) -> Arriva
         reason = f"no policy requires {_some(unwanted)} in {location}; request=true asks for it once"
         return evolve(known, status=Status.NOT_REQUIRED, reason=reason)
     return _coming(
-        evolve(known, queue_position=place.queue_position, bytes_ahead=place.bytes_ahead), closure, place, board, now
+        evolve(known, queue_position=place.queue_position, bytes_ahead=place.bytes_ahead),
+        closure,
+        place,
+        as_copiers_see(board, place.copiers, now - closure.now),
+        now,
     )
+
+
+def as_copiers_see(board: Board, copiers: Sequence[Mapping[str, float] | None], offset: float) -> Board:
+    """Return the board as those see it who copy: down is what all of them see down, and nothing else.
+
+    `copiers` are the words of `Place.copiers`; `offset` is what makes their POSIX seconds the board's. Where nobody is known to
+    copy, or one of them does not say what it sees, it is the board that is given.
+    """
+    said = [word for word in copiers if word is not None]
+    if not said or len(said) < len(copiers):
+        return board
+    down = {name: max(word[name] for word in said) for name in said[0] if all(name in word for word in said)}
+    lines = {name: line for name, line in board.items() if line.verdict is not Verdict.DOWN}
+    for name, since in down.items():
+        line = health_of(board, name)
+        lines[name] = (
+            line
+            if line.verdict is Verdict.DOWN
+            else evolve(line, verdict=Verdict.DOWN, since=since + offset, reason=_ALL_SAY_SO)
+        )
+    return lines
 
 
 def _coming(known: Arrival, closure: Closure, place: Place, board: Board, now: float) -> Arrival:

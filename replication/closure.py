@@ -63,6 +63,9 @@ class Place:
     """Their bytes."""
     throughput: float | None = None
     """Bytes per second that copies into this location have brought lately, None where nobody has measured."""
+    copiers: tuple[Mapping[str, float] | None, ...] = ()
+    """The living nodes that copy into this location because they prefer it: which locations each sees down, with the POSIX seconds
+    since when; None: it does not say. Where there are none, whoever can helps."""
 
     @property
     def counts(self) -> bool:

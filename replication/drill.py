@@ -4,14 +4,22 @@ from collections.abc import Mapping
 
 from attrs import evolve
 
-from replication.model import Board, Verdict
+from replication.model import Board, Drill, LocationHealth, Verdict
 
 
-def rehearsed(board: Board, left: Mapping[str, float]) -> Board:
-    """Return the board as it would be if the locations of `left` (seconds that their drills last) were down."""
+def rehearsed(board: Board, drills: Mapping[str, Drill], now: float) -> Board:
+    """Return the board as it would be at `now` if the locations of drills that are not over were down since these began."""
     return {
-        name: evolve(health, verdict=Verdict.DOWN, probe_good=False, reason=f"a drill, for {left[name]:.0f} s more")
-        if left.get(name, 0.0) > 0
-        else health
+        name: _down(health, drills[name], now) if name in drills and drills[name].left > 0 else health
         for name, health in board.items()
     }
+
+
+def _down(health: LocationHealth, drill: Drill, now: float) -> LocationHealth:
+    return evolve(
+        health,
+        verdict=Verdict.DOWN,
+        since=health.since if health.verdict is Verdict.DOWN else now - drill.ran,
+        probe_good=False,
+        reason=f"a drill, for {drill.left:.0f} s more",
+    )

@@ -5,11 +5,12 @@ again soon after it came back must be quiet for longer, up to eight times as lon
 between two probes at most, so that a hiccup which breaks many streams at once is one failure and not many.
 """
 
+from collections.abc import Mapping
 from math import inf
 
 from attrs import evolve, field, frozen
 
-from replication.model import LocationHealth, Verdict
+from replication.model import Board, LocationHealth, Verdict
 
 
 @frozen
@@ -178,3 +179,8 @@ def line(record: Record, rules: HealthRules, now: float) -> LocationHealth:
     if health.verdict is Verdict.HEALTHY:
         return evolve(health, verdict=Verdict.DEGRADED, reason=f"probe overdue for {overdue:.1f} s")
     return health
+
+
+def down_for(board: Board, now: float) -> Mapping[str, float]:
+    """Return for how many seconds each location that is down has been so."""
+    return {name: now - health.since for name, health in board.items() if health.verdict is Verdict.DOWN}

@@ -132,6 +132,8 @@ class Drill:
 
     left: float
     balancer: bool = False
+    ran: float = 0.0
+    """Seconds since it began."""
 
 
 @frozen

@@ -11,6 +11,9 @@ MIB = 1 << 20
 STALLED_AFTER = 8
 """Tries that failed before a task counts as stalled: about four minutes of back-off. It is still retried."""
 
+SILENT_AFTER = 10.0
+"""Seconds: a node that has been silent for longer owns nothing."""
+
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 300.0
 
@@ -64,15 +67,6 @@ def duties(
             for location in served
             if cluster.states.get(location, LocationState.REMOVED) not in (LocationState.PAUSED, LocationState.REMOVED)
         ),
-    )
-
-
-def owners(location: str, cluster: ClusterView, silent_after: float) -> tuple[str, ...]:
-    """Return the ids of the other nodes that pay the copies into a location because they prefer it; empty: whoever can helps."""
-    return tuple(
-        node.id
-        for node in cluster.nodes
-        if node.preference[:1] == (location,) and not node.draining and node.silent_for <= silent_after
     )
 
 

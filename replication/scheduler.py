@@ -29,8 +29,7 @@ class SchedulerSettings:
     shortest_wait: float = 0.25
     """Between two looks at a location where something is due but nothing could be had."""
     heartbeat: float = 2.0
-    silent_after: float = 10.0
-    """A node that has been silent for so long owns nothing."""
+    silent_after: float = plan.SILENT_AFTER
     ahead: int = 32
     """Tasks per location that are claimed before there is a stream for them."""
 

@@ -9,7 +9,7 @@ from attrs import define, field, frozen
 from engines.contract import Engine, EngineError
 from replication.drill import rehearsed
 from replication.health import HealthRules, Record, doubted, line, new_record, probed, settled_until, witnessed
-from replication.model import Board, LocationHealth, Verdict
+from replication.model import Board, Drill, LocationHealth, Verdict
 
 Changed = Callable[[LocationHealth, LocationHealth], None]
 """Called with a location's line before and after its verdict changed. Must not wait."""
@@ -64,10 +64,10 @@ class Watcher:
         changed: Changed | None = None,
         heard: Heard | None = None,
         lied: Callable[[str], None] | None = None,
-        drilled: Callable[[], Mapping[str, float]] = dict,
+        drilled: Callable[[], Mapping[str, Drill]] = dict,
         stood_still: Callable[[float], bool] = lambda _: False,
     ) -> None:
-        """`lied` is told of a location that traffic got wrong bytes from; `drilled` says for how long which are to look down.
+        """`lied` is told of a location that traffic got wrong bytes from; `drilled` says which are to look down.
 
         `stood_still` says whether this process did at any moment since one of Trio's clock: then nobody is to blame for being late.
         """
@@ -94,7 +94,7 @@ class Watcher:
         It is the same object for as long as nothing has changed but the time.
         """
         measured, drilled = self.measured, self._drilled()
-        return rehearsed(measured, drilled) if drilled else measured
+        return rehearsed(measured, drilled, trio.current_time()) if drilled else measured
 
     @property
     def measured(self) -> Board:

@@ -146,7 +146,7 @@ async def _wait(registry: Registry, subject: Subject, seconds: float) -> Closure
 
 
 def _arrival(registry: Registry, facts: Closure, location: str) -> Arrival:
-    return arrival(facts, location, registry.board_towards(location), trio.current_time())
+    return arrival(facts, location, registry.watcher.board, trio.current_time())
 
 
 def _describe(answer: Arrival, facts: Closure, location: str) -> Json:

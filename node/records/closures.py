@@ -15,6 +15,7 @@ from node.records.postgres import Database
 from node.records.rights import RightsLapsed, lapsed, terms
 from replication.closure import Closure, ClosureBlob, Debt, Need, Place
 from replication.model import LocationState
+from replication.plan import SILENT_AFTER
 
 ASKED_FOR = 20
 """The priority of copies that a durable push or the wait API asked for."""
@@ -146,7 +147,9 @@ async def read_closure(
                     SELECT coalesce(
                         sum((n.throughput ->> asked.name)::float8) FILTER (WHERE n.preference[1] = asked.name),
                         max((n.throughput ->> asked.name)::float8))
-                    FROM node n WHERE n.seen_at > now() - interval '{_LIVE_SECONDS} seconds')) ORDER BY asked.name), '[]')
+                    FROM node n WHERE n.seen_at > now() - interval '{_LIVE_SECONDS} seconds'), (
+                    SELECT coalesce(json_agg(n.down), '[]') FROM node n WHERE n.preference[1] = asked.name AND NOT n.draining
+                    AND n.seen_at > now() - interval '{SILENT_AFTER} seconds')) ORDER BY asked.name), '[]')
              FROM asked LEFT JOIN queue ON queue.location_id = asked.id)::text AS places
         FROM root
         """,  # noqa: S608  # constants of this module
@@ -173,8 +176,8 @@ async def read_closure(
 
 
 def _place(name: str, state: str, *facts: Any) -> Place:
-    forbidden, required, position, ahead, throughput = facts
-    return Place(name, LocationState(state), forbidden, required, position, ahead, throughput)
+    forbidden, required, position, ahead, throughput, copiers = facts
+    return Place(name, LocationState(state), forbidden, required, position, ahead, throughput, tuple(copiers))
 
 
 def _need(required: bool, owed: bool, *task: Any) -> Need:

@@ -1,6 +1,6 @@
 """The `Ledger` of the core over PostgreSQL: claims, placements and debt. One statement per method."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from uuid import uuid4
 
 from attrs import define, field
@@ -127,6 +127,8 @@ class PostgresLedger:
     _forget_nodes_after: float = field(default=24 * 3600.0, alias="forget_nodes_after")
     throughput: Throughput = field(factory=Throughput)
     """What this node's copies bring; told with every heartbeat."""
+    down: Callable[[], Mapping[str, float]] = dict
+    """For how many seconds this node has seen which locations down; told likewise."""
     clock: ClockOffset = field(factory=ClockOffset)
     """This machine's clock beside the database's, as heartbeats show it."""
     draining: bool = False
@@ -317,6 +319,7 @@ class PostgresLedger:
             draining=self.draining,
             forget_after=self._forget_nodes_after,
             throughput=self.throughput.rates(),
+            down=self.down(),
         )
         if view.now is not None:
             self.clock.take(sent, view.now, self.clock.clock())

@@ -72,25 +72,32 @@ async def heartbeat(
     draining: bool,
     forget_after: float,
     throughput: Mapping[str, float] | None = None,
+    down: Mapping[str, float] | None = None,
 ) -> ClusterView:
     """Say that this node lives; return the other nodes and the locations' states. Nodes silent for long are forgotten.
 
-    `throughput` is what this node's copies bring into each location, bytes per second, so that any node can tell. When all live
-    nodes agree on another default list than the database's, it becomes the database's.
+    `throughput` is what this node's copies bring into each location, bytes per second, and `down` for how many seconds it has seen
+    which locations down, so that any node can tell. When all live nodes agree on another default list than the database's, it
+    becomes the database's.
     """
     rows = await database.fetch(
         """
         WITH me AS (
-            INSERT INTO node (id, preference, defaults, version, draining, throughput) VALUES ($1, $2, $3, $4, $5, $7::jsonb)
-            ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining, throughput = excluded.throughput),
+            INSERT INTO node (id, preference, defaults, version, draining, throughput, down)
+            VALUES ($1, $2, $3, $4, $5, $7::jsonb, (
+                SELECT coalesce(jsonb_object_agg(key, extract(epoch FROM now()) - value::float8), '{}')
+                FROM jsonb_each_text($8::jsonb)))
+            ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining, throughput = excluded.throughput,
+                down = excluded.down),
         gone AS (DELETE FROM node WHERE id <> $1 AND seen_at < now() - $6 * interval '1 second')
         SELECT 'node' AS kind, id::text AS name, preference, extract(epoch FROM now() - seen_at)::float8 AS silent, draining,
-            NULL AS state
+            NULL AS state, NULL::float8 AS ran
         FROM node WHERE id <> $1
-        UNION ALL SELECT 'location', name, NULL, NULL, NULL, state FROM location
-        UNION ALL SELECT 'drill', l.name, NULL, extract(epoch FROM d.until - now())::float8, d.balancer, NULL
+        UNION ALL SELECT 'location', name, NULL, NULL, NULL, state, NULL FROM location
+        UNION ALL SELECT 'drill', l.name, NULL, extract(epoch FROM d.until - now())::float8, d.balancer, NULL,
+            extract(epoch FROM now() - d.begun_at)::float8
         FROM drill d JOIN location l ON l.id = d.location_id WHERE d.until > now()
-        UNION ALL SELECT 'clock', '', NULL, extract(epoch FROM clock_timestamp())::float8, NULL, NULL
+        UNION ALL SELECT 'clock', '', NULL, extract(epoch FROM clock_timestamp())::float8, NULL, NULL, NULL
         """,
         member.id,
         list(member.preference),
@@ -99,6 +106,7 @@ async def heartbeat(
         draining,
         forget_after,
         json.dumps(dict(throughput or {})),
+        json.dumps(dict(down or {})),
     )
     return ClusterView(
         tuple(
@@ -107,7 +115,7 @@ async def heartbeat(
             if row["kind"] == "node"
         ),
         {row["name"]: LocationState(row["state"]) for row in rows if row["kind"] == "location"},
-        {row["name"]: Drill(row["silent"], row["draining"]) for row in rows if row["kind"] == "drill"},
+        {row["name"]: Drill(row["silent"], row["draining"], row["ran"]) for row in rows if row["kind"] == "drill"},
         next(row["silent"] for row in rows if row["kind"] == "clock"),
     )
 

@@ -147,6 +147,12 @@ async def test_stalled_and_the_command_line(
     eu.break_("refuse")
     await verdict(us, "eu", "down")
     assert (await push(us, repository, "v1", *LAYERS)).status_code == 201
+
+    async def stalled() -> bool:
+        return bool((await ask(us, repository, "v1"))["status"] == "stalled")
+
+    # When the eu node, which copies there, has said with its heartbeat that it sees it, too.
+    await until(stalled, PATIENCE)
     answer = await ask(us, repository, "v1")
     assert (answer["status"], answer["reason"]) == ("stalled", "eu is down")
     assert answer["last_error"]

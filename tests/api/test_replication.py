@@ -5,6 +5,7 @@ import re
 from datetime import datetime
 from functools import partial
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 import trio
@@ -16,10 +17,11 @@ from node.records.closures import read_closure
 from node.records.postgres import Database, Row
 from node.waiting import Subject
 from replication.closure import Closure
-from replication.ports import Forget, Seen, Wake
-from tests.api.conftest import SAFETY_NET, MakeWaiters, Waiters, beside
+from replication.model import Drill
+from replication.ports import Forget, Wake
+from tests.api.conftest import PATIENCE, SAFETY_NET, MakeWaiters, Waiters, beside
 from tests.faulty_engine import Hold
-from tests.registry.world import descriptor, digest_of, image, index, until
+from tests.registry.world import Region, descriptor, digest_of, image, index, until
 
 LAYERS = (b"first layer" * 100, b"second layer" * 500)
 CONFIG = 53
@@ -333,35 +335,70 @@ async def test_stalled_is_still_retried(waiters: Waiters) -> None:
 
 async def test_a_location_that_is_down_for_those_who_copy_there_is_stalled(waiters: Waiters) -> None:
     """While every node that copies there sees it down nothing moves, whoever is asked: no estimate, until it is back."""
-    us, eu = waiters.us.node, waiters.eu.node
-    await waiters.us.push_image("ns/app", "v1", *LAYERS)
-    await eu.ledger.heartbeat()
-    await waiters.us.rows("UPDATE node SET throughput = '{\"eu\": 1000}'")
-    us.scheduler.cluster = await us.ledger.heartbeat()
-    assert us.scheduler.cluster.nodes, "eu's node lives"
+    us, eu = waiters.us, waiters.eu
+    await us.push_image("ns/app", "v1", *LAYERS)
+    others = [await joined(us, "{eu,us}") for _ in range(2)]
+    await joined(us, "{us,eu}", down='{"eu": 1}')
+    await us.rows("UPDATE node SET throughput = '{\"eu\": 1000}'")
     assert (await waiters.ask("ns/app", "v1"))["status"] == "pending"
-    for name, verdict, status in (
-        ("somebody", "down", "pending"),
-        (eu.name, "degraded", "pending"),
-        (eu.name, "down", "stalled"),
-        (eu.name, "down", "stalled"),
-        (eu.name, "healthy", "pending"),
+    # Heartbeats tell what a node's own watcher thinks, here because of a drill; no hint has to arrive.
+    cluster = await eu.node.ledger.heartbeat()
+    eu.node.scheduler.cluster = evolve(cluster, drills={"eu": Drill(60.0, ran=30.0)})
+    eu.node.scheduler.cluster_at = trio.current_time()
+    await eu.node.ledger.heartbeat()
+    for words, status in (
+        (('{"us": 1}', "{}"), "pending"),
+        (('{"us": 1, "eu": 1}', "{}"), "pending"),
+        (('{"us": 1, "eu": 1}', '{"eu": 1}'), "stalled"),
     ):
-        us.elsewhere.heard(Seen("eu", verdict, name))
-        answer = await waiters.ask("ns/app", "v1")
-        assert answer["status"] == status, (name, verdict)
-    us.elsewhere.heard(Seen("eu", "down", eu.name))
+        for node, word in zip(others, words, strict=True):
+            await us.rows("UPDATE node SET down = $2::text::jsonb WHERE id = $1", node, word)
+        assert (await waiters.ask("ns/app", "v1"))["status"] == status, words
     answer = await waiters.ask("ns/app", "v1", wait="100ms")
     assert (answer["status"], answer["reason"], answer["estimate_seconds"]) == ("stalled", "eu is down", None)
     assert "every node that copies there" in answer["last_error"]
-    assert answer["since"] <= answer["as_of"]
+    took = answer_time(answer) - datetime.fromisoformat(answer["since"]).timestamp()
+    assert 30 <= took < 30 + PATIENCE, "the last of them sees it down for as long"
     assert (await waiters.ask("ns/app", "v1", location="us"))["status"] == "present"
-    # Where nobody who prefers it lives, whoever is asked copies there.
-    us.scheduler.cluster = evolve(us.scheduler.cluster, nodes=())
+    # One that leaves, or has fallen silent, copies nothing and is not asked.
+    await us.rows("UPDATE node SET down = '{}', draining = true WHERE id = $1", others[0])
+    await us.rows("UPDATE node SET down = '{}', seen_at = now() - interval '11 seconds' WHERE id = $1", others[1])
+    assert (await waiters.ask("ns/app", "v1"))["status"] == "stalled"
+    eu.node.scheduler.cluster = cluster
+    await eu.node.ledger.heartbeat()
     assert (await waiters.ask("ns/app", "v1"))["status"] == "pending"
-    us.elsewhere.heard(Seen("eu", "healthy", eu.name))
     await waiters.copy()
     assert (await waiters.ask("ns/app", "v1", wait="50s"))["status"] == "present"
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "source"),
+    [("{}", "pending", "pending"), ('{"us": 1}', "pending", "stalled"), (None, "stalled", "pending")],
+    ids=["well", "no source", "does not say"],
+)
+async def test_what_the_node_that_is_asked_sees(waiters: Waiters, word: str | None, status: str, source: str) -> None:
+    """It counts only where nobody else copies, or one who does is of a release that does not say what it sees."""
+    us = waiters.us
+    await us.push_image("ns/app", "v1", *LAYERS)
+    us.node.scheduler.cluster = evolve(await us.node.ledger.heartbeat(), drills={"eu": Drill(60.0, ran=30.0)})
+    us.node.scheduler.cluster_at = trio.current_time()
+    assert (await waiters.ask("ns/app", "v1"))["status"] == "stalled"
+    await joined(us, "{eu,us}", down=word)
+    answer = await waiters.ask("ns/app", "v1")
+    assert answer["status"] == ("stalled" if "stalled" in (status, source) else "pending")
+    assert (answer["reason"] or "").endswith("eu is down") is (status == "stalled")
+    assert ("the only copies" in (answer["reason"] or "")) is (source == "stalled")
+
+
+async def joined(region: Region, preference: str, down: str | None = "{}") -> UUID:
+    """Let another node live, and return its id."""
+    (row,) = await region.rows(
+        "INSERT INTO node (id, preference, defaults, version, down) "
+        "VALUES (gen_random_uuid(), $1::text::text[], '{eu,us}', 'test', $2::text::jsonb) RETURNING id",
+        preference,
+        down,
+    )
+    return UUID(str(row["id"]))
 
 
 async def test_locations_that_take_nothing(waiters: Waiters) -> None:

@@ -18,7 +18,7 @@ from node.canary import Seen, Tally, tally
 from node.commands.drill import show_report
 from node.drill import DrillReport
 from replication.drill import rehearsed
-from replication.model import LocationHealth, Verdict
+from replication.model import Drill, LocationHealth, Verdict
 from tests.auth.test_nodes import KEY
 from tests.cluster import Cluster, StartCluster, program
 from tests.faults import FaultProxy
@@ -193,12 +193,15 @@ async def test_a_drill_that_would_show_a_loss_is_refused(start_cluster: StartClu
 
 
 def test_a_drilled_location_looks_down_and_no_other() -> None:
-    """The board is overlaid while a drill lasts, and says so."""
+    """The board is overlaid while a drill lasts, and says so, and since when; what was down before it has been so for longer."""
     board = {name: LocationHealth(name, Verdict.HEALTHY, probe_good=True) for name in ("us", "eu")}
-    seen = rehearsed(board, {"us": 12.0})
+    seen = rehearsed(board, {"us": Drill(12.0, ran=3.0)}, 100.0)
     assert (seen["us"].verdict, seen["us"].probe_good, "drill" in seen["us"].reason) == (Verdict.DOWN, False, True)
+    assert seen["us"].since == 97.0
     assert seen["eu"] == board["eu"]
-    assert rehearsed(board, {"us": 0.0}) == board
+    assert rehearsed(board, {"us": Drill(0.0)}, 100.0) == board
+    ill = {"us": LocationHealth("us", Verdict.DOWN, since=50.0)}
+    assert rehearsed(ill, {"us": Drill(12.0, ran=3.0)}, 100.0)["us"].since == 50.0
 
 
 def test_what_clients_saw_is_counted_from_the_beginning_of_the_drill() -> None:
