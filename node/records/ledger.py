@@ -69,18 +69,20 @@ _FINISH = """
         SELECT a.*, l.id AS location_id
         FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[])
             WITH ORDINALITY a (blob_id, location, key, pieces, macs, lease, at) JOIN location l ON l.name = a.location),
-    -- Rows are locked in one order, so that two nodes which tell of the same blobs wait for each other and not in a circle.
-    known AS (SELECT id FROM blob WHERE id = ANY($1) ORDER BY id FOR KEY SHARE),
+    -- Rows are locked in one order, blobs first, so that two nodes which tell of the same ones wait for each other and not in a
+    -- circle. So early, and as strongly as the counting of risk will need it.
+    known AS (SELECT id FROM blob WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE),
     -- A repeat of what is recorded says nothing new: since then the copy may have been distrusted, and be owed anew.
     repeated AS (
         SELECT q.blob_id, q.location_id FROM told JOIN placement q USING (blob_id, location_id) WHERE q.key = told.key),
     -- Whoever struck the task has buried its key: only a task that is still there makes it a placement.
     mine AS (
-        SELECT t.blob_id, t.location_id, t.key FROM task t JOIN told USING (blob_id, location_id)
+        SELECT t.blob_id, t.location_id, t.key FROM task t JOIN told USING (blob_id, location_id) JOIN known ON known.id = t.blob_id
         ORDER BY t.blob_id, t.location_id FOR UPDATE OF t),
     learnt AS (
-        UPDATE blob b SET pieces = coalesce(b.pieces, told.pieces), macs = coalesce(told.macs, b.macs) FROM told
-        WHERE b.id = told.blob_id AND (b.pieces IS NULL AND told.pieces IS NOT NULL OR told.macs IS NOT NULL)),
+        UPDATE blob b SET pieces = coalesce(b.pieces, told.pieces), macs = coalesce(told.macs, b.macs)
+        FROM told JOIN known ON known.id = told.blob_id
+        WHERE b.id = known.id AND (b.pieces IS NULL AND told.pieces IS NOT NULL OR told.macs IS NOT NULL)),
     before AS (
         SELECT p.blob_id, p.location_id, p.key FROM placement p JOIN told USING (blob_id, location_id)
         WHERE p.state = 'suspect' AND p.key <> told.key),

@@ -14,6 +14,7 @@ from tests.collection.held import held_transaction, wait_until_one_waits
 from tests.copies import finish_copy
 from tests.replication.world import World
 
+_MOMENT = 10.0
 _MEMBER = Membership(UUID(int=1), ("us",), ("us",), "test")
 
 
@@ -52,3 +53,20 @@ async def test_a_report_that_comes_as_its_task_is_struck_is_buried(world: World,
         await wait_until_one_waits(world.database)
     assert set(await world.placed("b")) == {"us"}
     assert await world.dead() == {task.key}
+
+
+async def test_reports_of_different_blobs_do_not_wait_for_each_other(world: World, database_uri: str) -> None:
+    """What is counted when copies are reported holds nobody up: two that did, in another order each, would wait in a circle."""
+    # So many that both halves touch all that is counted by a share of the blobs.
+    for at in range(33):
+        await world.blob(f"b{at}", ["team/a"], ["us"])
+        await world.owe(f"b{at}", "eu")
+    ledger = PostgresLedger(database=world.database, member=_MEMBER)
+    tasks = await ledger.claim_copies("eu", "p/", 33, 30)
+    half = [[(task, PieceProofs()) for task in part] for part in (tasks[:16], tasks[16:])]
+    async with held_transaction(database_uri) as held:
+        await PostgresLedger(database=held, member=_MEMBER).finish_copies(half[0])
+        with trio.fail_after(_MOMENT):
+            assert set(await ledger.finish_copies(half[1])) == {CopyOutcome.PLACED}
+    rows = await world.database.fetch("SELECT sum(blobs) AS blobs, sum(bytes) AS bytes FROM sole_total")
+    assert [(row["blobs"], row["bytes"]) for row in rows] == [(0, 0)]
