@@ -62,6 +62,7 @@ _READERS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "LDAP_USER_FILTER": ("user_filter", _read_filter),
     "LDAP_SUPERUSER_FILTER": ("superuser_filter", _read_filter),
     "LDAP_MEMBEROF_ATTR": ("memberof_attribute", _read_attribute),
+    "LDAP_NESTED_GROUPS": ("nested_groups", read_flag),
     "LDAP_START_TLS": ("start_tls", read_flag),
     "LDAP_TIMEOUT": ("timeout", read_duration(1, 60)),
     "LDAP_CACHE_TTL": ("fresh", read_duration(0, 3600)),

@@ -6,7 +6,7 @@ from node.config_oidc import ENDING
 from node.config_values import Findings
 from node.settings import OidcSettings
 
-_MORE = ("FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP", "TEAM_RESYNC_STALE_TIME")
+_MORE = ("FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP", "TEAM_RESYNC_STALE_TIME", "TEAM_RESYNC_HOLD_TIME")
 
 
 def check_syncing(document: Mapping[str, object], oidc: OidcSettings | None, findings: Findings) -> None:

@@ -9,6 +9,7 @@ from attrs import define, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from node.auth.told import Unread
 from node.health import ServiceState
 from node.metrics import Described
 from node.records.collect import KINDS
@@ -16,6 +17,7 @@ from node.records.journal import JournalLag, journal_lag
 from node.records.lineage import Change
 from node.records.postgres import Database
 from node.records.reconcile import look_at_round
+from node.records.team_sync import TeamTotals, look_at_teams
 from node.records.totals import LocationTotals, look_at_totals
 from node.registry import Memory
 from node.running import Node
@@ -111,6 +113,22 @@ STATE: Mapping[str, Described] = {
     "antipode_collected_bytes_total": _described("counter", "Bytes of the blobs among them."),
     "antipode_collection_rounds_total": _described("counter", "Complete collections by this node."),
     "antipode_collection_paused": _described("gauge", "Whether collection is paused, as after a restore."),
+    "antipode_team_sync_teams": _described("gauge", "Teams that follow groups (whole registry).", "service"),
+    "antipode_team_sync_age_seconds": _described(
+        "gauge", "Time since each team had followed its group of the directory at least once (whole registry)."
+    ),
+    "antipode_team_sync_held_teams": _described(
+        "gauge", "Teams that wait with letting most of their people go (whole registry)."
+    ),
+    "antipode_team_sync_rounds_total": _described("counter", "Times that this node asked the directory for teams."),
+    "antipode_team_sync_unread_total": _described(
+        "counter",
+        "Teams of which it was not told who is in their group, each time; of a provider logins without groups.",
+        *("service", "reason"),
+    ),
+    "antipode_team_sync_members_total": _described(
+        "counter", "Memberships that this node began and ended for a group.", "service", "change"
+    ),
     "antipode_database_up": _described("gauge", "Whether the latest statement was answered."),
     "antipode_clock_ahead_seconds": _described(
         "gauge", "How far this machine's clock is ahead of the database's; behind: less than zero."
@@ -157,6 +175,7 @@ class Totals:
     _database: Database = field(alias="database")
     locations: tuple[LocationTotals, ...] = ()
     journals: Sequence[JournalLag] = ()
+    teams: Sequence[TeamTotals] = ()
     round_age: float | None = None
     """Seconds since a whole round of reconciliation ended, None if none ever did."""
     taken_at: float | None = None
@@ -168,15 +187,20 @@ class Totals:
         """Ask every so many seconds. Ends by cancellation; while the database is away the old answer grows older in sight."""
         task_status.started()
         while True:
-            asked = trio.current_time()
             try:
-                self.locations = await look_at_totals(self._database)
-                self.journals = await journal_lag(self._database)
-                self.round_age = (await look_at_round(self._database)).completed_seconds
-                self.taken_at = asked
+                await self.look()
             except LedgerUnavailable as error:
                 _log.debug("metrics of the whole registry are getting old", reason=str(error))
             await trio.sleep(every)
+
+    async def look(self) -> None:
+        """Ask once. Raises DatabaseUnavailable."""
+        asked = trio.current_time()
+        self.locations = await look_at_totals(self._database)
+        self.journals = await journal_lag(self._database)
+        self.teams = await look_at_teams(self._database)
+        self.round_age = (await look_at_round(self._database)).completed_seconds
+        self.taken_at = asked
 
 
 class State(Collector):
@@ -205,6 +229,7 @@ class State(Collector):
         yield from self._registry()
         yield from self._replication()
         yield from self._upkeep()
+        yield from self._teams()
         yield from self._shared()
         yield from self._own()
 
@@ -247,6 +272,25 @@ class State(Collector):
             snapshot = inf if journal.snapshot_age is None else journal.snapshot_age + age
             yield "antipode_journal_snapshot_age_seconds", where, snapshot
             yield "antipode_journal_failing_seconds", where, journal.failing or 0.0
+
+        bound = {at.service: at for at in self._totals.teams}
+        for service in ("ldap", "oidc"):
+            yield "antipode_team_sync_teams", (service,), bound[service].teams if service in bound else 0
+        if (directory := bound.get("ldap")) is not None:
+            yield "antipode_team_sync_age_seconds", (), directory.oldest + age
+        yield "antipode_team_sync_held_teams", (), sum(at.held for at in bound.values())
+
+    def _teams(self) -> Iterator[Sample]:
+        counts = self._node.access.team_counts()
+        if counts is None:
+            return
+        service = counts.service
+        yield "antipode_team_sync_rounds_total", (), counts.rounds
+        for reason in Unread:
+            if (reason is Unread.UNSAID) == (service == "oidc"):
+                yield "antipode_team_sync_unread_total", (service, reason.value), counts.unread[reason]
+        yield "antipode_team_sync_members_total", (service, "joined"), counts.joined
+        yield "antipode_team_sync_members_total", (service, "left"), counts.left
 
     def _replication(self) -> Iterator[Sample]:
         done, suspects = self._node.scheduler.statistics, self._node.suspects

@@ -121,6 +121,8 @@ class LdapSettings:
     """LDAP_SUPERUSER_FILTER."""
     memberof_attribute: str = "memberOf"
     """LDAP_MEMBEROF_ATTR: what of somebody's entry names the groups that they are in, where the directory has that."""
+    nested_groups: bool = False
+    """LDAP_NESTED_GROUPS: whether whoever is in a group is in those that it is in, too."""
     timeout: float = 10.0
     """LDAP_TIMEOUT: how long a login waits for the directory."""
     fresh: float = 60.0
@@ -200,6 +202,8 @@ class Settings:
     """FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP: an organisation's admins may say which group, too."""
     team_resync: float = 1800.0
     """TEAM_RESYNC_STALE_TIME: how old what the directory said of a team's group may be."""
+    team_hold: float = 6 * 3600.0
+    """TEAM_RESYNC_HOLD_TIME: for how long a team waits with letting very many people go at once."""
     federation: tuple[FederationRule, ...] = ()
     """ROBOT_FEDERATION."""
     federation_issuers: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.auth.dn import below, parse
-from node.auth.memberships import Bound, Membership, decide
+from node.auth.memberships import CROWD, Bound, Change, Membership, decide, unlikely
 from node.config_values import Unfit
 
 GROUPS = st.sampled_from(["a", "b", "c", "d"])
@@ -54,6 +54,66 @@ def test_leaving_a_group_gives_nothing(
     before, after = decide(bound, present, groups), decide(bound, present, fewer)
     assert after.joins <= before.joins
     assert before.leaves <= after.leaves
+
+
+def crowd(team: int, members: int, leaving: int, first: int = 0) -> tuple[set[Membership], set[Membership]]:
+    """Return who is in a team, and who of them leaves it."""
+    present = {(team, account) for account in range(first, first + members)}
+    return present, {one for one in present if one[1] < first + leaving}
+
+
+@pytest.mark.parametrize(
+    ("teams", "waiting"),
+    [
+        ([(CROWD, CROWD)], {0}),
+        ([(CROWD - 1, CROWD - 1)], set()),
+        ([(100, 51)], {0}),
+        ([(100, 50)], set()),
+        ([(100, 51), (200, 1)], {0}),
+        ([(CROWD, 0), (1, 1), (5, 5)], set()),
+        ([(1, 1)] * CROWD, set(range(CROWD))),
+        ([(1, 1)] * CROWD + [(2 * CROWD, 0)], set()),
+        ([(100, 100), (1, 1)], {0, 1}),
+    ],
+)
+def test_a_crowd_does_not_leave_at_once(teams: list[tuple[int, int]], waiting: set[int]) -> None:
+    """A team waits that ten people and most of its own would leave, and each that loses anybody where that is so of all."""
+    present, leaves = set[Membership](), set[Membership]()
+    for team, (members, leaving) in enumerate(teams):
+        everybody, going = crowd(team, members, leaving)
+        present |= everybody
+        leaves |= going
+    change = Change(frozenset({(0, 10**6)}), frozenset(leaves))
+    bound = [Bound(team, "org", f"team{team}", "g", synced=True) for team in range(len(teams))]
+    held = unlikely(change, bound, present, 60)
+    assert held == waiting
+    kept = change.keeping(held)
+    assert kept.joins == change.joins
+    assert kept.leaves == {one for one in leaves if one[0] not in waiting}
+
+
+@given(BOUND, PRESENT, st.dictionaries(IDS, st.none() | st.floats(0, 100)), st.floats(0, 100), st.data())
+def test_who_waits_and_for_how_long(
+    bound: list[Bound],
+    few: frozenset[Membership],
+    since: dict[int, float | None],
+    patience: float,
+    data: st.DataObject,
+) -> None:
+    """Only a team that has followed its group waits, not beyond the time for it, and never for less than ten who leave."""
+    present = few | {(line.team, account) for line in bound for account in range(100, data.draw(st.integers(100, 130)))}
+    leaves = frozenset(data.draw(st.sets(st.sampled_from(sorted(present))))) if present else frozenset()
+    bound = [
+        Bound(line.team, "org", line.name, line.group, synced=line.team in since, held=since.get(line.team))
+        for line in bound
+    ]
+    held = unlikely(Change(leaves=leaves), bound, present, patience)
+    for line in bound:
+        if line.team in held:
+            assert line.synced
+            assert (line.held or 0) < patience
+    assert held <= {team for team, _ in leaves}
+    assert len(leaves) >= CROWD or not held
 
 
 VALUES = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=12).filter(

@@ -17,7 +17,7 @@ def test_quay_s_keys() -> None:
     made = settings(**LDAP, FEATURE_TEAM_SYNCING=True, LDAP_MEMBEROF_ATTR="isMemberOf")
     assert (made.team_syncing, made.admins_sync_teams, made.team_resync) == (True, False, 1800.0)
     assert made.ldap is not None
-    assert made.ldap.memberof_attribute == "isMemberOf"
+    assert (made.ldap.memberof_attribute, made.ldap.nested_groups, made.team_hold) == ("isMemberOf", False, 21600.0)
     more = settings(
         **{**OIDC, **CLAIM},
         FEATURE_TEAM_SYNCING=True,
@@ -29,6 +29,9 @@ def test_quay_s_keys() -> None:
     assert (more.oidc.group_claim, more.oidc.silence_is_none) == ("groups", False)
     assert not [line for line in (*made.warnings, *more.warnings) if "TEAM" in line]
     assert settings(**LDAP).team_syncing is False
+    own = settings(**LDAP, FEATURE_TEAM_SYNCING=True, LDAP_NESTED_GROUPS=True, TEAM_RESYNC_HOLD_TIME="0s")
+    assert own.ldap is not None
+    assert (own.ldap.nested_groups, own.team_hold) == (True, 0.0)
 
 
 def test_a_provider_s_claim() -> None:
@@ -45,6 +48,8 @@ def test_a_provider_s_claim() -> None:
         ("TEAM_RESYNC_STALE_TIME", "30 minutes"),
         ("TEAM_RESYNC_STALE_TIME", "30s"),
         ("TEAM_RESYNC_STALE_TIME", "2d"),
+        ("TEAM_RESYNC_HOLD_TIME", "8d"),
+        ("LDAP_NESTED_GROUPS", "deep"),
         ("LDAP_MEMBEROF_ATTR", "member)(x"),
     ],
 )

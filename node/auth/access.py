@@ -22,6 +22,7 @@ from node.auth.parts import Parts, make_parts
 from node.auth.passwords import Passwords
 from node.auth.scopes import Need
 from node.auth.secrets import APPLICATION
+from node.auth.team_counts import TeamCounts
 from node.auth.tokens import LEEWAY, BadToken
 from node.errors import DENIED, RegistryError
 from node.records.permissions import create_repository, unmake_repository
@@ -270,6 +271,10 @@ class Access:
     def teams(self) -> DirectoryTeams | None:
         """Return the teams that follow the directory's groups, where they do."""
         return None if self.parts is None else self.parts.teams
+
+    def team_counts(self) -> TeamCounts | None:
+        """Return what was counted of teams that follow groups, where they do."""
+        return None if self.parts is None or self.parts.synced is None else self.parts.synced.counts
 
     def heard(self, hint: Hint) -> None:
         """Take in that something may have changed; read it soon."""

@@ -11,6 +11,7 @@ from typing import Protocol
 import trio
 from attrs import define, evolve, field, frozen
 
+from node.auth.told import Unread
 from node.cache import Cache
 
 _MOST = 20_000
@@ -27,7 +28,11 @@ class Person:
 
 
 class DirectoryUnavailable(Exception):
-    """The directory could not be asked. The text is for the log."""
+    """The directory could not be asked. The text is for the log, `why` for a metric."""
+
+    def __init__(self, text: str, why: Unread = Unread.AWAY) -> None:
+        super().__init__(text)
+        self.why = why
 
 
 class Directory(Protocol):

@@ -19,6 +19,7 @@ from ldap3.utils.conv import escape_filter_chars
 
 from node.auth.directory import DirectoryUnavailable, Person
 from node.auth.passwords import MOST
+from node.auth.told import Unread
 from node.errors import TOOMANYREQUESTS, RegistryError
 from node.settings import LdapSettings
 
@@ -122,6 +123,10 @@ def _prepare(settings: LdapSettings) -> Connection:
         read_only=True,
         # It would rewrite names that the directory itself gave.
         check_names=False,
+        # Where the next part of a long list is refused, it would give what it has for the whole (`ldap_search.py`); and a part that
+        # was asked for and did not come it would add as an empty one.
+        auto_range=False,
+        return_empty_attributes=False,
     )
 
 
@@ -131,7 +136,7 @@ def _enter(connection: Connection, settings: LdapSettings) -> None:
     if settings.start_tls:
         connection.start_tls(read_server_info=False)
     if not connection.bind(read_server_info=False):
-        raise DirectoryUnavailable(f"the bind as LDAP_ADMIN_DN: {_result(connection)}")
+        raise DirectoryUnavailable(f"the bind as LDAP_ADMIN_DN: {_result(connection)}", Unread.REFUSED)
 
 
 def _leave(connection: Connection) -> None:

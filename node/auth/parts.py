@@ -10,6 +10,7 @@ from node.auth.credentials import Credentials, Rules
 from node.auth.directory import Directory, Remembering
 from node.auth.directory_teams import DirectoryTeams
 from node.auth.federation import Federation
+from node.auth.group_names import service_of
 from node.auth.issuers import Issuers
 from node.auth.keyring import Keyring
 from node.auth.limits import Failures, alone
@@ -41,6 +42,8 @@ class Parts:
     """The teams that follow the directory's groups, where they do."""
     sign_in: SignIn | None = None
     """How people log in with an identity provider, where there is one."""
+    synced: TeamSync | None = None
+    """The teams that follow groups, whoever tells of those."""
 
 
 def _directory(settings: Settings) -> Directory | None:
@@ -52,13 +55,14 @@ def _directory(settings: Settings) -> Directory | None:
     return Remembering(Ldap(settings.ldap), settings.ldap.fresh, settings.metadata_grace)
 
 
-def _directory_teams(settings: Settings, database: Database, node: str, publish: Publish) -> DirectoryTeams | None:
-    if settings.ldap is None or not settings.team_syncing:
+def _directory_teams(
+    settings: Settings, database: Database, node: str, teams: TeamSync | None
+) -> DirectoryTeams | None:
+    if settings.ldap is None or teams is None:
         return None
     from node.auth.ldap_groups import LdapGroups
 
-    teams = TeamSync("ldap", database, publish)
-    return DirectoryTeams(teams, LdapGroups(settings.ldap), database, settings.team_resync, node)
+    return DirectoryTeams(teams, LdapGroups(settings.ldap), database, settings.team_resync, settings.team_hold, node)
 
 
 def _federation(settings: Settings, database: Database, clock: Callable[[], float]) -> Federation | None:
@@ -85,12 +89,11 @@ def _sign_in(
     sealer: Sealer,
     clock: Callable[[], float],
     node: str,
-    publish: Publish,
+    teams: TeamSync | None,
 ) -> SignIn | None:
     provider = provider_of(settings, clock)
     if provider is None:
         return None
-    teams = TeamSync("oidc", database, publish) if settings.team_syncing else None
     reserved = frozenset((*settings.superusers, settings.library_namespace))
     return SignIn(provider, database, sealer, clock, settings.login_token_lifetime, reserved, node, teams)
 
@@ -110,7 +113,9 @@ def make_parts(
     sealer = Sealer(settings.secret_key)
     keyring = Keyring(database, sealer, longest)
     shared = alone if settings.redis is None else shared_counts(settings.redis).count
-    teams = _directory_teams(settings, database, node, publish)
+    service = service_of(settings)
+    synced = None if service is None else TeamSync(service, database, publish)
+    teams = _directory_teams(settings, database, node, synced)
     rules = Rules(settings.metadata_staleness, settings.metadata_grace, frozenset(settings.superusers))
     return Parts(
         changes,
@@ -139,5 +144,6 @@ def make_parts(
             changes,
         ),
         teams,
-        _sign_in(settings, database, sealer, clock, node, publish),
+        _sign_in(settings, database, sealer, clock, node, synced),
+        synced,
     )

@@ -26,6 +26,7 @@ from node.auth.provider import LoginRefused, Pending, Provider
 from node.auth.sealing import Sealed, Sealer
 from node.auth.secrets import APPLICATION, hash_secret, new_secret
 from node.auth.team_sync import TeamSync
+from node.auth.told import Unread
 from node.errors import TOOMANYREQUESTS, RegistryError
 from node.records.accounts import Account
 from node.records.application_tokens import ApplicationToken, create_token
@@ -163,6 +164,7 @@ class SignIn:
         try:
             groups = groups_of(said, self.provider.settings)
         except Unsaid as error:
+            self._teams.counts.unread[Unread.UNSAID] += 1
             _log.warning("nobody says which groups somebody is in", account=account.name, reason=str(error))
             return
         await self._teams.follow(account, await self._teams.standing(account), groups, at)

@@ -6,11 +6,12 @@ What decides is `node/auth/memberships.py`. Nobody gets an account by being in a
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import structlog
-from attrs import define
+from attrs import define, field
 
 from node.auth.changes import ACCESS_CHANGED
 from node.auth.linking import Where
 from node.auth.memberships import Bound, Change, Membership, decide
+from node.auth.team_counts import TeamCounts
 from node.records.accounts import Account
 from node.records.auditlog import Line
 from node.records.postgres import Database
@@ -27,6 +28,10 @@ class TeamSync:
     service: str
     _database: Database
     _publish: Publish
+    counts: TeamCounts = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.counts = TeamCounts(self.service)
 
     async def standing(self, account: Account) -> Standing:
         """Return which teams groups decide, and in which of them somebody is. Raises DatabaseUnavailable."""
@@ -35,6 +40,7 @@ class TeamSync:
     async def follow(self, account: Account, standing: Standing, groups: Collection[str], at: Where) -> None:
         """Let somebody who logs in be in the teams of these groups and in no other bound one. Raises DatabaseUnavailable."""
         change = decide(standing.bound, standing.present, {account.id: groups})
+        change = change.keeping({line.team for line in standing.bound if line.held is not None})
         await self.make(change, standing.bound, {account.id: account.name}, account.name, at)
 
     async def make(
@@ -46,12 +52,13 @@ class TeamSync:
             return
         done = await take_steps(self._database, self.service, steps)
         self._publish(ACCESS_CHANGED)
+        self.counts.joined += done.joined
+        self.counts.left += done.left
         _log.info(
             "teams follow their groups",
             service=self.service,
-            joined=len(change.joins),
-            left=len(change.leaves),
-            done=done,
+            joined=done.joined,
+            left=done.left,
         )
 
     def _steps(

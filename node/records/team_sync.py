@@ -1,6 +1,6 @@
 """Teams that follow a group elsewhere: bound, claimed by one node at a time, and their members changed. One statement each."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
@@ -11,8 +11,9 @@ from node.records.teams import OTHERS, TeamDeletion, outcome_of
 
 
 async def bind_team(database: Database, organization: str, team: str, service: str, group: str) -> TeamDeletion:
-    """Let a group decide who is in a team, in place of the group that did before; the same again changes nothing.
+    """Let a group decide who is in a team, in place of the group that did before.
 
+    The same again changes nothing, but that a team which waits with letting very many people go does so soon.
     An identity provider says who is in a group only when they log in, so the users that are in the team leave it until then. A
     directory is asked soon. The last team that has an admin of the organisation is not bound: nobody might be in the group.
     """
@@ -30,8 +31,9 @@ async def bind_team(database: Database, organization: str, team: str, service: s
         bound AS (
             INSERT INTO team_sync AS s (team_id, service, group_name) SELECT id, $3, $4 FROM fit
             ON CONFLICT (team_id) DO UPDATE SET service = excluded.service, group_name = excluded.group_name,
-                created_at = now(), synced_at = NULL, leased_until = NULL
-            WHERE (s.service, s.group_name) <> (excluded.service, excluded.group_name) RETURNING team_id, service),
+                created_at = now(), synced_at = NULL, leased_until = NULL, held_since = NULL
+            WHERE (s.service, s.group_name) <> (excluded.service, excluded.group_name)
+                OR (s.service = 'ldap' AND s.held_since IS NOT NULL) RETURNING team_id, service),
         left_it AS (
             DELETE FROM team_member m USING bound b, account a
             WHERE m.team_id = b.team_id AND b.service = 'oidc' AND a.id = m.account_id AND a.kind = 'user')
@@ -58,12 +60,13 @@ async def unbind_team(database: Database, organization: str, team: str) -> bool:
     return row is not None
 
 
-_BOUND = "s.team_id, o.name AS organization, t.name, s.group_name"
+_BOUND = """s.team_id, o.name AS organization, t.name, s.group_name, s.synced_at IS NOT NULL AS synced,
+    extract(epoch FROM now() - s.held_since)::float8 AS held"""
 _NAMED = "JOIN team t ON t.id = s.team_id JOIN account o ON o.id = t.organization_id"
 
 
 def _bound(row: Row) -> Bound:
-    return Bound(row["team_id"], row["organization"], row["name"], row["group_name"])
+    return Bound(row["team_id"], row["organization"], row["name"], row["group_name"], row["synced"], row["held"])
 
 
 @frozen
@@ -90,13 +93,16 @@ async def standing_of(database: Database, service: str, account: int) -> Standin
 
 
 async def claim_stale(database: Database, service: str, stale: float, lease: float, most: int) -> Sequence[Bound]:
-    """Claim up to `most` teams for `lease` seconds that were not synchronised for `stale` seconds, the oldest first."""
+    """Claim up to `most` teams for `lease` seconds that were not synchronised for `stale` seconds, the oldest first.
+
+    Those that somebody has tried in vain come behind the others.
+    """
     rows = await database.fetch(
         f"""
         WITH due AS (
             SELECT team_id FROM team_sync WHERE service = $1 AND (leased_until IS NULL OR leased_until < now())
             AND (synced_at IS NULL OR synced_at < now() - $2 * interval '1 second')
-            ORDER BY synced_at NULLS FIRST, team_id LIMIT $4 FOR UPDATE SKIP LOCKED),
+            ORDER BY coalesce(leased_until, synced_at) NULLS FIRST, team_id LIMIT $4 FOR UPDATE SKIP LOCKED),
         s AS (
             UPDATE team_sync SET leased_until = now() + $3 * interval '1 second' FROM due
             WHERE team_sync.team_id = due.team_id RETURNING team_sync.*)
@@ -110,16 +116,21 @@ async def claim_stale(database: Database, service: str, stale: float, lease: flo
     return [_bound(row) for row in rows]
 
 
-async def note_synced(database: Database, bound: Sequence[Bound]) -> None:
-    """Note that these teams were synchronised just now, those that the same group still decides."""
+async def note_synced(database: Database, bound: Sequence[Bound], held: Collection[int] = ()) -> None:
+    """Note that these teams were synchronised just now, those that the same group still decides.
+
+    `held`: those of them that wait with letting people go.
+    """
     await database.fetch(
         """
-        UPDATE team_sync s SET synced_at = now(), leased_until = NULL
+        UPDATE team_sync s SET synced_at = now(), leased_until = NULL,
+            held_since = CASE WHEN s.team_id = ANY($3::bigint[]) THEN coalesce(s.held_since, now()) END
         FROM unnest($1::bigint[], $2::text[]) AS d (team_id, group_name)
         WHERE s.team_id = d.team_id AND s.group_name = d.group_name
         """,
         [line.team for line in bound],
         [line.group for line in bound],
+        list(held),
     )
 
 
@@ -129,20 +140,50 @@ class Overdue:
 
     teams: int
     seconds: float
+    held: int = 0
+    """How many wait with letting very many people go."""
 
 
 async def overdue_teams(database: Database, service: str, stale: float) -> Overdue:
     """Return which teams of a service were not synchronised for `stale` seconds."""
     row = await database.fetch_row(
         """
-        SELECT count(*) AS teams, coalesce(extract(epoch FROM now() - min(coalesce(synced_at, created_at))), 0)::float8 AS seconds
-        FROM team_sync WHERE service = $1 AND (synced_at IS NULL OR synced_at < now() - $2 * interval '1 second')
+        SELECT count(*) FILTER (WHERE due) AS teams, count(*) FILTER (WHERE held_since IS NOT NULL) AS held,
+            coalesce(extract(epoch FROM now() - min(coalesce(synced_at, created_at)) FILTER (WHERE due)), 0)::float8 AS seconds
+        FROM (
+            SELECT *, synced_at IS NULL OR synced_at < now() - $2 * interval '1 second' AS due FROM team_sync
+            WHERE service = $1) s
         """,
         service,
         stale,
     )
     assert row is not None
-    return Overdue(row["teams"], row["seconds"])
+    return Overdue(row["teams"], row["seconds"], row["held"])
+
+
+@frozen
+class TeamTotals:
+    """The teams that follow a service's groups, in numbers. Times in seconds."""
+
+    service: str
+    teams: int
+    oldest: float
+    """How long ago the one was synchronised with a directory that waits longest, or was bound."""
+    held: int
+    """How many wait with letting very many people go."""
+
+
+async def look_at_teams(database: Database, deadline: float = 10.0) -> Sequence[TeamTotals]:
+    """Return the numbers of each service that decides about teams. Raises DatabaseUnavailable."""
+    rows = await database.fetch(
+        """
+        SELECT service, count(*) AS teams, count(*) FILTER (WHERE held_since IS NOT NULL) AS held,
+            greatest(0, extract(epoch FROM now() - min(coalesce(synced_at, created_at))))::float8 AS oldest
+        FROM team_sync GROUP BY service
+        """,
+        deadline=deadline,
+    )
+    return [TeamTotals(row["service"], row["teams"], row["oldest"], row["held"]) for row in rows]
 
 
 @frozen
@@ -181,7 +222,15 @@ class Step:
     line: Line
 
 
-async def take_steps(database: Database, service: str, steps: Sequence[Step]) -> int:
+@frozen
+class Done:
+    """How many memberships began and ended."""
+
+    joined: int
+    left: int
+
+
+async def take_steps(database: Database, service: str, steps: Sequence[Step]) -> Done:
     """Begin and end memberships in one transaction, and return how many; each has its line in the audit log.
 
     What another group, or nobody, decides by now is left as it is.
@@ -202,7 +251,7 @@ async def take_steps(database: Database, service: str, steps: Sequence[Step]) ->
         done AS (
             SELECT b.line FROM bound b JOIN (SELECT * FROM joined UNION ALL SELECT * FROM left_it) d USING (team_id, account_id)),
         {noted("done", "done.line")}
-        SELECT count(*) AS number FROM done
+        SELECT (SELECT count(*) FROM joined) AS joined, (SELECT count(*) FROM left_it) AS left_it
         """,  # noqa: S608
         service,
         [step.bound.team for step in steps],
@@ -212,4 +261,4 @@ async def take_steps(database: Database, service: str, steps: Sequence[Step]) ->
         [step.line.text() for step in steps],
     )
     assert row is not None
-    return int(row["number"])
+    return Done(row["joined"], row["left_it"])

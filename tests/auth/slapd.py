@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -145,13 +145,22 @@ class Slapd:
             self._process.wait(_SECONDS)
             self._process = None
 
-    def write_group(self, name: str, *people: str) -> None:
-        """Make a group of these people below ou=groups, in place of the one that it was."""
+    def write_group(self, name: str, *people: str, groups: Sequence[str] = ()) -> None:
+        """Make a group of these people and groups below ou=groups, in place of the one that it was."""
         entry, everybody = f"cn={name},ou=groups,dc=example,dc=com", ("nobody", *people)
         with self._administrator() as connection:
             connection.delete(entry)
             members = [f"uid={uid},ou=people,dc=example,dc=com" for uid in everybody]
+            members += [f"CN={inner}, ou=groups,dc=example,dc=com" for inner in groups]
             assert connection.add(entry, "groupOfNames", {"member": members}), connection.result
+
+    def write_people(self, *names: str) -> None:
+        """Add people of these names who are not there yet."""
+        with self._administrator() as connection:
+            for uid in names:
+                entry = {"cn": uid, "sn": uid, "uid": uid, "userPassword": PASSWORD_THERE}
+                connection.add(f"uid={uid},ou=people,dc=example,dc=com", "inetOrgPerson", entry)
+                assert connection.result["description"] in ("success", "entryAlreadyExists"), connection.result
 
     def delete_group(self, name: str) -> None:
         """Take a group away."""

@@ -1,17 +1,19 @@
 """Teams that follow the groups of a real LDAP directory: at logins, and by themselves."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from attrs import define, field
 
+from node.auth import ldap_search
 from node.auth.directory import DirectoryUnavailable
 from node.auth.directory_teams import DirectoryTeams
 from node.auth.ldap_groups import LdapGroups
 from node.auth.model import Role
-from node.config_values import Unfit
+from node.auth.told import Told, Unread
 from node.health import warning
-from node.records.accounts import find_account
+from node.records.accounts import create_user, find_account
 from node.records.auditlog import Filter, read_lines
 from node.records.permissions import Grantee, set_permission
 from node.records.team_sync import bind_team
@@ -24,7 +26,6 @@ from tests.registry.world import MakeWorld, Region, until
 __all__ = ["directory"]
 ALICE, BOB = Person("alice", PASSWORD_THERE), Person("bob", PASSWORD_THERE)
 TAGS = "/v2/private/app/tags/list"
-DEVS, OPS, EMPTY, SAID = (f"cn={name},ou=groups" for name in ("devs", "ops", "empty", "said"))
 
 
 @pytest.fixture
@@ -68,46 +69,6 @@ async def members(region: Region) -> list[str]:
 
 async def login(region: Region, person: Person) -> int:
     return (await region.ask("GET", "/v2/auth", headers=person.basic)).status
-
-
-async def test_who_is_in_a_group(directory: Slapd) -> None:
-    """Whom a group lists in either way, or who says so; nobody who is not found by a login, and the same however it is asked."""
-    groups = LdapGroups(directory.settings(memberof_attribute="businessCategory"))
-    wanted = [DEVS, "CN=ops, ou=Groups", EMPTY, SAID, "cn=none,ou=groups"]
-    names = ["alice", "bob", "carol", "gone", "twin", "nobody", "*", "upper.case"]
-    known = {
-        "alice": {DEVS},
-        "bob": {DEVS, "CN=ops, ou=Groups", SAID},
-        "upper.case": set[str](),
-    }
-    assert await groups.groups(names, wanted) == known, "few people"
-    many = [*names, *(f"somebody-{number}" for number in range(200))]
-    for group in wanted:
-        expected = {name: theirs & {group} for name, theirs in known.items()}
-        assert await groups.groups(many, [group]) == expected, "few groups"
-    for name in names:
-        assert await groups.groups([name], wanted) == ({name: known[name]} if name in known else {})
-    assert await groups.groups([], wanted) == {}
-    assert await LdapGroups(directory.settings()).groups(["bob"], [SAID]) == {"bob": frozenset()}
-
-
-async def test_groups_that_cannot_be_told(directory: Slapd) -> None:
-    """A directory whose people or base are not there says nothing of anybody, and no name of a group is looked for that is none."""
-    for wrong in ({"admin_password": "wrong"}, {"user_rdn": "ou=nowhere"}, {"base_dn": "dc=nowhere", "user_rdn": None}):
-        asked = LdapGroups(directory.settings(**wrong))
-        for names in (["alice"], ["alice", "bob", "carol"]):
-            with pytest.raises(DirectoryUnavailable):
-                await asked.groups(names, [DEVS, OPS])
-    blind = LdapGroups(directory.settings(user_filter="(title=nobody)"))
-    assert await blind.groups(["alice", "bob"], [DEVS]) == {}
-    with pytest.raises(DirectoryUnavailable, match="none of"):
-        await blind.groups(["alice", "bob", *(f"somebody-{number}" for number in range(8))], [DEVS])
-    groups = LdapGroups(directory.settings())
-    assert await groups.has_group(DEVS)
-    assert await groups.has_group("CN=Devs,OU=Groups")
-    assert not await groups.has_group("cn=none,ou=groups")
-    with pytest.raises(Unfit):
-        await groups.has_group("devs")
 
 
 async def test_a_login_decides(world: MakeWorld, directory: Slapd) -> None:
@@ -157,7 +118,7 @@ async def test_a_login_from_memory(world: MakeWorld, directory: Slapd, monkeypat
     (us,) = await following(world, directory.settings(), metadata_staleness=0.0)
     asked, groups = [], LdapGroups.groups
 
-    async def counted(self: LdapGroups, names: Sequence[str], *given: Any) -> Mapping[str, frozenset[str]]:
+    async def counted(self: LdapGroups, names: Sequence[str], *given: Any) -> Told:
         asked.append(list(names))
         return await groups(self, names, *given)
 
@@ -221,6 +182,143 @@ async def test_a_directory_that_is_away(world: MakeWorld, running: Slapd) -> Non
     )
     await teams_of(us).round()
     assert "1 teams were not synchronised for 3h" in teams_of(us).trouble
+
+
+CROWD = [f"crowd-{number}" for number in range(12)]
+
+
+async def full(world: MakeWorld, directory: Slapd, **given: Any) -> Region:
+    """Return a node where a crowd is in the team and in its group."""
+    directory.write_people(*CROWD)
+    directory.write_group("crowd", *CROWD)
+    (us,) = await following(world, directory.settings(fresh=0.0), group="crowd", metadata_staleness=0.0, **given)
+    for name in CROWD:
+        assert await create_user(us.registry.database, name, f"ldap:{name}")
+    assert await teams_of(us).resync()
+    assert await members(us) == sorted(CROWD)
+    return us
+
+
+async def old(region: Region) -> None:
+    """Let it be time for every team, which has followed its group before."""
+    await region.registry.database.fetch(
+        "UPDATE team_sync SET synced_at = synced_at - interval '1 day', leased_until = NULL"
+    )
+
+
+async def test_a_group_that_has_nobody_any_more(world: MakeWorld, directory: Slapd) -> None:
+    """Of a crowd that has left at once nobody goes for a while, at a login neither, and that is said; who is new comes at once."""
+    us = await full(world, directory)
+    assert await login(us, BOB) == 200
+    directory.write_group("crowd", "bob")
+    await old(us)
+    await teams_of(us).round()
+    assert await members(us) == sorted(["bob", *CROWD])
+    assert "1 teams wait with letting most of their people go" in teams_of(us).trouble
+    assert await login(us, Person(CROWD[0], PASSWORD_THERE)) == 200
+    directory.delete_group("crowd")
+    await old(us)
+    await teams_of(us).round()
+    assert await members(us) == sorted(["bob", *CROWD])
+    directory.write_group("crowd", "bob", *CROWD[1:])
+    await old(us)
+    await teams_of(us).round()
+    assert (await members(us), teams_of(us).trouble) == (sorted(["bob", *CROWD[1:]]), "")
+
+
+async def test_a_crowd_that_has_left(world: MakeWorld, directory: Slapd) -> None:
+    """They are out when the time to look is over."""
+    us = await full(world, directory, team_hold=3600.0)
+    directory.write_group("crowd")
+    for hours, left in ((0, sorted(CROWD)), (0.9, sorted(CROWD)), (1.1, [])):
+        await old(us)
+        await us.registry.database.fetch(
+            "UPDATE team_sync SET held_since = now() - $1::float8 * interval '1 hour' WHERE held_since IS NOT NULL",
+            hours,
+        )
+        await teams_of(us).round()
+        assert await members(us) == left
+    assert teams_of(us).trouble == ""
+
+
+async def test_a_crowd_that_may_leave(world: MakeWorld, directory: Slapd) -> None:
+    """They are out soon once the team is bound to the same group again, and at once where nothing waits."""
+    us = await full(world, directory)
+    directory.write_group("crowd")
+    await old(us)
+    await teams_of(us).round()
+    assert await members(us) == sorted(CROWD)
+    group = "cn=crowd,ou=groups"
+    assert await bind_team(us.registry.database, "private", "red", "ldap", group) is TeamDeletion.DONE
+    await teams_of(us).round()
+    assert (await members(us), teams_of(us).trouble) == ([], "")
+
+
+async def test_a_registry_that_does_not_wait(world: MakeWorld, directory: Slapd) -> None:
+    """Where TEAM_RESYNC_HOLD_TIME is 0 a crowd that has left is out with the next synchronisation."""
+    us = await full(world, directory, team_hold=0.0)
+    directory.write_group("crowd")
+    await old(us)
+    await teams_of(us).round()
+    assert await members(us) == []
+
+
+@define
+class Blocked:
+    """Groups of which one keeps everything that is asked with it without an answer."""
+
+    asked: list[int] = field(factory=list)
+
+    async def groups(self, names: Sequence[str], groups: Sequence[str], within: float | None = None) -> Told:
+        assert within == 90.0
+        self.asked.append(len(groups))
+        if "cn=poison" in groups:
+            raise DirectoryUnavailable("no answer within 90 s")
+        return Told({name: frozenset(groups) for name in names})
+
+
+async def test_a_group_that_keeps_others_waiting(world: MakeWorld, directory: Slapd) -> None:
+    """One that the directory does not tell in time holds up the others only until fewer are asked about together."""
+    (us,) = await following(world, directory.settings())
+    database = us.registry.database
+    for number in range(30):
+        assert await put_team(database, "private", f"team-{number}")
+        group = "cn=poison" if number == 0 else f"cn={number}"
+        assert await bind_team(database, "private", f"team-{number}", "ldap", group) is TeamDeletion.DONE
+    groups = Blocked()
+    teams = DirectoryTeams(teams_of(us).teams, groups, database, 1800.0, 3600.0, "us")
+    for _ in range(12):
+        await teams.round()
+        await database.fetch("UPDATE team_sync SET leased_until = leased_until - interval '1 hour'")
+    (left,) = await database.fetch("SELECT array_agg(group_name) AS names FROM team_sync WHERE synced_at IS NULL")
+    assert left["names"] == ["cn=poison"]
+    assert "no answer within 90 s" in teams.trouble
+    assert teams.teams.counts.unread[Unread.AWAY] >= 30
+
+
+async def test_a_group_that_cannot_be_read(world: MakeWorld, directory: Slapd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its team stays as it is, which is said, and other teams follow theirs."""
+    directory.write_group("own", "bob", "private")
+    directory.write_group("other", "alice")
+    (us,) = await following(world, directory.settings())
+    database = us.registry.database
+    assert await put_team(database, "private", "blue")
+    assert await bind_team(database, "private", "blue", "ldap", "cn=other,ou=groups") is TeamDeletion.DONE
+    for name in ("alice", "bob", "upper.case"):
+        assert await create_user(database, name, f"ldap:{name}")
+    assert await teams_of(us).resync()
+    directory.write_group("own", "alice", "private")
+    directory.write_group("other")
+    monkeypatch.setattr(ldap_search, "MOST_VALUES", 2)
+    await old(us)
+    await teams_of(us).round()
+    assert await members(us) == ["bob"]
+    assert [member.name for member in await list_members(database, "private", "blue")] == []
+    assert "a group cannot be read: cn=own,ou=groups" in teams_of(us).trouble
+    monkeypatch.undo()
+    await old(us)
+    await teams_of(us).round()
+    assert (await members(us), teams_of(us).trouble) == (["alice"], "")
 
 
 async def test_without_the_feature(world: MakeWorld, directory: Slapd) -> None:
