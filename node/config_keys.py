@@ -69,6 +69,7 @@ KEYS = (
     Key("FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP", "admins_sync_teams", read_flag),
     # Beyond, somebody who left a group goes on for too long.
     Key("TEAM_RESYNC_STALE_TIME", "team_resync", read_duration(60, DAY)),
+    Key("TEAM_LOGIN_STALE_TIME", "team_login", read_duration(HOUR, 365 * DAY)),
     Key("TEAM_RESYNC_HOLD_TIME", "team_hold", read_duration(0, WEEK)),
     Key("ROBOT_FEDERATION_ISSUERS", "federation_issuers", read_issuers),
     Key("REGISTRY_STATE", "registry_state", read_choice("normal", "readonly")),

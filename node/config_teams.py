@@ -6,7 +6,12 @@ from node.config_oidc import ENDING
 from node.config_values import Findings
 from node.settings import OidcSettings
 
-_MORE = ("FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP", "TEAM_RESYNC_STALE_TIME", "TEAM_RESYNC_HOLD_TIME")
+_MORE = (
+    "FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP",
+    "TEAM_RESYNC_STALE_TIME",
+    "TEAM_RESYNC_HOLD_TIME",
+    "TEAM_LOGIN_STALE_TIME",
+)
 
 
 def check_syncing(document: Mapping[str, object], oidc: OidcSettings | None, findings: Findings) -> None:
@@ -20,6 +25,8 @@ def check_syncing(document: Mapping[str, object], oidc: OidcSettings | None, fin
             findings.warn(f"ignored, as FEATURE_TEAM_SYNCING is not true: {', '.join(given)}")
     elif kind not in ("LDAP", "OIDC"):
         findings.warn("FEATURE_TEAM_SYNCING does nothing, as AUTHENTICATION_TYPE is neither LDAP nor OIDC")
+    elif kind == "LDAP" and document.get("TEAM_LOGIN_STALE_TIME") is not None:
+        findings.warn("TEAM_LOGIN_STALE_TIME does nothing with LDAP: the directory itself is asked who is in a group")
     elif oidc is not None and oidc.group_claim is None:
         findings.wrong(
             f"{oidc.name.upper()}{ENDING}.PREFERRED_GROUP_CLAIM_NAME",

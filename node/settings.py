@@ -202,6 +202,8 @@ class Settings:
     """FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP: an organisation's admins may say which group, too."""
     team_resync: float = 1800.0
     """TEAM_RESYNC_STALE_TIME: how old what the directory said of a team's group may be."""
+    team_login: float | None = None
+    """TEAM_LOGIN_STALE_TIME: for how long a login is believed that put somebody in a team; None: for ever."""
     team_hold: float = 6 * 3600.0
     """TEAM_RESYNC_HOLD_TIME: for how long a team waits with letting very many people go at once."""
     federation: tuple[FederationRule, ...] = ()

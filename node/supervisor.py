@@ -267,6 +267,8 @@ async def _start_access(node: Node, start: Callable[[str, Service], Awaitable[No
     await start("access", node.access.run)
     if (teams := node.access.teams()) is not None:
         await start("team sync", teams.run)
+    if (login_teams := node.access.login_teams()) is not None:
+        await start("team sync", login_teams.run)
 
 
 async def _serve_at(

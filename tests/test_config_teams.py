@@ -34,6 +34,15 @@ def test_quay_s_keys() -> None:
     assert (own.ldap.nested_groups, own.team_hold) == (True, 0.0)
 
 
+def test_how_long_a_login_is_believed() -> None:
+    """For ever without TEAM_LOGIN_STALE_TIME; where a directory is asked that does nothing, which is said."""
+    assert settings(**{**OIDC, **CLAIM}, FEATURE_TEAM_SYNCING=True).team_login is None
+    made = settings(**{**OIDC, **CLAIM}, FEATURE_TEAM_SYNCING=True, TEAM_LOGIN_STALE_TIME="30d")
+    assert made.team_login == 30 * 86400.0
+    asked = settings(**LDAP, FEATURE_TEAM_SYNCING=True, TEAM_LOGIN_STALE_TIME="30d")
+    assert [line for line in asked.warnings if "TEAM_LOGIN_STALE_TIME does nothing" in line]
+
+
 def test_a_provider_s_claim() -> None:
     """Teams that follow a provider's groups need to know which claim has them."""
     told = only_error(**OIDC, FEATURE_TEAM_SYNCING=True)
@@ -49,6 +58,7 @@ def test_a_provider_s_claim() -> None:
         ("TEAM_RESYNC_STALE_TIME", "30s"),
         ("TEAM_RESYNC_STALE_TIME", "2d"),
         ("TEAM_RESYNC_HOLD_TIME", "8d"),
+        ("TEAM_LOGIN_STALE_TIME", "59m"),
         ("LDAP_NESTED_GROUPS", "deep"),
         ("LDAP_MEMBEROF_ATTR", "member)(x"),
     ],

@@ -17,6 +17,7 @@ from node.auth.credentials import NotProven, Proven
 from node.auth.directory_teams import DirectoryTeams
 from node.auth.header import Basic, Bearer, Malformed, read_authorization
 from node.auth.held import Held
+from node.auth.login_teams import LoginTeams
 from node.auth.model import ANONYMOUS, ANYBODY, Action, Grant, Identity, Kind, owns
 from node.auth.parts import Parts, make_parts
 from node.auth.passwords import Passwords
@@ -271,6 +272,10 @@ class Access:
     def teams(self) -> DirectoryTeams | None:
         """Return the teams that follow the directory's groups, where they do."""
         return None if self.parts is None else self.parts.teams
+
+    def login_teams(self) -> LoginTeams | None:
+        """Return what lets people leave their teams whose login is too long ago, where that is so."""
+        return None if self.parts is None else self.parts.login_teams
 
     def team_counts(self) -> TeamCounts | None:
         """Return what was counted of teams that follow groups, where they do."""

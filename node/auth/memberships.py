@@ -32,6 +32,8 @@ class Change:
 
     joins: frozenset[Membership] = frozenset()
     leaves: frozenset[Membership] = frozenset()
+    stays: frozenset[Membership] = field(default=frozenset(), eq=False)
+    """Those that were there and are right."""
 
     def keeping(self, teams: Collection[int]) -> "Change":
         """Return the same where nobody leaves these teams."""
@@ -52,7 +54,7 @@ def decide(bound: Iterable[Bound], present: AbstractSet[Membership], groups: Map
         (team, account) for account, theirs in groups.items() for group in theirs for team in teams.get(group, ())
     }
     decided = {(team, account) for team, account in present if team in every and account in groups}
-    return Change(frozenset(entitled - present), frozenset(decided - entitled))
+    return Change(frozenset(entitled - present), frozenset(decided - entitled), frozenset(decided & entitled))
 
 
 def unlikely(

@@ -14,6 +14,7 @@ from node.auth.group_names import service_of
 from node.auth.issuers import Issuers
 from node.auth.keyring import Keyring
 from node.auth.limits import Failures, alone
+from node.auth.login_teams import LoginTeams
 from node.auth.passwords import Passwords
 from node.auth.provider import provider_of
 from node.auth.rights import Rights, RightsRules
@@ -44,6 +45,8 @@ class Parts:
     """How people log in with an identity provider, where there is one."""
     synced: TeamSync | None = None
     """The teams that follow groups, whoever tells of those."""
+    login_teams: LoginTeams | None = None
+    """Lets people leave their teams whose login is too long ago, where that is so."""
 
 
 def _directory(settings: Settings) -> Directory | None:
@@ -63,6 +66,12 @@ def _directory_teams(
     from node.auth.ldap_groups import LdapGroups
 
     return DirectoryTeams(teams, LdapGroups(settings.ldap), database, settings.team_resync, settings.team_hold, node)
+
+
+def _login_teams(settings: Settings, node: str, teams: TeamSync | None) -> LoginTeams | None:
+    if settings.oidc is None or teams is None or settings.team_login is None:
+        return None
+    return LoginTeams(teams, settings.team_login, node)
 
 
 def _federation(settings: Settings, database: Database, clock: Callable[[], float]) -> Federation | None:
@@ -146,4 +155,5 @@ def make_parts(
         teams,
         _sign_in(settings, database, sealer, clock, node, synced),
         synced,
+        _login_teams(settings, node, synced),
     )

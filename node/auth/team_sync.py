@@ -3,10 +3,10 @@
 What decides is `node/auth/memberships.py`. Nobody gets an account by being in a group: that takes a login.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import structlog
-from attrs import define, field
+from attrs import define, evolve, field
 
 from node.auth.changes import ACCESS_CHANGED
 from node.auth.linking import Where
@@ -15,10 +15,16 @@ from node.auth.team_counts import TeamCounts
 from node.records.accounts import Account
 from node.records.auditlog import Line
 from node.records.postgres import Database
-from node.records.team_sync import Standing, Step, standing_of, take_steps
+from node.records.team_confirmations import list_unconfirmed
+from node.records.team_sync import Done, Standing, Step, standing_of, take_steps
 from replication.ports import Publish
 
 _log = structlog.get_logger("antipode.access")
+
+CONFIRMED = "oidc"
+"""The service that says who is in a group at their logins alone."""
+_MOST = 1000
+"""Memberships that end in one transaction."""
 
 
 @define(eq=False)
@@ -41,6 +47,9 @@ class TeamSync:
         """Let somebody who logs in be in the teams of these groups and in no other bound one. Raises DatabaseUnavailable."""
         change = decide(standing.bound, standing.present, {account.id: groups})
         change = change.keeping({line.team for line in standing.bound if line.held is not None})
+        if self.service == CONFIRMED:
+            # Also those that are there are confirmed by this.
+            change = evolve(change, joins=change.joins | change.stays)
         await self.make(change, standing.bound, {account.id: account.name}, account.name, at)
 
     async def make(
@@ -50,7 +59,25 @@ class TeamSync:
         steps = list(self._steps(change, {line.team: line for line in bound}, names, actor, at))
         if not steps:
             return
-        done = await take_steps(self._database, self.service, steps)
+        await self._take(steps)
+
+    async def expire(self, believed: float, at: Where) -> None:
+        """Let those leave whose login that put them in a team is longer ago than `believed` seconds. Raises DatabaseUnavailable."""
+        left = _MOST
+        while left == _MOST:
+            found = await list_unconfirmed(self._database, self.service, believed, _MOST)
+            steps = [
+                self._step(
+                    (one.bound.team, one.account), one.bound, one.name, False, "", at, confirmed=int(one.confirmed)
+                )
+                for one in found
+            ]
+            left = (await self._take(steps, believed)).left if steps else 0
+
+    async def _take(self, steps: Sequence[Step], believed: float | None = None) -> Done:
+        done = await take_steps(self._database, self.service, steps, believed)
+        if not done.joined and not done.left:
+            return done
         self._publish(ACCESS_CHANGED)
         self.counts.joined += done.joined
         self.counts.left += done.left
@@ -60,6 +87,7 @@ class TeamSync:
             joined=done.joined,
             left=done.left,
         )
+        return done
 
     def _steps(
         self, change: Change, teams: Mapping[int, Bound], names: Mapping[int, str], actor: str, at: Where
@@ -68,8 +96,17 @@ class TeamSync:
             for membership in sorted(memberships):
                 yield self._step(membership, teams[membership[0]], names[membership[1]], joins, actor, at)
 
-    def _step(self, membership: Membership, team: Bound, name: str, joins: bool, actor: str, at: Where) -> Step:
-        detail = {"team": team.name, "member": name, "by": self.service, "group": team.group}
+    def _step(
+        self,
+        membership: Membership,
+        team: Bound,
+        name: str,
+        joins: bool,
+        actor: str,
+        at: Where,
+        **more: object,
+    ) -> Step:
+        detail = {"team": team.name, "member": name, "by": self.service, "group": team.group, **more}
         # As those operations of the API are called that do the same by hand.
         action = "putMember" if joins else "dropMember"
         line = Line(action, actor, team.organization, detail=detail, client=at.client, node=at.node)

@@ -60,12 +60,13 @@ async def unbind_team(database: Database, organization: str, team: str) -> bool:
     return row is not None
 
 
-_BOUND = """s.team_id, o.name AS organization, t.name, s.group_name, s.synced_at IS NOT NULL AS synced,
+BOUND = """s.team_id, o.name AS organization, t.name, s.group_name, s.synced_at IS NOT NULL AS synced,
     extract(epoch FROM now() - s.held_since)::float8 AS held"""
-_NAMED = "JOIN team t ON t.id = s.team_id JOIN account o ON o.id = t.organization_id"
+NAMED = "JOIN team t ON t.id = s.team_id JOIN account o ON o.id = t.organization_id"
 
 
-def _bound(row: Row) -> Bound:
+def bound_of(row: Row) -> Bound:
+    """Return the team of a row that has `BOUND`."""
     return Bound(row["team_id"], row["organization"], row["name"], row["group_name"], row["synced"], row["held"])
 
 
@@ -81,14 +82,14 @@ async def standing_of(database: Database, service: str, account: int) -> Standin
     """Return where somebody stands in a service's teams."""
     rows = await database.fetch(
         f"""
-        SELECT {_BOUND}, m.account_id IS NOT NULL AS present FROM team_sync s {_NAMED}
+        SELECT {BOUND}, m.account_id IS NOT NULL AS present FROM team_sync s {NAMED}
         LEFT JOIN team_member m ON m.team_id = s.team_id AND m.account_id = $2 WHERE s.service = $1
         """,  # noqa: S608  # constants of this module
         service,
         account,
     )
     return Standing(
-        [_bound(row) for row in rows], frozenset((row["team_id"], account) for row in rows if row["present"])
+        [bound_of(row) for row in rows], frozenset((row["team_id"], account) for row in rows if row["present"])
     )
 
 
@@ -106,14 +107,14 @@ async def claim_stale(database: Database, service: str, stale: float, lease: flo
         s AS (
             UPDATE team_sync SET leased_until = now() + $3 * interval '1 second' FROM due
             WHERE team_sync.team_id = due.team_id RETURNING team_sync.*)
-        SELECT {_BOUND} FROM s {_NAMED}
+        SELECT {BOUND} FROM s {NAMED}
         """,  # noqa: S608
         service,
         stale,
         lease,
         most,
     )
-    return [_bound(row) for row in rows]
+    return [bound_of(row) for row in rows]
 
 
 async def note_synced(database: Database, bound: Sequence[Bound], held: Collection[int] = ()) -> None:
@@ -230,8 +231,10 @@ class Done:
     left: int
 
 
-async def take_steps(database: Database, service: str, steps: Sequence[Step]) -> Done:
+async def take_steps(database: Database, service: str, steps: Sequence[Step], believed: float | None = None) -> Done:
     """Begin and end memberships in one transaction, and return how many; each has its line in the audit log.
+
+    One that is to begin and is there is confirmed. With `believed` none ends that was confirmed within so many seconds.
 
     What another group, or nobody, decides by now is left as it is.
     """
@@ -245,9 +248,14 @@ async def take_steps(database: Database, service: str, steps: Sequence[Step]) ->
         joined AS (
             INSERT INTO team_member (team_id, account_id) SELECT team_id, account_id FROM bound WHERE joins
             ON CONFLICT DO NOTHING RETURNING team_id, account_id),
+        confirmed AS (
+            UPDATE team_member m SET confirmed_at = now() FROM bound b
+            WHERE b.joins AND m.team_id = b.team_id AND m.account_id = b.account_id),
         left_it AS (
             DELETE FROM team_member m USING bound b
-            WHERE NOT b.joins AND m.team_id = b.team_id AND m.account_id = b.account_id RETURNING m.team_id, m.account_id),
+            WHERE NOT b.joins AND m.team_id = b.team_id AND m.account_id = b.account_id
+            AND ($7::float8 IS NULL OR m.confirmed_at < now() - $7::float8 * interval '1 second')
+            RETURNING m.team_id, m.account_id),
         done AS (
             SELECT b.line FROM bound b JOIN (SELECT * FROM joined UNION ALL SELECT * FROM left_it) d USING (team_id, account_id)),
         {noted("done", "done.line")}
@@ -259,6 +267,7 @@ async def take_steps(database: Database, service: str, steps: Sequence[Step]) ->
         [step.bound.group for step in steps],
         [step.joins for step in steps],
         [step.line.text() for step in steps],
+        believed,
     )
     assert row is not None
     return Done(row["joined"], row["left_it"])

@@ -25,12 +25,15 @@ __all__ = ["provider"]
 TAGS = "/v2/private/app/tags/list"
 
 
-async def following(world: MakeWorld, provider: there.Provider, *regions: str, **changes: Any) -> list[Region]:
+async def following(
+    world: MakeWorld, provider: there.Provider, *regions: str, believed: float | None = None, **changes: Any
+) -> list[Region]:
     """Return nodes of a registry where the teams red and blue of `private` follow the groups of these names."""
     oidc = settings_of(
         provider.url, client_secret="of the registry", service_name="Mock", group_claim="groups", **changes
     )
-    made = await with_provider(world, provider, *regions, team_syncing=True, metadata_staleness=3600.0, oidc=oidc)
+    given = {"team_syncing": True, "metadata_staleness": 3600.0, "oidc": oidc, "team_login": believed}
+    made = await with_provider(world, provider, *regions, **given)
     database = made[0].registry.database
     for name in ("red", "blue"):
         assert await put_team(database, "private", name)
@@ -133,6 +136,79 @@ async def test_without_the_feature(world: MakeWorld, provider: there.Provider) -
     await provider.person("t5", preferred_username="kim", groups=["red"])
     assert (await Client(us).log_in(provider, "t5")).status_code == 200
     assert await list_members(us.registry.database, "private", "red") == []
+
+
+async def let_pass(region: Region, days: float) -> None:
+    """Let every membership have been confirmed so many days ago."""
+    await region.registry.database.fetch(
+        "UPDATE team_member SET confirmed_at = now() - $1::float8 * interval '1 day'", days
+    )
+
+
+async def expire(region: Region) -> None:
+    parts = region.node.access.parts
+    assert parts is not None
+    assert parts.login_teams is not None
+    await parts.login_teams.round()
+
+
+async def test_a_login_that_is_long_ago(world: MakeWorld, provider: there.Provider) -> None:
+    """Whoever does not log in again leaves when TEAM_LOGIN_STALE_TIME is over, on every node, until a login says it anew."""
+    us, eu = await following(world, provider, "us eu", "eu us", believed=30 * 86400.0)
+    database = us.registry.database
+    await provider.person("t7", preferred_username="mona", groups=["red", "blue"])
+    told = (await Client(us).log_in(provider, "t7")).json()
+    assert await add_member(database, "private", "writers", "mona")
+    assert await add_member(database, "private", "red", "private+reader")
+    token = bearing(await token_for(us, Person("mona", told["secret"]), "repository:private/app:pull"))
+    await let_pass(us, 29)
+    await expire(us)
+    assert await teams(us, "mona") == ["blue", "red", "writers"]
+    await let_pass(us, 31)
+    await expire(eu)
+    assert await teams(us, "mona") == ["writers"]
+    assert [member.name for member in await list_members(database, "private", "red")] == ["private+reader"]
+
+    for region in (us, eu):
+
+        async def refused(asked: Region = region) -> bool:
+            return (await asked.ask("GET", TAGS, headers=token)).status == 401
+
+        await until(refused)
+    kept = [line.line for line in await read_lines(database, Filter(action="dropMember"), None, 10)]
+    assert {(line.actor, line.detail["team"], line.detail["by"], line.node) for line in kept} == {
+        ("", team, "oidc", eu.registry.instance) for team in ("blue", "red")
+    }
+    assert all(isinstance(line.detail["confirmed"], int) for line in kept)
+    assert (await Client(us).log_in(provider, "t7")).status_code == 200
+    await expire(us)
+    assert await teams(us, "mona") == ["blue", "red", "writers"]
+
+
+async def test_a_login_again(world: MakeWorld, provider: there.Provider) -> None:
+    """It confirms the teams that somebody is in; one that says nothing of groups confirms none."""
+    (us,) = await following(world, provider, believed=30 * 86400.0)
+    await provider.person("t8", preferred_username="nina", groups=["red", "blue"])
+    await Client(us).log_in(provider, "t8")
+    await let_pass(us, 31)
+    await provider.person("t8", preferred_username="nina", groups=["red"])
+    await Client(us).log_in(provider, "t8")
+    await expire(us)
+    assert await teams(us, "nina") == ["red"]
+    lines = await read_lines(us.registry.database, Filter(namespace="private"), None, 10)
+    assert len(lines) == 3, "a confirmation has no line of its own"
+    await let_pass(us, 31)
+    await provider.person("t8", preferred_username="nina")
+    await Client(us).log_in(provider, "t8")
+    await expire(us)
+    assert await teams(us, "nina") == []
+
+
+async def test_logins_that_are_believed_for_ever(world: MakeWorld, provider: there.Provider) -> None:
+    """Without TEAM_LOGIN_STALE_TIME nobody leaves a team by time alone."""
+    (us,) = await following(world, provider)
+    assert us.node.access.parts is not None
+    assert us.node.access.parts.login_teams is None
 
 
 async def test_teams_of_linked_accounts(world: MakeWorld, provider: there.Provider) -> None:

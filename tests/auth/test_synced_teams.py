@@ -8,6 +8,7 @@ from node.records.accounts import create_organization, create_robot, create_user
 from node.records.auditlog import Filter, Line, read_lines
 from node.records.postgres import Database
 from node.records.rights import read_changes
+from node.records.team_confirmations import list_unconfirmed
 from node.records.team_sync import (
     Done,
     Overdue,
@@ -148,6 +149,26 @@ async def test_steps(database: Database) -> None:
     assert [change.account for change in changes.changes] == ["bob"]
     standing = await standing_of(database, "ldap", ids["carol"])
     assert standing.present == {(bound.team, ids["carol"])}
+
+
+async def test_a_login_and_its_end_at_once(database: Database) -> None:
+    """Nobody leaves whom a login has confirmed since somebody looked; nor are they left out who were taken out meanwhile."""
+    ids = await made(database)
+    bound = await bound_to(database, "oidc")
+    join = Step(bound, ids["carol"], True, Line("putMember"))
+    leave = Step(bound, ids["carol"], False, Line("dropMember"))
+    assert await take_steps(database, "oidc", [join]) == Done(1, 0)
+    await database.fetch("UPDATE team_member SET confirmed_at = now() - interval '2 hours'")
+    (old,) = await list_unconfirmed(database, "oidc", 3600, 10)
+    assert (old.bound, old.account, old.name) == (bound, ids["carol"], "carol")
+    assert await list_unconfirmed(database, "ldap", 3600, 10) == []
+    assert await take_steps(database, "oidc", [join]) == Done(0, 0)
+    assert await list_unconfirmed(database, "oidc", 3600, 10) == []
+    assert await take_steps(database, "oidc", [leave], 3600) == Done(0, 0)
+    await database.fetch("UPDATE team_member SET confirmed_at = now() - interval '2 hours'")
+    assert await take_steps(database, "oidc", [leave], 3600) == Done(0, 1)
+    assert await take_steps(database, "oidc", [join]) == Done(1, 0)
+    assert await members(database) == ["carol", "org+ci"]
 
 
 async def test_steps_that_come_too_late(database: Database) -> None:
