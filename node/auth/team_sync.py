@@ -57,9 +57,8 @@ class TeamSync:
     ) -> None:
         """Do what was decided about accounts of these names, and let all nodes know. Raises DatabaseUnavailable."""
         steps = list(self._steps(change, {line.team: line for line in bound}, names, actor, at))
-        if not steps:
-            return
-        await self._take(steps)
+        if steps:
+            await self._take(steps)
 
     async def expire(self, believed: float, at: Where) -> None:
         """Let those leave whose login that put them in a team is longer ago than `believed` seconds. Raises DatabaseUnavailable."""
