@@ -187,7 +187,7 @@ class MemoryLedger:
         truth.place(blob, Placement(task.destination, task.key))
         return CopyOutcome.PLACED
 
-    async def fail_copy(self, task: CopyTask, error: str, retry_after: float) -> None:
+    async def fail_copy(self, task: CopyTask, error: str, retry_after: float, unreached: Sequence[str] = ()) -> None:  # noqa: ARG002 - shown to people only
         await self._line.call()
         row = self._leased(task.lease)
         if row is not None:

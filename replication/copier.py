@@ -51,6 +51,8 @@ class CopyReport:
     seconds: float = 0.0
     source: str = ""
     """The location that most likely sent the bytes: the best of those that were still good at the end."""
+    unreached: tuple[str, ...] = ()
+    """Of a try that failed: the locations but for which it might not have. None: every copy was read, and none is right."""
 
 
 @frozen
@@ -167,9 +169,12 @@ class Copier:
             landed()
             report = await self._end(job, proofs, fetched)
         except NoGoodSource as error:
-            report = CopyReport(CopyEnd.NO_SOURCE, str(error))
+            left_out = {copy.location for copy in task.placements} - {copy.location for copy in sources}
+            report = CopyReport(CopyEnd.NO_SOURCE, str(error), unreached=tuple(sorted(left_out.union(error.unreached))))
         except WriteFailed as error:
-            report = CopyReport(CopyEnd.DESTINATION_FAILED, f"{task.destination}: {error}")
+            report = CopyReport(
+                CopyEnd.DESTINATION_FAILED, f"{task.destination}: {error}", unreached=(task.destination,)
+            )
         except LeaseLost:
             report = CopyReport(CopyEnd.LEASE_LOST, "another node has the task")
         except LedgerUnavailable as error:

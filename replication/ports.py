@@ -80,8 +80,11 @@ class Ledger(Protocol):
         """
         ...
 
-    async def fail_copy(self, task: CopyTask, error: str, retry_after: float) -> None:
-        """Give the task back, due in `retry_after` seconds, one attempt more, with its last error in plain sight."""
+    async def fail_copy(self, task: CopyTask, error: str, retry_after: float, unreached: Sequence[str] = ()) -> None:
+        """Give the task back, due in `retry_after` seconds, one attempt more, with its last error in plain sight.
+
+        `unreached`: the locations but for which this try might not have failed.
+        """
         ...
 
     async def hand_back(self, leases: Sequence[str]) -> None:

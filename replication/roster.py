@@ -8,11 +8,15 @@ from replication.model import Placement
 
 
 class NoGoodSource(Exception):
-    """No copy of a blob could be read to the end. `reasons` says per location what was wrong with it."""
+    """No copy of a blob could be read to the end. `reasons` says per location what was wrong with it.
 
-    def __init__(self, digest: str, reasons: tuple[tuple[str, str], ...]) -> None:
+    `unreached` are the locations that failed: nobody knows what they hold, while the other copies are missing or wrong.
+    """
+
+    def __init__(self, digest: str, reasons: tuple[tuple[str, str], ...], unreached: tuple[str, ...] = ()) -> None:
         self.digest = digest
         self.reasons = reasons
+        self.unreached = unreached
         told = "; ".join(f"{location}: {reason}" for location, reason in reasons) or "there is no copy"
         super().__init__(f"no good source for {digest}: {told}")
 
@@ -27,6 +31,8 @@ class Candidate:
     """It was too slow for the usual deadlines: the next try gives it smaller pieces of work and more time."""
     dropped: bool = False
     reason: str = ""
+    unreached: bool = False
+    """It could not be read, which says nothing of what it holds."""
 
 
 @define(eq=False)
@@ -63,12 +69,14 @@ class Roster:
         """Note that a candidate failed; `slow` when it may only need more time."""
         candidate.failures += 1
         candidate.reason = reason
+        candidate.unreached = True
         candidate.patient = candidate.patient or slow
 
-    def drop(self, candidate: Candidate, reason: str) -> None:
+    def drop(self, candidate: Candidate, reason: str, *, unreached: bool = False) -> None:
         """Never use this candidate again in this transfer."""
         candidate.dropped = True
         candidate.reason = reason
+        candidate.unreached = unreached
 
     def left(self) -> int:
         """Return how many candidates may still be used."""
@@ -82,3 +90,7 @@ class Roster:
     def reasons(self) -> tuple[tuple[str, str], ...]:
         """Return per location what was wrong with it."""
         return tuple((c.placement.location, c.reason) for c in self.candidates)
+
+    def unreached(self) -> tuple[str, ...]:
+        """Return the locations of which nobody could see what they hold."""
+        return tuple(c.placement.location for c in self.candidates if c.unreached)

@@ -1,6 +1,6 @@
 """The scheduler: one loop per location that claims what is due and pays it, woken by hints and by timers."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
 from attrs import define, evolve, field, frozen
@@ -367,14 +367,14 @@ class Scheduler:
         elif report.end is CopyEnd.LEDGER_UNAVAILABLE:
             self._count(ledger_failures=1)
         else:
-            await self._fail(task, report.error)
+            await self._fail(task, report.error, report.unreached)
             # It is due again soon, and the lane may have asked what is due while this one was still under way.
             lane.wake()
 
-    async def _fail(self, task: CopyTask, error: str) -> None:
+    async def _fail(self, task: CopyTask, error: str, unreached: Sequence[str] = ()) -> None:
         self._count(failed=1)
         self._last_error[task.destination] = error
-        await self._ledger.fail_copy(task, error, plan.backoff(task.attempts + 1, self._jitter()))
+        await self._ledger.fail_copy(task, error, plan.backoff(task.attempts + 1, self._jitter()), unreached)
 
     async def _renew(self) -> None:
         """Keep the leases of running copies."""

@@ -68,7 +68,7 @@ class Transfer:
         self.roster = Roster.of(sources)
         for candidate in self.roster.candidates:
             if candidate.placement.location not in tools.engines:
-                self.roster.drop(candidate, "this node has no such location")
+                self.roster.drop(candidate, "this node has no such location", unreached=True)
 
     async def read_part(self, start: int, length: int) -> bytes:
         """Return the verified bytes [start, start + length) in one go.
@@ -120,7 +120,7 @@ class Transfer:
 
     def no_good_source(self) -> NoGoodSource:
         """Return the error that says why no source would do."""
-        return NoGoodSource(self.blob.digest, self.roster.reasons())
+        return NoGoodSource(self.blob.digest, self.roster.reasons(), self.roster.unreached())
 
     def failed(self, candidate: Candidate, error: EngineError) -> None:
         """Note that a source raised an error. A missing object says that the copy is bad, not that its store is ill."""

@@ -6,6 +6,7 @@ from attrs import asdict
 
 from node.api.frame import Json, Problem
 from node.records.debt import StuckBlob, list_stuck
+from node.records.held_up import HeldUp, list_held_up
 from node.records.locations import (
     Change,
     Changed,
@@ -31,7 +32,7 @@ _MOST_STUCK = 100
 
 
 async def get_locations(database: Database) -> Json:
-    """Return all locations with their states and what is there, and the first blobs that nothing can move out of them."""
+    """Return all locations with their states and what is there, the first blobs that nothing can move, and what others wait for."""
     return {"locations": [await _describe(database, line) for line in await list_locations(database)]}
 
 
@@ -43,7 +44,14 @@ async def get_location(database: Database, name: str) -> Json:
 
 async def _describe(database: Database, line: LocationLine) -> Json:
     stuck = await list_stuck(database, line.name, _MOST_STUCK) if line.stuck_blobs else ()
-    return {**asdict(line), "state": line.state.value, "stuck": [asdict(blob) for blob in stuck]}
+    held_up = await list_held_up(database, line.name) if line.unproven else HeldUp()
+    return {
+        **asdict(line),
+        "state": line.state.value,
+        "stuck": [asdict(blob) for blob in stuck],
+        "waiting_blobs": held_up.blobs,
+        "waits_for": [asdict(at) for at in held_up.waits_for],
+    }
 
 
 async def change_location(database: Database, publish: Publish, name: str, wanted: str) -> Json:

@@ -12,11 +12,14 @@ from node.commands.options import config_option, output_option
 from node.commands.replication import run_backfill
 from node.commands.tools import EXIT_CODES, Desk, Refused, progress_bar, show, size, work
 from node.config_values import say_duration
+from node.records.held_up import list_held_up
 from node.records.locations import LocationLine, apply_defaults, list_locations
 from node.records.members import default_locations, enrol_locations
 from replication.model import LocationState
 
 _LOOK_AGAIN = 1.0
+_ASK_WHO_IS_AWAY = 10.0
+"""Seconds between two looks at what is waited for, which cost more."""
 
 EXIT_STUCK = 3
 
@@ -114,6 +117,8 @@ def drain(name: str, wait: bool, config: str | None, output: str) -> None:
 
     A blob of which no copy is trusted anywhere is copied if it is right. If it is not, nothing can move it: it keeps NAME until it
     is pushed again, or the images that need it are deleted. So does one that policies let no other location have, until they do.
+
+    A blob that needs a location which is away, because its store is down or it is paused, waits for that one, and so does --wait.
     """
 
     async def verb(desk: Desk) -> int:
@@ -176,6 +181,10 @@ def _tell(document: Json, output: str) -> None:
         click.echo(f"of {suspect} blobs no copy is trusted anywhere: they are copied if they are right")
     if unproven > 0 and draining:
         click.echo(f"{unproven} blobs have no copy elsewhere that was made or read since")
+    waits_for = document["waits_for"]
+    assert isinstance(waits_for, list)
+    for at in waits_for:
+        click.echo(_say_wait(at["blobs"], at["location"], at["away_for"], paused=at["paused"]))
     if stuck:
         _tell_stuck(document, stuck)
 
@@ -200,6 +209,17 @@ def _tell_stuck(document: Json, count: int) -> None:
     )
 
 
+def _say_wait(blobs: int, location: str, away_for: float | None, *, paused: bool) -> str:
+    why = (
+        "which is paused"
+        if paused
+        else "which failed when they were copied last"
+        if away_for is None
+        else f"which has been away for {say_duration(round(away_for))}"
+    )
+    return f"{blobs} blobs wait for {location}, {why}"
+
+
 def _count(document: Json, key: str) -> int:
     value = document[key]
     assert isinstance(value, int)
@@ -215,16 +235,28 @@ async def _until(
 ) -> None:
     """Show how much is left until it is nothing, and the location in the `state`, if one is given.
 
-    Returns, too, when nothing is left but what nothing can move.
+    Returns, too, when nothing is left but what nothing can move. What only waits for a location that is away may yet go: that is
+    said, once each time that it changes.
     """
     with progress_bar() as bar:
         task: TaskID | None = None
+        told: frozenset[tuple[str, bool]] = frozenset()
+        asked = float("-inf")
         while True:
             line = await _line(desk, name)
             remaining = left(line)
             task = _advance(bar, task, text, remaining)
             if remaining == line.stuck_blobs and (remaining or state in (None, line.state)):
                 return
+            if line.unproven and trio.current_time() >= asked + _ASK_WHO_IS_AWAY:
+                asked = trio.current_time()
+                held_up = await list_held_up(desk.database, name)
+                for at in held_up.waits_for:
+                    if (at.location, at.paused) not in told:
+                        bar.console.print(
+                            _say_wait(at.blobs, at.location, at.away_for, paused=at.paused), soft_wrap=True
+                        )
+                told = frozenset((at.location, at.paused) for at in held_up.waits_for)
             await trio.sleep(_LOOK_AGAIN)
 
 

@@ -70,12 +70,16 @@ STUCK = f"""
             SELECT FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active'
             WHERE t.blob_id = p.blob_id AND (t.attempts < {STALLED_AFTER} OR t.lease_until > now()))
         AND (
+            -- A try for which some copy could not be reached has shown nothing.
             p.state = 'suspect' AND EXISTS (
-                SELECT FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active' WHERE t.blob_id = p.blob_id)
-            OR NOT EXISTS (SELECT FROM location d WHERE d.state = 'active' AND NOT blob_forbidden(p.blob_id, d.id)))
+                SELECT FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active'
+                WHERE t.blob_id = p.blob_id AND t.unreached IS NULL)
+            OR NOT EXISTS (
+                SELECT FROM location d WHERE d.state IN ('active', 'paused') AND NOT blob_forbidden(p.blob_id, d.id)))
 """  # noqa: S608  # a number
-"""Blobs of a location `l` that nothing can move: no copy is trusted anywhere, and all that could copy one elsewhere is stalled; or
-policies let no other active location have a copy.
+"""Blobs of a location `l` that nothing can move: no copy is trusted anywhere, all that could copy one elsewhere is stalled, and
+some try has read every copy; or policies let no other location have a copy that takes any, or will after a pause. What only waits
+for a location that is away is not among them: `held_up.py`.
 """
 
 
@@ -105,7 +109,7 @@ async def list_stuck(database: Database, location: str, most: int) -> Sequence[S
         FROM location l JOIN placement p ON p.location_id = l.id JOIN blob b ON b.id = p.blob_id
         LEFT JOIN LATERAL (
             SELECT t.last_error, t.failing_since FROM task t JOIN location d ON d.id = t.location_id AND d.state = 'active'
-            WHERE t.blob_id = b.id ORDER BY t.failing_since LIMIT 1) tried ON true
+            WHERE t.blob_id = b.id ORDER BY t.unreached IS NOT NULL, t.failing_since LIMIT 1) tried ON true
         WHERE l.name = $1 AND b.id IN ({STUCK}) ORDER BY b.id LIMIT $2
         """,  # noqa: S608  # a constant of this module
         location,

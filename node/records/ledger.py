@@ -225,17 +225,18 @@ class PostgresLedger:
             ]
         return outcomes
 
-    async def fail_copy(self, task: CopyTask, error: str, retry_after: float) -> None:
+    async def fail_copy(self, task: CopyTask, error: str, retry_after: float, unreached: Sequence[str] = ()) -> None:
         """Give the task back with its error."""
         await self._database.fetch(
             """
             UPDATE task SET lease = NULL, lease_until = NULL, attempts = attempts + 1, last_error = $2,
-                failing_since = coalesce(failing_since, now()), due_at = now() + $3 * interval '1 second'
+                unreached = $4, failing_since = coalesce(failing_since, now()), due_at = now() + $3 * interval '1 second'
             WHERE lease = $1
             """,
             task.lease,
             error[:2000],
             retry_after,
+            list(unreached) or None,
         )
 
     async def hand_back(self, leases: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -217,3 +218,41 @@ async def _says(database_uri: str, sql: str, text: str) -> bool:
 async def _verdict(url: str, location: str, verdict: str) -> bool:
     lines = (await _ask(url, "/health/locations"))["locations"]
     return any(line["location"] == location and line["verdict"] == verdict for line in lines)
+
+
+async def test_a_drain_waits_for_a_store_that_is_away(
+    start_cluster: StartCluster, faulty_store: MakeFaulty, repository: str, database_uri: str
+) -> None:
+    """However often copies failed while it was: who waits is told for whom, and that it is drained when the store is back."""
+    us = await faulty_store("us")
+    nodes = await start_cluster("us eu", "eu us", stores={"us": us.store})
+    url = nodes["us"].url
+    await _ask(url, f"/namespace/{repository.partition('/')[0]}/policy", "PUT", {"required": ["us"]})
+    digest = await _push(url, repository, b"r" * 100_000)
+    us.break_("refuse")
+    await trio.to_thread.run_sync(fetch_rows, database_uri, "UPDATE placement SET state = 'suspect' RETURNING 1")
+    await _run(nodes, "location", "drain", "us")
+    failed = "SELECT t.unreached::text FROM task t JOIN location l ON l.id = t.location_id WHERE l.name = 'eu'"
+    await _until(lambda: _says(database_uri, failed, "us"))
+    # As if minutes of tries had gone by.
+    tried = f"UPDATE task SET attempts = {STALLED_AFTER}, due_at = now() + interval '1 hour' RETURNING attempts"  # noqa: S608 - a number
+    await trio.to_thread.run_sync(fetch_rows, database_uri, tried)
+    command = [*program(), "location", "drain", "us", "--wait", "--config", str(nodes.configuration_file)]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    seen = b""
+    with trio.fail_after(_SECONDS):
+        while b"1 blobs wait for us, which" not in seen:
+            more = await process.stderr.receive_some()
+            assert more, (await process.wait(), seen)
+            seen += more
+    (line,) = [line for line in (await _ask(url, "/location"))["locations"] if line["name"] == "us"]
+    assert (line["stuck_blobs"], line["waiting_blobs"], line["stuck"]) == (0, 1, [])
+    assert [(at["location"], at["blobs"], at["paused"]) for at in line["waits_for"]] == [("us", 1, False)]
+    us.mend()
+    due = "UPDATE task SET due_at = now() RETURNING 1"
+    await trio.to_thread.run_sync(fetch_rows, database_uri, due)
+    with trio.fail_after(2 * _SECONDS):
+        assert (await process.wait(), b"us is drained" in await process.stdout.receive_some()) == (0, True)
+    assert (await _pull(nodes["eu"].url, repository, digest)).content == b"r" * 100_000

@@ -31,6 +31,8 @@ _LOCATION: dict[str, Json] = {
     "stuck": listing(
         record(digest=TEXT, size=COUNT, repositories=listing(TEXT), error=TEXT, failing_for=maybe(NUMBER)),
     ),
+    "waiting_blobs": COUNT,
+    "waits_for": listing(record(location=TEXT, paused=FLAG, away_for=maybe(NUMBER), blobs=COUNT)),
 }
 _POLICY: dict[str, Json] = {"namespace": TEXT, "policy": {"type": "object"}, "version": COUNT}
 _AMOUNTS = mapping(record(blobs=COUNT, bytes=COUNT))
