@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -50,16 +51,32 @@ def store_pids(port: int) -> tuple[int, ...]:
     gateway = listener(port)
     if gateway is None:
         return ()
-    words = _command(gateway)
-    if "-c" not in words:
+    configuration = _after("-c", _command(gateway))
+    if configuration is None:
         return (gateway,)
-    configuration = words[words.index("-c") + 1]
     others = (
         pid
         for pid in _pids()
         if pid != gateway and configuration in (command := _command(pid)) and "ceph-osd" in command[0]
     )
     return (gateway, *others)
+
+
+def collect_garbage(port: int) -> None:
+    """Let Ceph's gateway that listens on this port be rid at once of what was deleted; it would else do it some seconds later.
+
+    Where it cannot be seen, or is not Ceph's, nothing is done.
+    """
+    gateway = listener(port)
+    words = [] if gateway is None else _command(gateway)
+    configuration, name = _after("-c", words), _after("-n", words)
+    if configuration is not None and name is not None:
+        command = ["radosgw-admin", "-c", configuration, "-n", name, "gc", "process", "--include-all"]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+def _after(option: str, words: Sequence[str]) -> str | None:
+    return words[words.index(option) + 1] if option in words else None
 
 
 def _pids() -> list[int]:
