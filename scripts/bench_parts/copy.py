@@ -19,6 +19,7 @@ from tests.services import fresh_database, required
 
 from .ground import AT_ONCE, Ground, clean, fill, open_ground
 from .machine import collect_garbage, cpu_seconds, reset_peak, resident_bytes, store_pids
+from .measure import in_turns
 from .peers import say
 from .report import Chart, Outcome, number, times
 from .sizes import MIB, Sizes, words
@@ -172,8 +173,7 @@ async def _compare(
             say(f"filling: {label}")
             await fill(ground, label, count, size)
             for round_ in range(sizes.rounds + 1):
-                # There and back, so that nobody always comes after the same one.
-                for name, way in tuple(chosen.items())[:: -1 if round_ % 2 else 1]:
+                for name, way in in_turns(tuple(chosen.items()), round_):
                     await _settle(ground)
                     run = await _one(ground, label, way, stores, (count, size))
                     # Whoever is first after the filling pays for the memory that the stores have not had before.

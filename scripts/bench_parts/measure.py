@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
+from typing import TypeVar
 
 from attrs import frozen
 
@@ -10,6 +11,8 @@ from .clients import Samples
 from .machine import cpu_seconds, reset_peak, resident_bytes
 from .servers import Server
 from .wire import Client, drive
+
+T = TypeVar("T")
 
 
 @frozen
@@ -45,6 +48,11 @@ class Run:
     def own_share(self) -> float:
         """The generator's share of one core."""
         return self.own_cpu / self.seconds
+
+
+def in_turns(everybody: Sequence[T], round_: int) -> Sequence[T]:
+    """Return them in the order of a round, there and back, so that nobody always comes first, or after the same one."""
+    return everybody[:: -1 if round_ % 2 else 1]
 
 
 def measure(

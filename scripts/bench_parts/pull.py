@@ -8,7 +8,7 @@ from random import Random
 from .clients import Samples, Target, for_ever, once, one, pull, push, request
 from .delay import delayed
 from .images import MANIFEST, Image, make_image, popularity
-from .measure import Run, measure, middle, pooled
+from .measure import Run, in_turns, measure, middle, pooled
 from .peers import say
 from .report import Chart, Outcome, number, times
 from .servers import ANTIPODE, SERIES, Ground, Server, behind, open_ground, open_servers
@@ -63,7 +63,7 @@ def _whole(ground: Ground, servers: Sequence[Server], images: Sequence[Image], s
     runs: dict[Key, list[Run]] = {}
     store = ground.store_pids
     for number_, count, follow in product(range(sizes.rounds), sizes.clients, (False, True)):
-        for server in servers:
+        for server in in_turns(servers, number_):
             run = measure(server, store, many(server.target, images, count, follow=follow), sizes.seconds)
             runs.setdefault((server.name, str(count), "followed" if follow else "not followed"), []).append(run)
             say(f"round {number_ + 1}: {server.name}, {count} clients, follow {follow}: {run.rate:.1f} images/s")
@@ -121,7 +121,7 @@ def _single(ground: Ground, servers: Sequence[Server], images: Sequence[Image], 
     runs: dict[Key, list[Run]] = {}
     store = ground.store_pids
     for number_, (label, (path, more, statuses)) in product(range(sizes.rounds), questions.items()):
-        for server in servers:
+        for server in in_turns(servers, number_):
 
             def clients(
                 samples: Samples,
@@ -175,7 +175,7 @@ def _far(ground: Ground, servers: Sequence[Server], images: Sequence[Image], siz
     for round_ in range(sizes.rounds + 1):
         # The first round is a pull of every image that nobody has pulled.
         some = [images[at % len(images)] for at in range(sizes.far_pulls)] if round_ else images
-        for server in servers:
+        for server in in_turns(servers, round_):
             target = server.target
             new = pushed[(round_ - 1) * each :][:each]
 

@@ -7,7 +7,7 @@ from itertools import product
 from .clients import Samples, Target, once, push
 from .delay import Traffic, delayed
 from .images import Image, make_image
-from .measure import Run, measure, middle, pooled
+from .measure import Run, in_turns, measure, middle, pooled
 from .peers import say
 from .report import Chart, Outcome, number, times
 from .servers import ANTIPODE, SERIES, Ground, Server, behind, open_ground, open_servers
@@ -52,7 +52,7 @@ def _rates(ground: Ground, servers: list[Server], sizes: Sizes) -> Outcome:
     for round_, count in product(range(sizes.rounds), sizes.pushers):
         series = f"push-{count}-{round_}"
         images = [make_image(at, series, sizes.push_layer) for at in range(count * sizes.pushes)]
-        for server in servers:
+        for server in in_turns(servers, round_):
 
             def clients(
                 samples: Samples, target: Target = server.target, images: list[Image] = images, count: int = count
