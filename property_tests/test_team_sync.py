@@ -166,6 +166,50 @@ def test_what_is_below(name: str, base: str, rest: tuple[str, ...] | None) -> No
     assert below(parse(name), parse(base)) == rest
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("cn=dev  ops", "cn=dev ops"),
+        (r"cn=\20devs", "cn=devs"),
+        ("cn=devs\\ ", "cn=devs"),
+        ("cn=\u212aey", "cn=key"),
+        ("cn=\u2126", "cn=\u03c9"),
+        ("cn=\u0130d", "cn=i\u0307d"),
+        ("cn=stra\u1e9ee", "cn=stra\u00dfe"),
+        ("cn=stra\u00dfe", "cn=strasse"),
+        ("cn=\uff44evs", "cn=devs"),
+        ("cn=\ufb01", "cn=fi"),
+        ("cn=e\u0301", "cn=\u00e9"),
+        (r"cn=\#616263", "cn=abc"),
+        (r"cn=a\,ou=b", "cn=a,ou=b"),
+        (r"cn=a\+ou=b", "cn=a+ou=b"),
+    ],
+)
+def test_names_that_only_look_alike(one: str, other: str) -> None:
+    """They are two: where a directory has both, nobody gets the one's teams by making the other."""
+    assert parse(one) != parse(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("CN=\u00c4RZTE, OU = A", "cn=\u00e4rzte,ou=a"),
+        ("cn=\u0394\u039f", "cn=\u03b4\u03bf"),
+        ("cn=x+ou=y", "OU=Y + CN=X"),
+    ],
+)
+def test_names_that_differ_in_case(one: str, other: str) -> None:
+    """Capital letters are the same as the small ones that are theirs, of any alphabet."""
+    assert parse(one) == parse(other)
+
+
+@pytest.mark.parametrize("text", [r"cn=a\1cb", r"cn=a\00", r"cn=a\c2\a0b", r"cn=a\e2\80\8bb", "cn=#0403616263"])
+def test_what_cannot_be_seen(text: str) -> None:
+    """A value with characters that cannot be seen, however they are written, is nobody's, and so is an encoded one."""
+    with pytest.raises(Unfit):
+        parse(text)
+
+
 @pytest.mark.parametrize("text", ["", "devs", "cn=", "=x", "cn=a,,dc=b", 'cn="a"', "cn=a\\", "cn=\\ff", "c n=a"])
 def test_what_is_no_name(text: str) -> None:
     """What has no attribute, no value, or bytes that are no text is refused."""

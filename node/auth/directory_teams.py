@@ -4,7 +4,7 @@ Each team is asked about by one node at a time, under a lease; what a node that 
 directory that does not answer changes nothing, and that is said: whoever is in a team stays until it is known that they left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import structlog
@@ -19,7 +19,7 @@ from node.auth.told import Told
 from node.config_values import say_duration
 from node.records.accounts import Account
 from node.records.postgres import Database
-from node.records.team_sync import claim_stale, list_candidates, note_synced, overdue_teams
+from node.records.team_sync import Standing, claim_stale, list_candidates, note_synced, overdue_teams
 from replication.ports import LedgerUnavailable
 
 _log = structlog.get_logger("antipode.access")
@@ -37,6 +37,9 @@ class Groups(Protocol):
 
     async def groups(self, names: Sequence[str], groups: Sequence[str], within: float | None = None) -> Told:
         """Return in which of `groups` everybody of these names is, `within` seconds. Raises DirectoryUnavailable."""
+
+    async def listing(self, groups: Sequence[str]) -> Collection[str]:
+        """Return the groups that list anybody. Raises DirectoryUnavailable."""
 
 
 @define(eq=False)
@@ -63,13 +66,29 @@ class DirectoryTeams:
             return
         try:
             told = await self._groups.groups([account.name], sorted({line.group for line in standing.bound}))
+            if account.name not in told.who:
+                return
+            theirs = told.who[account.name]
+            bound = await self._seen(account, evolve(standing, bound=self._read(standing.bound, told)), theirs)
         except DirectoryUnavailable as error:
             # It was logged. They are who they are; their teams stay as they were.
             self.teams.counts.unread[error.why] += len(standing.bound)
             return
-        if account.name in told.who:
-            known = evolve(standing, bound=self._read(standing.bound, told))
-            await self.teams.follow(account, known, told.who[account.name], at)
+        await self.teams.follow(account, evolve(standing, bound=bound), theirs, at)
+
+    async def _seen(self, account: Account, standing: Standing, theirs: Collection[str]) -> Sequence[Bound]:
+        """Return the teams about which a login decides: none that somebody would leave whose group lists nobody at all.
+
+        Such a group may be hidden from LDAP_ADMIN_DN. Each login would take one out then, and a round, which waits with a crowd,
+        would find nobody left. Raises DirectoryUnavailable.
+        """
+        left = {
+            line.group
+            for line in standing.bound
+            if (line.team, account.id) in standing.present and line.group not in theirs
+        }
+        hidden = left - set(await self._groups.listing(sorted(left))) if left else set[str]()
+        return [line for line in standing.bound if line.group not in hidden]
 
     async def resync(self) -> bool:
         """Synchronise some teams for which it is time; return whether there were any.

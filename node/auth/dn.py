@@ -1,5 +1,8 @@
 """Distinguished names of a directory, so that two ways to write one are the same (RFC 4514). Pure.
 
+Values are the same that differ in capital letters alone. Directories do not agree what else is the same (spaces, accents, forms of
+a letter: RFC 4518). Where one has two entries that look alike, whoever may make the second must not get the teams of the first.
+
 ldap3 has a parser, which refuses names that are right (`2.5.4.3=x`, `cn=a=b`, a value that ends with an escaped space) and leaves
 what is escaped as it was written.
 """
@@ -52,6 +55,9 @@ def _pair(text: str) -> str:
     if stripped.endswith("\\") and value.endswith(" "):
         # The backslash was the last space's.
         stripped += " "
+    if stripped.startswith("#"):
+        # The value's encoding (RFC 4514, 2.4): the same value has another name, too.
+        raise Unfit(_RIGHT)
     at = 0
     for found in _PIECE.finditer(stripped):
         code, escaped, character = found.groups()
@@ -60,14 +66,18 @@ def _pair(text: str) -> str:
         plain += bytes.fromhex(code) if code else (escaped or character).encode()
         at = found.end()
     try:
-        words = plain.decode().split()
+        meant = "".join(map(_small, plain.decode()))
     except UnicodeDecodeError:
         raise Unfit(_RIGHT) from None
-    # Nearly all attributes that names are made of ignore case, and how many spaces stand together (RFC 4518).
-    meant = " ".join(words).lower()
-    if not meant or at != len(stripped) or not meant.isprintable():
+    if not meant.strip() or at != len(stripped) or not meant.isprintable():
         raise Unfit(_RIGHT)
     return f"{attribute}={_SPECIAL.sub(_escape, meant)}"
+
+
+def _small(character: str) -> str:
+    """Return the small letter of a capital one, where no other capital has it: the Kelvin sign is no K."""
+    small = character.lower()
+    return small if small.upper() == character else character
 
 
 def _escape(found: "re.Match[str]") -> str:

@@ -68,6 +68,11 @@ def wants_more(claims: Mapping[str, Any], settings: OidcSettings) -> bool:
     return settings.user_endpoint and (lacks_groups or _name_claim(claims, settings) is None)
 
 
+def joined(claims: Mapping[str, Any], more: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what an ID token says, and what the user endpoint says of the rest: what is null in the token was not said there."""
+    return {**more, **{name: value for name, value in claims.items() if value is not None}}
+
+
 def groups_of(said: Said, settings: OidcSettings) -> frozenset[str]:
     """Return the groups that somebody is in. Raises Unsaid.
 

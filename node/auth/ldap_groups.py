@@ -17,7 +17,7 @@ from ldap3.utils.conv import escape_filter_chars
 from node.auth.directory import DirectoryUnavailable
 from node.auth.dn import Dn, parse
 from node.auth.ldap import entered
-from node.auth.ldap_lists import Lists, all_groups, batches, climb, holders_of, reach
+from node.auth.ldap_lists import ANYBODY, Lists, all_groups, batches, climb, holders_of, reach
 from node.auth.ldap_search import ANYTHING, NOTHING, names, search, values
 from node.auth.told import Told, Trouble, Unread
 from node.settings import LdapSettings
@@ -44,6 +44,10 @@ class LdapGroups:
         A group that is not in the directory has nobody. `within` seconds; without: LDAP_TIMEOUT.
         """
         return await self._ask(within, partial(groups_now, self._settings, names, groups))
+
+    async def listing(self, groups: Sequence[str]) -> frozenset[str]:
+        """Return the groups that list anybody, a person or another group."""
+        return await self._ask(None, partial(listing_now, self._settings, groups))
 
     async def has_group(self, group: str) -> bool:
         """Tell whether there is a group. Raises Unfit for what is no name."""
@@ -98,6 +102,16 @@ def groups_now(settings: LdapSettings, people: Sequence[str], groups: Sequence[s
         },
         unread,
     )
+
+
+def listing_now(settings: LdapSettings, groups: Sequence[str]) -> frozenset[str]:
+    """Return the groups that list anybody, and wait for the directory."""
+    with entered(settings) as connection:
+        return frozenset(
+            group
+            for group in groups
+            if search(connection, f"{group},{settings.base_dn}", ANYBODY, NOTHING, BASE, may_lack=True)
+        )
 
 
 def has_group_now(settings: LdapSettings, group: str) -> bool:

@@ -18,6 +18,8 @@ DEEPEST = 10
 MOST_GROUPS = 1000
 """Groups that one group may have in it, and that somebody may be in."""
 _LISTS = ("member", "uniqueMember")
+ANYBODY = f"(|{''.join(f'({attribute}=*)' for attribute in _LISTS)})"
+"""The filter of groups that list anybody."""
 _NAMES = 50
 """Names in one filter: servers bound a filter's length and the size of an answer."""
 
@@ -71,8 +73,7 @@ class Lists:
 
 def all_groups(connection: Connection, base: str) -> Mapping[Dn, str]:
     """Return all groups that list anybody, as the directory writes their names. Raises DirectoryUnavailable."""
-    lists = "".join(f"({attribute}=*)" for attribute in _LISTS)
-    found = [str(line["dn"]) for line in search(connection, base, f"(|{lists})", NOTHING)]
+    found = [str(line["dn"]) for line in search(connection, base, ANYBODY, NOTHING)]
     if len(found) > MOST_VALUES:
         raise DirectoryUnavailable(f"{base} has more than {MOST_VALUES} groups", Unread.LARGE)
     return {name: text for text in found for name in names((text,))}

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from node.answers import Headers
 from node.auth.directory import DirectoryUnavailable
 from node.auth.federation import ALGORITHMS
-from node.auth.id_token import Said, refuse, wants_more
+from node.auth.id_token import Said, joined, refuse, wants_more
 from node.auth.issuers import Issuers
 from node.auth.outgoing import ANYWHERE, NoAnswer, Outgoing
 from node.settings import OidcSettings, Settings
@@ -191,7 +191,7 @@ class Provider:
         more, status = await self._ask(place, None, (("authorization", f"Bearer {access_token}"),))
         # Core, 5.3.2: whatever is said of somebody else does not count.
         good = status == 200 and more.get("sub") == claims["sub"]
-        return Said({**more, **claims} if good else claims, good)
+        return Said(joined(claims, more) if good else claims, good)
 
 
 def provider_of(settings: Settings, clock: Callable[[], float]) -> Provider | None:

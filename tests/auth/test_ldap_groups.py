@@ -93,6 +93,14 @@ async def test_groups_that_cannot_be_told(directory: Slapd) -> None:
         await groups.has_group("devs")
 
 
+async def test_groups_that_list_anybody(directory: Slapd) -> None:
+    """They are told from those that are not there; whether whom they list is there makes no difference."""
+    groups = LdapGroups(directory.settings())
+    assert await groups.listing([DEVS, OPS, EMPTY, SAID, "ou=groups"]) == {DEVS, OPS, EMPTY}
+    with pytest.raises(DirectoryUnavailable):
+        await LdapGroups(directory.settings(admin_password="wrong")).listing([DEVS])
+
+
 def named(*names: str) -> set[str]:
     return {f"cn={name},ou=groups" for name in names}
 

@@ -263,6 +263,19 @@ async def test_a_registry_that_does_not_wait(world: MakeWorld, directory: Slapd)
     assert await members(us) == []
 
 
+async def test_a_group_that_is_hidden(world: MakeWorld, directory: Slapd) -> None:
+    """A login takes nobody out of a team whose group is not to be seen, or has nobody at all: the next synchronisation does."""
+    directory.write_group("own", "bob")
+    (us,) = await following(world, directory.settings(fresh=0.0), metadata_staleness=0.0)
+    assert await login(us, BOB) == 200
+    directory.delete_group("own")
+    assert await login(us, BOB) == 200
+    assert await members(us) == ["bob"]
+    await old(us)
+    assert await teams_of(us).resync()
+    assert await members(us) == []
+
+
 @define
 class Blocked:
     """Groups of which one keeps everything that is asked with it without an answer."""
@@ -275,6 +288,9 @@ class Blocked:
         if "cn=poison" in groups:
             raise DirectoryUnavailable("no answer within 90 s")
         return Told({name: frozenset(groups) for name in names})
+
+    async def listing(self, groups: Sequence[str]) -> Sequence[str]:
+        return groups
 
 
 async def test_a_group_that_keeps_others_waiting(world: MakeWorld, directory: Slapd) -> None:

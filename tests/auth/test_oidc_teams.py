@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from node.auth.id_token import Said, Unsaid, groups_of, wants_more
+from node.auth.id_token import Said, Unsaid, groups_of, joined, wants_more
 from node.auth.model import Role
 from node.records.accounts import create_user
 from node.records.auditlog import Filter, read_lines
@@ -246,6 +246,19 @@ def test_what_a_claim_says(claims: Mapping[str, Any], groups: set[str] | None) -
             groups_of(Said(claims), SETTINGS)
     else:
         assert groups_of(Said(claims), SETTINGS) == groups
+
+
+def test_what_two_answers_say() -> None:
+    """The ID token counts before the user endpoint, also with an empty list; null is no answer, least of all that of no groups."""
+    strict = settings_of("https://i.test", group_claim="groups", silence_is_none=True)
+    more = {"groups": ["red"]}
+    for claims, groups in (
+        ({"groups": None}, {"red"}),
+        ({}, {"red"}),
+        ({"groups": []}, set()),
+        ({"groups": ["a"]}, {"a"}),
+    ):
+        assert groups_of(Said(joined({"sub": "1", **claims}, more)), strict) == groups
 
 
 def test_a_silence_that_counts() -> None:
