@@ -160,8 +160,8 @@ class DirectoryTeams:
             reasons.append(f"{overdue.teams} teams were not synchronised for {say_duration(round(overdue.seconds))}")
         if overdue.held:
             reasons.append(
-                f"{overdue.held} teams wait with letting most of their people go, who are in no group any more: see that the "
-                "directory is right, or bind them again to the same group"
+                f"most people of {', '.join(overdue.held)} have left the group at once, and stay for a while: see that the "
+                "directory is right, or bind the team again to the same group"
             )
         trouble = "; ".join(reasons)
         if trouble and trouble != self.trouble:

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from attrs import define, field
-from ldap3 import BASE, Connection
+from ldap3 import BASE
 from ldap3.utils.conv import escape_filter_chars
 
 from node.auth.directory import DirectoryUnavailable
 from node.auth.dn import Dn
-from node.auth.ldap_search import ANYTHING, MOST_VALUES, NOTHING, names, search, values
+from node.auth.ldap_search import ANYTHING, MOST_VALUES, NOTHING, Session, names, search, values
 from node.auth.told import Unread
 
 DEEPEST = 10
@@ -28,7 +28,7 @@ _NAMES = 50
 class Lists:
     """The groups that were read so far, and who of those that matter is in them. Whatever reads raises DirectoryUnavailable."""
 
-    _connection: Connection = field(alias="connection")
+    _session: Session = field(alias="session")
     _people: AbstractSet[Dn] = field(alias="people")
     _groups: Mapping[Dn, str] = field(alias="groups")
     """The groups that may be in others, as the directory writes their names: none where those are not looked into."""
@@ -56,12 +56,12 @@ class Lists:
     def _below(self, group: Dn, place: str) -> AbstractSet[Dn] | None:
         """Return the groups that a group lists; None: there is no such group."""
         if group not in self._read:
-            found = search(self._connection, place, ANYTHING, _LISTS, BASE, may_lack=True)
+            found = search(self._session, place, ANYTHING, _LISTS, BASE, may_lack=True)
             if not found:
                 return None
             inner = set()
             for attribute in _LISTS:
-                for member in names(values(self._connection, found[0], attribute)):
+                for member in names(values(self._session, found[0], attribute)):
                     # Of a group with everybody in it those alone are kept who have an account.
                     if member in self._people or member in self._groups:
                         self.holders[member].add(group)
@@ -71,27 +71,27 @@ class Lists:
         return self._read[group]
 
 
-def all_groups(connection: Connection, base: str) -> Mapping[Dn, str]:
+def all_groups(session: Session, base: str) -> Mapping[Dn, str]:
     """Return all groups that list anybody, as the directory writes their names. Raises DirectoryUnavailable."""
-    found = [str(line["dn"]) for line in search(connection, base, ANYBODY, NOTHING)]
+    found = [str(line["dn"]) for line in search(session, base, ANYBODY, NOTHING)]
     if len(found) > MOST_VALUES:
         raise DirectoryUnavailable(f"{base} has more than {MOST_VALUES} groups", Unread.LARGE)
     return {name: text for text in found for name in names((text,))}
 
 
-def holders_of(connection: Connection, base: str, texts: Iterable[str]) -> Iterator[Dn]:
+def holders_of(session: Session, base: str, texts: Iterable[str]) -> Iterator[Dn]:
     """Yield the groups that list any of these, which are few. Raises DirectoryUnavailable."""
     for some in batches(sorted(texts)):
         any_of = "".join(f"({attribute}={escape_filter_chars(text)})" for text in some for attribute in _LISTS)
-        for line in search(connection, base, f"(|{any_of})", NOTHING):
+        for line in search(session, base, f"(|{any_of})", NOTHING):
             yield from names((str(line["dn"]),))
 
 
-def climb(connection: Connection, base: str, groups: AbstractSet[Dn]) -> AbstractSet[Dn]:
+def climb(session: Session, base: str, groups: AbstractSet[Dn]) -> AbstractSet[Dn]:
     """Return these groups and all that they are in, level by level, so that a loop ends. Raises DirectoryUnavailable."""
     seen, level = set(groups), set(groups)
     for _ in range(DEEPEST + 1):
-        level = set(holders_of(connection, base, [",".join(group) for group in level])) - seen
+        level = set(holders_of(session, base, [",".join(group) for group in level])) - seen
         if not level:
             return seen
         seen |= level

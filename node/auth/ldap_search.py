@@ -6,6 +6,7 @@ rights away.
 """
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,8 +29,20 @@ _SUCCESS, _NO_SUCH_OBJECT = 0, 32
 _RANGE = re.compile(r"([^;]+);range=(\d{1,9})-(\d{1,9}|\*)", re.IGNORECASE)
 
 
+@frozen
+class Session:
+    """A connection, and until when somebody waits for its answers, by `time.monotonic`.
+
+    A thread cannot be stopped. One for which nobody waits any more ends with its next question: otherwise a group that takes long
+    would keep one more of them busy every time that it is asked for.
+    """
+
+    connection: Connection
+    until: float
+
+
 def search(
-    connection: Connection,
+    session: Session,
     base: str,
     wanted: str,
     attributes: Sequence[str],
@@ -38,8 +51,10 @@ def search(
     may_lack: bool = False,
 ) -> list[Any]:
     """Return all entries that there are. `may_lack`: none where there is no such base. Raises DirectoryUnavailable."""
-    entries, cookie = [], None
+    entries, cookie, connection = [], None, session.connection
     while True:
+        if time.monotonic() >= session.until:
+            raise DirectoryUnavailable(f"the search below {base}: no answer in time")
         paged = {} if scope == BASE else {"paged_size": _PAGE, "paged_cookie": cookie}
         connection.search(base, wanted, scope, attributes=list(attributes), **paged)
         result = connection.result
@@ -53,7 +68,7 @@ def search(
             return entries
 
 
-def values(connection: Connection, line: Any, attribute: str) -> list[str]:
+def values(session: Session, line: Any, attribute: str) -> list[str]:
     """Return all values of an entry's attribute, however many answers that takes. Raises DirectoryUnavailable."""
     found = list(line["raw_attributes"].get(attribute) or ())
     part = _part(line["raw_attributes"], attribute)
@@ -63,7 +78,7 @@ def values(connection: Connection, line: Any, attribute: str) -> list[str]:
         found += part.values
         if part.last is None or len(found) > MOST_VALUES:
             break
-        more = search(connection, line["dn"], ANYTHING, [f"{attribute};range={len(found)}-*"], BASE, may_lack=True)
+        more = search(session, line["dn"], ANYTHING, [f"{attribute};range={len(found)}-*"], BASE, may_lack=True)
         part = _part(more[0]["raw_attributes"], attribute) if more else None
         if part is None:
             raise DirectoryUnavailable(f"{line['dn']}: {attribute} breaks off", Unread.REFUSED)

@@ -141,15 +141,18 @@ class Overdue:
 
     teams: int
     seconds: float
-    held: int = 0
-    """How many wait with letting very many people go."""
+    held: Sequence[str] = ()
+    """Some of those that wait with letting very many people go: ORGANIZATION/TEAM."""
 
 
 async def overdue_teams(database: Database, service: str, stale: float) -> Overdue:
     """Return which teams of a service were not synchronised for `stale` seconds."""
     row = await database.fetch_row(
         """
-        SELECT count(*) FILTER (WHERE due) AS teams, count(*) FILTER (WHERE held_since IS NOT NULL) AS held,
+        SELECT count(*) FILTER (WHERE due) AS teams,
+            array(SELECT o.name || '/' || t.name FROM team_sync s JOIN team t ON t.id = s.team_id
+                JOIN account o ON o.id = t.organization_id
+                WHERE s.service = $1 AND s.held_since IS NOT NULL ORDER BY s.held_since, s.team_id LIMIT 10) AS held,
             coalesce(extract(epoch FROM now() - min(coalesce(synced_at, created_at)) FILTER (WHERE due)), 0)::float8 AS seconds
         FROM (
             SELECT *, synced_at IS NULL OR synced_at < now() - $2 * interval '1 second' AS due FROM team_sync
@@ -159,7 +162,7 @@ async def overdue_teams(database: Database, service: str, stale: float) -> Overd
         stale,
     )
     assert row is not None
-    return Overdue(row["teams"], row["seconds"], row["held"])
+    return Overdue(row["teams"], row["seconds"], tuple(row["held"]))
 
 
 @frozen

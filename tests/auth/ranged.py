@@ -39,6 +39,7 @@ class Ranged:
     fault: Fault | None = None
     asked: list[str] = field(factory=list, init=False)
     """The parts that somebody asked for."""
+    searches: int = field(default=0, init=False)
     _listener: socket.socket = field(init=False)
 
     @property
@@ -72,6 +73,7 @@ class Ranged:
                 (_, number), (kind, _) = _parts(_parts(message)[0][1])[:2]
                 parts = dict[bytes, int]()
                 if kind == _SEARCH:
+                    self.searches += 1
                     message, parts = self._request(message)
                 server.sendall(message)
                 while kind in _ENDS:

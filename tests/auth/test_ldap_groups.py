@@ -1,12 +1,14 @@
 """Who is in which group of a real LDAP directory, also where long lists come in parts, and what says nothing of anybody."""
 
+import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from node.auth import ldap_lists, ldap_search
 from node.auth.directory import DirectoryUnavailable
-from node.auth.ldap_groups import LdapGroups
+from node.auth.ldap_groups import LdapGroups, groups_now, has_group_now, listing_now
 from node.auth.told import Told, Unread
 from node.config_values import Unfit
 from tests.auth.ranged import Fault, Ranged
@@ -91,6 +93,19 @@ async def test_groups_that_cannot_be_told(directory: Slapd) -> None:
     assert not await groups.has_group("cn=none,ou=groups")
     with pytest.raises(Unfit):
         await groups.has_group("devs")
+
+
+def test_nobody_waits_any_more(directory: Slapd, in_parts: Ranged) -> None:
+    """A thread that nobody waits for asks the directory for nothing further."""
+    settings, over = directory.settings(port=in_parts.port), time.monotonic()
+    for ask in (
+        partial(groups_now, settings, ["alice", "bob"], [DEVS]),
+        partial(listing_now, settings, [DEVS]),
+        partial(has_group_now, settings, DEVS),
+    ):
+        with pytest.raises(DirectoryUnavailable, match="no answer in time"):
+            ask(over)
+    assert in_parts.searches == 0
 
 
 async def test_groups_that_list_anybody(directory: Slapd) -> None:
