@@ -86,8 +86,9 @@ async def unknown_keys(database: Database, location: str, keys: Collection[str])
 async def clear_suspicion(database: Database, blob_id: int, location: str, key: str) -> int:
     """Trust a suspect copy again that was read to the end and is right; return how many rows that changed, 0 or 1."""
     rows = await database.fetch(
-        "UPDATE placement p SET state = 'present', reason = NULL FROM location l "
-        "WHERE p.blob_id = $1 AND l.id = p.location_id AND l.name = $2 AND p.key = $3 AND p.state = 'suspect' RETURNING 1",
+        "WITH known AS (SELECT id FROM blob WHERE id = $1 FOR NO KEY UPDATE) "
+        "UPDATE placement p SET state = 'present', reason = NULL FROM location l, known "
+        "WHERE p.blob_id = known.id AND l.id = p.location_id AND l.name = $2 AND p.key = $3 AND p.state = 'suspect' RETURNING 1",
         blob_id,
         location,
         key,

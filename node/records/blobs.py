@@ -9,7 +9,7 @@ from attrs import frozen
 from node.names import namespace_of
 from node.records.auditlog import Line, noted
 from node.records.postgres import Database
-from node.records.uploads import REPOSITORY_UNLESS_MISSING
+from node.records.uploads import HOME, REPOSITORY_TO_LINK_UNLESS_MISSING
 
 OWE = """
     owed AS (
@@ -20,7 +20,7 @@ OWE = """
         WHERE {replicate} AND NOT EXISTS (
             SELECT FROM placement p
             WHERE p.blob_id = linked.blob_id AND p.location_id = r.location_id AND p.state = 'present'){besides}
-        ON CONFLICT (blob_id, location_id) DO NOTHING RETURNING location_id)
+        ORDER BY 1, 2 ON CONFLICT (blob_id, location_id) DO NOTHING RETURNING location_id)
 """
 """Schedules the debt of the rows of `linked` (blob_id, size, namespace_id): what their namespace requires and is not present."""
 
@@ -61,10 +61,11 @@ async def commit_blob(
     )
     row = await database.fetch_row(
         f"""
-        WITH gone AS (
-            DELETE FROM upload u USING repository r
-            WHERE u.id = $1 AND u.epoch = $2 AND r.id = u.repository_id AND r.name = $3
-            RETURNING u.repository_id, u.location_id, r.namespace_id),
+        WITH home AS ({HOME.format(name="$3")}),
+        gone AS (
+            DELETE FROM upload u USING home
+            WHERE u.id = $1 AND u.epoch = $2 AND home.id = u.repository_id
+            RETURNING u.repository_id, u.location_id, home.namespace_id),
         before AS (
             SELECT p.key FROM blob b JOIN placement p ON p.blob_id = b.id JOIN gone ON gone.location_id = p.location_id
             WHERE b.digest = $4 AND p.state = 'suspect'),
@@ -120,7 +121,7 @@ async def mount_blob(
     """
     row = await database.fetch_row(
         f"""
-        WITH RECURSIVE {REPOSITORY_UNLESS_MISSING},
+        WITH RECURSIVE {REPOSITORY_TO_LINK_UNLESS_MISSING},
         wanted AS (
             SELECT b.id, b.size FROM repository r
             JOIN repository_blob rb ON rb.repository_id = r.id JOIN blob b ON b.id = rb.blob_id

@@ -95,7 +95,8 @@ async def expire_history(database: Database, rules: CollectRules, most: int = 50
             JOIN namespace n ON n.id = r.namespace_id CROSS JOIN least
             WHERE h.until < now() - least.seconds * interval '1 second'
             AND h.until < now() - coalesce(n.tag_expiration, $1) * interval '1 second' AND NOT collection_paused()
-            ORDER BY h.until LIMIT $2 FOR UPDATE OF h SKIP LOCKED)
+            -- With the repository's lock, as all who make many candidates there (0031).
+            ORDER BY h.until LIMIT $2 FOR UPDATE OF h SKIP LOCKED FOR NO KEY UPDATE OF r SKIP LOCKED)
         DELETE FROM tag_history h USING old WHERE h.id = old.id RETURNING h.id
         """,
         rules.tag_expiration,

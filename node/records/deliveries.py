@@ -113,11 +113,16 @@ async def bound_deliveries(database: Database, *, pending: int, dead: int, dead_
         WITH ranked AS (
             SELECT d.id, d.dead_at, row_number() OVER (PARTITION BY d.webhook_id, d.dead_at IS NULL ORDER BY d.id DESC) AS place
             FROM delivery d),
+        held AS (
+            SELECT d.id FROM delivery d WHERE d.id IN (
+                SELECT id FROM ranked WHERE place > CASE WHEN dead_at IS NULL THEN $1::bigint ELSE $2::bigint END
+                OR dead_at < now() - $3 * interval '1 second') ORDER BY d.id FOR UPDATE SKIP LOCKED),
         given_up AS (
             UPDATE delivery d SET dead_at = now(), last_error = coalesce(d.last_error, 'too many were waiting before it')
-            FROM ranked r WHERE d.id = r.id AND d.dead_at IS NULL AND r.dead_at IS NULL AND r.place > $1 RETURNING 1),
+            FROM ranked r JOIN held USING (id)
+            WHERE d.id = r.id AND d.dead_at IS NULL AND r.dead_at IS NULL AND r.place > $1 RETURNING 1),
         gone AS (
-            DELETE FROM delivery d USING ranked r WHERE d.id = r.id AND d.dead_at IS NOT NULL
+            DELETE FROM delivery d USING ranked r JOIN held USING (id) WHERE d.id = r.id AND d.dead_at IS NOT NULL
             AND (r.place > $2 OR d.dead_at < now() - $3 * interval '1 second') RETURNING 1)
         SELECT (SELECT count(*) FROM given_up) AS given_up, (SELECT count(*) FROM gone) AS gone
         """,

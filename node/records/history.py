@@ -6,6 +6,7 @@ from attrs import field, frozen
 
 from node.records.blobs import OWE
 from node.records.postgres import Database
+from node.records.uploads import HOME
 
 
 @frozen
@@ -144,7 +145,7 @@ async def relink_closure(
     """
     await database.fetch(
         f"""
-        WITH here AS (SELECT id, namespace_id FROM repository WHERE name = $1),
+        WITH here AS ({HOME.format(name="$1")}),
         lost AS (
             SELECT m.id, u.media_type FROM unnest($4::text[], $5::text[]) AS u (digest, media_type)
             JOIN manifest m ON m.digest = u.digest ORDER BY m.id FOR KEY SHARE OF m),
@@ -156,7 +157,7 @@ async def relink_closure(
                 SELECT mb.blob_id FROM manifest m CROSS JOIN LATERAL manifest_closure(m.id, false) c
                 JOIN manifest_blob mb ON mb.manifest_id = c
                 WHERE m.digest = $2 AND (manifest_held(here.id, c) OR c IN (SELECT id FROM lost)))
-            FOR KEY SHARE OF b),
+            ORDER BY b.id FOR KEY SHARE OF b),
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT here.id, wanted.id FROM here, wanted
             ON CONFLICT DO NOTHING RETURNING blob_id),

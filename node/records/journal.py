@@ -184,13 +184,13 @@ async def claim_manifests(
             WHERE NOT EXISTS (SELECT FROM manifest_object o WHERE o.location_id = here.id
                 AND o.repository_id = n.repository_id AND o.manifest_id = n.manifest_id AND o.written)
             AND NOT EXISTS (SELECT FROM namespace_never v WHERE v.namespace_id = r.namespace_id AND v.location_id = here.id)
-            ORDER BY rm.repository_id, rm.manifest_id LIMIT $7),
+            ORDER BY rm.repository_id, rm.manifest_id LIMIT $7 FOR KEY SHARE OF rm),
         claimed AS (
             INSERT INTO manifest_object AS o (location_id, repository_id, manifest_id, key)
             SELECT location_id, repository_id, id, $8 || 'manifests/' || split_part(digest, ':', 1) || '/'
                 || substr(split_part(digest, ':', 2), 1, 2) || '/' || split_part(digest, ':', 2) || '.'
                 || replace(gen_random_uuid()::text, '-', '')
-            FROM wanted ON CONFLICT (location_id, repository_id, manifest_id)
+            FROM wanted ORDER BY id, repository_id ON CONFLICT (location_id, repository_id, manifest_id)
             DO UPDATE SET key = excluded.key WHERE NOT o.written RETURNING repository_id, manifest_id, key)
         SELECT c.*, w.repository, w.digest, w.media_type, w.subject, w.bytes, extract(epoch FROM w.linked_at)::float8 AS at
         FROM claimed c JOIN wanted w ON w.repository_id = c.repository_id AND w.id = c.manifest_id ORDER BY 1, 2
@@ -223,8 +223,9 @@ async def claim_manifests(
 async def note_manifests(database: Database, location: str, keys: Sequence[str]) -> None:
     """Record that a store has these manifests."""
     await database.fetch(
-        "UPDATE manifest_object o SET written = true FROM location l "
-        "WHERE l.name = $1 AND o.location_id = l.id AND o.key = ANY($2::text[])",
+        "WITH here AS (SELECT o.location_id, o.key FROM location l JOIN manifest_object o ON o.location_id = l.id "
+        "WHERE l.name = $1 AND o.key = ANY($2::text[]) ORDER BY o.manifest_id, o.repository_id FOR NO KEY UPDATE OF o) "
+        "UPDATE manifest_object o SET written = true FROM here WHERE (o.location_id, o.key) = (here.location_id, here.key)",
         location,
         list(keys),
     )
@@ -349,8 +350,10 @@ async def prune_journal(database: Database, turn: Turn, retention: float) -> int
             INSERT INTO dead_object (location_id, key, not_before) SELECT location_id, key, now() + interval '1 day' FROM gone
             ON CONFLICT DO NOTHING),
         forbidden AS (
-            DELETE FROM manifest_object o USING here, repository r, namespace_never v
-            WHERE o.location_id = here.id AND r.id = o.repository_id AND v.namespace_id = r.namespace_id AND v.location_id = here.id
+            DELETE FROM manifest_object WHERE (location_id, key) IN (
+                SELECT o.location_id, o.key FROM here JOIN manifest_object o ON o.location_id = here.id
+                JOIN repository r ON r.id = o.repository_id
+                JOIN namespace_never v ON v.namespace_id = r.namespace_id AND v.location_id = here.id FOR UPDATE OF o SKIP LOCKED)
             RETURNING 1)
         SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM forbidden) AS gone
         """,

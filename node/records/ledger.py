@@ -120,6 +120,13 @@ _FINISH = """
 """
 
 
+_LEASED = """
+    leased AS (
+        SELECT blob_id, location_id FROM task WHERE lease = ANY($1::text[]) ORDER BY blob_id, location_id FOR NO KEY UPDATE)
+"""
+"""The tasks of the leases in $1, locked in the order in which they are when they are finished."""
+
+
 @define(eq=False)
 class PostgresLedger:
     """See `replication.ports.Ledger`."""
@@ -174,7 +181,8 @@ class PostgresLedger:
     async def renew(self, leases: Sequence[str], lease_seconds: float) -> frozenset[str]:
         """Extend leases; one that ran out but was not taken by anybody is still ours."""
         rows = await self._database.fetch(
-            "UPDATE task SET lease_until = now() + $2 * interval '1 second' WHERE lease = ANY($1::text[]) RETURNING lease",
+            f"WITH {_LEASED} UPDATE task t SET lease_until = now() + $2 * interval '1 second' FROM leased l "  # noqa: S608
+            "WHERE (t.blob_id, t.location_id) = (l.blob_id, l.location_id) RETURNING t.lease",
             list(leases),
             lease_seconds,
         )
@@ -242,7 +250,8 @@ class PostgresLedger:
     async def hand_back(self, leases: Sequence[str]) -> None:
         """Give tasks back unharmed."""
         await self._database.fetch(
-            "UPDATE task SET lease = NULL, lease_until = NULL, due_at = least(due_at, now()) WHERE lease = ANY($1::text[])",
+            f"WITH {_LEASED} UPDATE task t SET lease = NULL, lease_until = NULL, due_at = least(t.due_at, now()) FROM leased l "  # noqa: S608
+            "WHERE (t.blob_id, t.location_id) = (l.blob_id, l.location_id)",
             list(leases),
         )
 
@@ -250,9 +259,11 @@ class PostgresLedger:
         """Distrust one copy and owe its location a good one."""
         await self._database.fetch(
             """
-            WITH bad AS (
-                UPDATE placement p SET state = 'suspect', reason = $4 FROM location l
-                WHERE p.blob_id = $1 AND l.id = p.location_id AND l.name = $2 AND p.key = $3 RETURNING p.blob_id, p.location_id)
+            WITH known AS (SELECT id FROM blob WHERE id = $1 FOR NO KEY UPDATE),
+            bad AS (
+                UPDATE placement p SET state = 'suspect', reason = $4 FROM location l, known
+                WHERE p.blob_id = known.id AND l.id = p.location_id AND l.name = $2 AND p.key = $3
+                RETURNING p.blob_id, p.location_id)
             INSERT INTO task (blob_id, location_id, size, priority)
             SELECT bad.blob_id, bad.location_id, b.size, 1 FROM bad JOIN blob b ON b.id = bad.blob_id
             ON CONFLICT (blob_id, location_id) DO UPDATE SET due_at = least(task.due_at, now())

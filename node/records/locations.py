@@ -168,18 +168,25 @@ async def purge_removed(database: Database, most: int = 2000) -> int:
         """
         WITH out AS (SELECT id FROM location WHERE state = 'removed'),
         few AS (
-            SELECT p.blob_id, p.location_id FROM out JOIN placement p ON p.location_id = out.id
-            LIMIT $1 FOR UPDATE OF p SKIP LOCKED),
+            SELECT p.blob_id, p.location_id FROM out JOIN placement p ON p.location_id = out.id JOIN blob b ON b.id = p.blob_id
+            LIMIT $1 FOR NO KEY UPDATE OF b SKIP LOCKED FOR UPDATE OF p SKIP LOCKED),
         placements AS (
             DELETE FROM placement p USING few f WHERE p.blob_id = f.blob_id AND p.location_id = f.location_id RETURNING 1),
         dead AS (
             DELETE FROM dead_object WHERE id IN (
                 SELECT d.id FROM out JOIN dead_object d ON d.location_id = out.id LIMIT $1 FOR UPDATE OF d SKIP LOCKED)
             RETURNING 1),
-        tasks AS (DELETE FROM task t USING out WHERE t.location_id = out.id RETURNING 1),
-        wishes AS (DELETE FROM wanted w USING out WHERE w.location_id = out.id RETURNING 1),
-        manifests AS (DELETE FROM manifest_object o USING out WHERE o.location_id = out.id RETURNING 1),
-        journals AS (DELETE FROM journal_object o USING out WHERE o.location_id = out.id RETURNING 1)
+        tasks AS (DELETE FROM task t USING (
+            SELECT t.blob_id, t.location_id FROM out JOIN task t ON t.location_id = out.id FOR UPDATE OF t SKIP LOCKED) few
+            WHERE t.blob_id = few.blob_id AND t.location_id = few.location_id RETURNING 1),
+        wishes AS (DELETE FROM wanted w USING (
+            SELECT w.blob_id, w.location_id FROM out JOIN wanted w ON w.location_id = out.id FOR UPDATE OF w SKIP LOCKED) few
+            WHERE w.blob_id = few.blob_id AND w.location_id = few.location_id RETURNING 1),
+        manifests AS (DELETE FROM manifest_object o USING (
+            SELECT o.location_id, o.key FROM out JOIN manifest_object o ON o.location_id = out.id FOR UPDATE OF o SKIP LOCKED) few
+            WHERE o.location_id = few.location_id AND o.key = few.key RETURNING 1),
+        journals AS (DELETE FROM journal_object o WHERE o.id IN (
+            SELECT o.id FROM out JOIN journal_object o ON o.location_id = out.id FOR UPDATE OF o SKIP LOCKED) RETURNING 1)
         SELECT (SELECT count(*) FROM placements) + (SELECT count(*) FROM dead) + (SELECT count(*) FROM tasks)
             + (SELECT count(*) FROM wishes) + (SELECT count(*) FROM manifests) + (SELECT count(*) FROM journals) AS gone
         """,
@@ -204,8 +211,12 @@ async def note_drained(database: Database) -> Sequence[str]:
         looked AS (
             SELECT l.id, l.state, CASE WHEN only_at(l.id) > 0 THEN 1 ELSE unproven_at(l.id) END AS blobs
             FROM location l WHERE l.state IN ('draining', 'drained')),
+        held AS (
+            SELECT id FROM location WHERE id IN (SELECT id FROM looked WHERE (blobs = 0) <> (state = 'drained'))
+            ORDER BY id FOR NO KEY UPDATE),
         changed AS (
-            UPDATE location l SET state = CASE WHEN looked.blobs = 0 THEN 'drained' ELSE 'draining' END FROM looked
+            UPDATE location l SET state = CASE WHEN looked.blobs = 0 THEN 'drained' ELSE 'draining' END
+            FROM looked JOIN held USING (id)
             WHERE l.id = looked.id AND l.state = looked.state AND (looked.blobs = 0) <> (l.state = 'drained')
             RETURNING l.name, l.state)
         SELECT name FROM changed WHERE state = 'drained' ORDER BY name

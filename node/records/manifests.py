@@ -121,11 +121,12 @@ async def commit_manifest(
         made AS (
             INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations)
             SELECT $3, $7, $8, $9, $10::json FROM ok WHERE NOT EXISTS (SELECT FROM known)
-            ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest RETURNING id),
+            ON CONFLICT (digest) DO UPDATE SET created_at = manifest.created_at RETURNING id),
         m AS (SELECT known.id FROM known, ok UNION SELECT id FROM made),
         link AS (
             INSERT INTO repository_manifest (repository_id, manifest_id, media_type) SELECT ok.id, m.id, $11 FROM ok, m
-            ON CONFLICT (repository_id, manifest_id) DO UPDATE SET media_type = excluded.media_type, linked_at = now()),
+            ON CONFLICT (repository_id, manifest_id) DO UPDATE SET media_type = excluded.media_type, linked_at = now()
+            RETURNING repository_id, manifest_id),
         blobs AS (INSERT INTO manifest_blob (manifest_id, blob_id) SELECT m.id, b.id FROM m, found_blob b ON CONFLICT DO NOTHING),
         children AS (
             INSERT INTO manifest_child (manifest_id, child_id) SELECT m.id, c.id FROM m, found_child c ON CONFLICT DO NOTHING),
@@ -133,7 +134,9 @@ async def commit_manifest(
             INSERT INTO awaited_child (manifest_id, digest) SELECT m.id, w.digest FROM m, wanted_child w
             WHERE NOT EXISTS (SELECT FROM found_child c WHERE c.digest = w.digest) ON CONFLICT DO NOTHING),
         tags AS (
-            INSERT INTO tag (repository_id, name, manifest_id) SELECT ok.id, t, m.id FROM ok, m, unnest($12::text[]) t
+            -- After the link, as whoever deletes the manifest has them.
+            INSERT INTO tag (repository_id, name, manifest_id)
+            SELECT link.repository_id, t, link.manifest_id FROM link, unnest($12::text[]) t
             ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id),
         wanted_place AS (
             SELECT ok.id AS repository_id, u.name, l.id AS location_id
@@ -217,8 +220,9 @@ async def delete_tag(
     """
     row = await database.fetch_row(
         f"WITH {seen('$4')}, {lapsed('$1', '$5', '$6', '$7')}, "  # noqa: S608
-        "there AS (SELECT t.repository_id, t.name, m.digest FROM repository r JOIN tag t ON t.repository_id = r.id "
-        "JOIN manifest m ON m.id = t.manifest_id WHERE r.name = $1 AND t.name = $2 AND NOT EXISTS (SELECT FROM seen) "
+        "home AS (SELECT id FROM repository WHERE name = $1 FOR KEY SHARE), "
+        "there AS (SELECT t.repository_id, t.name, m.digest FROM home r JOIN tag t ON t.repository_id = r.id "
+        "JOIN manifest m ON m.id = t.manifest_id WHERE t.name = $2 AND NOT EXISTS (SELECT FROM seen) "
         f"AND NOT EXISTS (SELECT FROM lapsed) AND in_time($0) FOR UPDATE OF t), {first('$4', 'true', 'there')}, "
         "gone AS (DELETE FROM tag t USING there WHERE t.repository_id = there.repository_id AND t.name = there.name "
         "AND ($4::uuid IS NULL OR EXISTS (SELECT FROM first)) RETURNING there.digest), "
@@ -249,8 +253,10 @@ async def delete_manifest(
     """
     row = await database.fetch_row(
         f"WITH {seen('$4')}, {lapsed('$1', '$5', '$6', '$7')}, "  # noqa: S608
-        "there AS (SELECT rm.repository_id, rm.manifest_id FROM repository r JOIN repository_manifest rm "
-        "ON rm.repository_id = r.id JOIN manifest m ON m.id = rm.manifest_id WHERE r.name = $1 AND m.digest = $2 "
+        # One at a time in a repository: what goes makes candidates of much else there.
+        "home AS (SELECT id FROM repository WHERE name = $1 FOR NO KEY UPDATE), "
+        "there AS (SELECT rm.repository_id, rm.manifest_id FROM home r JOIN repository_manifest rm "
+        "ON rm.repository_id = r.id JOIN manifest m ON m.id = rm.manifest_id WHERE m.digest = $2 "
         "AND NOT EXISTS (SELECT FROM seen) AND NOT EXISTS (SELECT FROM lapsed) AND in_time($0) FOR UPDATE OF rm), "
         f"{first('$4', 'true', 'there')}, "
         "gone AS (DELETE FROM repository_manifest rm USING there WHERE rm.repository_id = there.repository_id "

@@ -40,7 +40,11 @@ async def enrol_locations(
     """
     await database.fetch(
         """
-        WITH new AS (INSERT INTO location (name) SELECT unnest($1::text[]) ON CONFLICT (name) DO NOTHING RETURNING id, name),
+        -- One node at a time: each has an order of its own.
+        WITH turn AS (SELECT pg_advisory_xact_lock(x'616e746b'::integer)),
+        new AS (
+            INSERT INTO location (name) SELECT n.name FROM turn, unnest($1::text[]) WITH ORDINALITY n (name, place)
+            ORDER BY n.place ON CONFLICT (name) DO NOTHING RETURNING id, name),
         every AS (SELECT id, name FROM new UNION SELECT id, name FROM location)
         INSERT INTO default_location (location_id) SELECT id FROM every
         WHERE name = ANY($2::text[]) AND NOT EXISTS (SELECT FROM default_location) ON CONFLICT DO NOTHING
@@ -88,8 +92,12 @@ async def heartbeat(
                 SELECT coalesce(jsonb_object_agg(key, extract(epoch FROM now()) - value::float8), '{}')
                 FROM jsonb_each_text($8::jsonb)))
             ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining, throughput = excluded.throughput,
-                down = excluded.down),
-        gone AS (DELETE FROM node WHERE id <> $1 AND seen_at < now() - $6 * interval '1 second')
+                down = excluded.down
+            RETURNING id),
+        -- Waits for nobody: it may be one that was silent for long and now lives, and is about to forget this one.
+        gone AS (DELETE FROM node WHERE id IN (
+            SELECT n.id FROM node n JOIN me ON me.id <> n.id WHERE n.seen_at < now() - $6 * interval '1 second'
+            FOR UPDATE OF n SKIP LOCKED))
         SELECT 'node' AS kind, id::text AS name, preference, extract(epoch FROM now() - seen_at)::float8 AS silent, draining,
             NULL AS state, NULL::float8 AS ran
         FROM node WHERE id <> $1

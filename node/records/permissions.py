@@ -143,7 +143,7 @@ async def create_repository(
         WITH namespace_found AS (SELECT id FROM namespace WHERE name = $2),
         namespace_new AS (
             INSERT INTO namespace (name) SELECT $2 WHERE NOT EXISTS (SELECT FROM namespace_found)
-            ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id),
+            ON CONFLICT (name) DO UPDATE SET created_at = namespace.created_at RETURNING id),
         new AS (
             INSERT INTO repository (namespace_id, name, public, made_for_push)
             SELECT n.id, $1, $4, CASE WHEN $5 THEN now() END

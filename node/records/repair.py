@@ -53,7 +53,7 @@ async def adopt_object(database: Database, blob_id: int, location: str, key: str
     row = await database.fetch_row(
         """
         WITH here AS (SELECT id FROM location WHERE name = $2),
-        known AS (SELECT id FROM blob WHERE id = $1 FOR KEY SHARE),
+        known AS (SELECT id FROM blob WHERE id = $1 FOR NO KEY UPDATE),
         before AS (
             SELECT p.location_id, p.key FROM placement p JOIN here ON here.id = p.location_id
             WHERE p.blob_id = $1 AND p.state = 'suspect' AND p.key <> $3),

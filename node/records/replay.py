@@ -12,7 +12,7 @@ from node.journal.facts import Entry, last_words
 from node.names import namespace_of
 from node.records.manifests import ManifestFacts
 from node.records.postgres import Database
-from node.records.uploads import REPOSITORY
+from node.records.uploads import REPOSITORY_TO_LINK
 
 _SECONDS = 300.0
 _AT = "to_timestamp(f.at / 1000000.0)"
@@ -191,15 +191,16 @@ async def restore_manifest(
     """
     await database.fetch(
         f"""
-        WITH {REPOSITORY},
+        WITH {REPOSITORY_TO_LINK},
         named AS (SELECT * FROM unnest($3::text[], $4::bigint[]) AS u (digest, size)),
-        made AS (INSERT INTO blob (digest, size) SELECT digest, size FROM named ON CONFLICT (digest) DO NOTHING RETURNING id),
+        made AS (
+            INSERT INTO blob (digest, size) SELECT digest, size FROM named ORDER BY 1 ON CONFLICT (digest) DO NOTHING RETURNING id),
         blobs AS (SELECT id FROM made UNION SELECT b.id FROM blob b JOIN named ON named.digest = b.digest),
         linked AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, blobs.id FROM repo, blobs ON CONFLICT DO NOTHING),
         new AS (
             INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations) VALUES ($5, $6, $7, $8, $9::json)
-            ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest RETURNING id),
+            ON CONFLICT (digest) DO UPDATE SET created_at = manifest.created_at RETURNING id),
         held AS (INSERT INTO manifest_blob (manifest_id, blob_id) SELECT new.id, blobs.id FROM new, blobs ON CONFLICT DO NOTHING),
         children AS (
             INSERT INTO manifest_child (manifest_id, child_id) SELECT new.id, c.id FROM new, manifest c

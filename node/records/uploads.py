@@ -14,28 +14,45 @@ from node.records.postgres import Database, Row
 from node.records.quotas import OverQuota
 from replication.uploading import OFTEN_TAKEN_OVER, Tail, UploadState, record_every
 
+HOME = """
+    SELECT r.id, r.namespace_id FROM repository r CROSS JOIN LATERAL (
+        SELECT FROM namespace n WHERE n.id = r.namespace_id FOR KEY SHARE) n WHERE r.name = {name} FOR KEY SHARE OF r
+"""
+"""Finds a repository that something is linked into: locked after its namespace and before all that is in it, as whoever deletes
+these does it, and shared with everybody else."""
+
 _REPOSITORY = """
-    found AS (SELECT id, namespace_id FROM repository WHERE name = $1),
+    found AS ({found}),
     namespace_found AS (SELECT id FROM namespace WHERE name = $2),
     namespace_new AS (
+        -- Whom another was quicker than changes no key, which would hold up those that have found it.
         INSERT INTO namespace (name) SELECT $2 WHERE NOT EXISTS (SELECT FROM namespace_found){unless}
-        ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id),
+        ON CONFLICT (name) DO UPDATE SET created_at = namespace.created_at RETURNING id),
     repository_new AS (
         INSERT INTO repository (namespace_id, name)
         SELECT n.id, $1 FROM (SELECT id FROM namespace_found UNION ALL SELECT id FROM namespace_new) n
         WHERE NOT EXISTS (SELECT FROM found){unless}
-        ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id, namespace_id),
+        ON CONFLICT (name) DO UPDATE SET created_at = repository.created_at RETURNING id, namespace_id),
     repo AS (SELECT id, namespace_id FROM found UNION ALL SELECT id, namespace_id FROM repository_new)
 """
-REPOSITORY = _REPOSITORY.format(unless="")
-"""Finds or makes the repository named $1 in the namespace $2. Looks first, so that a push locks no shared row."""
+_FOUND = "SELECT id, namespace_id FROM repository WHERE name = $1 FOR KEY SHARE"
+_MISSING = " AND NOT EXISTS (SELECT FROM missing)"
+_DONE = " AND NOT EXISTS (SELECT FROM seen) AND NOT EXISTS (SELECT FROM lapsed)"
 
-REPOSITORY_UNLESS_MISSING = _REPOSITORY.format(unless=" AND NOT EXISTS (SELECT FROM missing)")
-"""The same, but makes nothing where `missing` has rows, which may itself depend on `found` (WITH RECURSIVE: it comes later)."""
+REPOSITORY_TO_LINK = _REPOSITORY.format(found=HOME.format(name="$1"), unless="")
+"""Finds or makes the repository named $1 in the namespace $2, for blobs to be linked into it.
 
-REPOSITORY_UNLESS_DONE = _REPOSITORY.format(
-    unless=" AND NOT EXISTS (SELECT FROM missing) AND NOT EXISTS (SELECT FROM seen) AND NOT EXISTS (SELECT FROM lapsed)"
-)
+Looks first, so that a push locks no shared row but against being deleted.
+"""
+
+REPOSITORY_UNLESS_MISSING = _REPOSITORY.format(found=_FOUND, unless=_MISSING)
+"""The same where no blob is linked, but makes nothing where `missing` has rows, which may itself depend on `found` (WITH RECURSIVE:
+it comes later)."""
+
+REPOSITORY_TO_LINK_UNLESS_MISSING = _REPOSITORY.format(found=HOME.format(name="$1"), unless=_MISSING)
+"""Both."""
+
+REPOSITORY_UNLESS_DONE = _REPOSITORY.format(found=_FOUND, unless=_MISSING + _DONE)
 """The same, but nothing for what was done or refused before either (`seen` of node/records/idempotency.py), nor without rights."""
 
 
@@ -269,12 +286,11 @@ _BURY = """
 """
 
 # Whoever made a repository for it, with accounts, has a while to try again, with the same rights: settle_new_repositories.
+# The caller has the repositories' locks already, from before those of the uploads.
 _AGAIN = """
-    kept AS (
-        -- In one order: two nodes that expire uploads of the same repositories wait for each other and not in a circle.
-        SELECT id FROM repository WHERE id IN (SELECT repository_id FROM gone) AND made_for_push IS NOT NULL
-        ORDER BY id FOR NO KEY UPDATE),
-    again AS (UPDATE repository r SET made_for_push = now() FROM kept WHERE r.id = kept.id)
+    again AS (
+        UPDATE repository r SET made_for_push = now() FROM (SELECT DISTINCT repository_id FROM gone) g
+        WHERE r.id = g.repository_id AND r.made_for_push IS NOT NULL)
 """
 
 
@@ -285,7 +301,8 @@ async def cancel_upload(database: Database, repository: str, upload: UUID, epoch
     False: there was no such upload.
     """
     row = await database.fetch_row(
-        "WITH gone AS (DELETE FROM upload u USING repository r WHERE u.id = $1 AND r.id = u.repository_id AND r.name = $2 "  # noqa: S608
+        "WITH home AS (SELECT id FROM repository WHERE name = $2 FOR NO KEY UPDATE), "  # noqa: S608
+        "gone AS (DELETE FROM upload u USING home WHERE u.id = $1 AND home.id = u.repository_id "
         f"AND ($3::integer IS NULL OR u.epoch = $3) RETURNING u.*), {_BURY}, {_AGAIN} SELECT made_repository FROM gone",
         upload,
         repository,
@@ -318,7 +335,9 @@ async def bury_strays(database: Database, upload: UUID, location: str, keys: Seq
 async def expire_uploads(database: Database, most: int = 100) -> int:
     """Forget up to `most` uploads that nobody finished in time, with repositories that are there only for them; return how many."""
     rows = await database.fetch(
-        "WITH old AS (SELECT id FROM upload WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED), "  # noqa: S608
+        # Waits for nobody: what is in use is left to the next look.
+        "WITH old AS (SELECT u.id FROM upload u JOIN repository r ON r.id = u.repository_id WHERE u.expires_at <= now() "  # noqa: S608
+        "ORDER BY u.expires_at LIMIT $1 FOR UPDATE OF u SKIP LOCKED FOR NO KEY UPDATE OF r SKIP LOCKED), "
         f"gone AS (DELETE FROM upload u USING old WHERE u.id = old.id RETURNING u.*), {_BURY}, {_AGAIN} "
         "SELECT CASE WHEN gone.made_repository THEN r.name END AS made FROM gone JOIN repository r ON r.id = gone.repository_id",
         most,

@@ -71,7 +71,7 @@ async def write_webhook(database: Database, webhook: Webhook, secret: bytes, *, 
         WITH found AS (SELECT id FROM namespace WHERE name = $1),
         made AS (
             INSERT INTO namespace (name) SELECT $1 WHERE $1::text IS NOT NULL AND NOT EXISTS (SELECT FROM found)
-            ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id),
+            ON CONFLICT (name) DO UPDATE SET created_at = namespace.created_at RETURNING id),
         here AS (SELECT CASE WHEN $1::text IS NULL THEN NULL ELSE (SELECT id FROM found UNION SELECT id FROM made) END AS id),
         others AS (SELECT w.name FROM webhook w, here WHERE w.namespace_id IS NOT DISTINCT FROM here.id AND w.name <> $2),
         written AS (
@@ -146,9 +146,10 @@ async def redeliver(database: Database, namespace: str | None, name: str, delive
     """Make one delivery due at once, or all dead ones (None); return how many."""
     rows = await database.fetch(
         f"""
-        UPDATE delivery d SET due_at = now(), dead_at = NULL, attempts = 0 FROM webhook w
-        WHERE w.id = d.webhook_id AND {_HERE} AND w.name = $2
-        AND (d.id = $3 OR ($3::bigint IS NULL AND d.dead_at IS NOT NULL)) RETURNING d.id
+        WITH asked AS (
+            SELECT d.id FROM delivery d JOIN webhook w ON w.id = d.webhook_id WHERE {_HERE} AND w.name = $2
+            AND (d.id = $3 OR ($3::bigint IS NULL AND d.dead_at IS NOT NULL)) ORDER BY d.id FOR UPDATE OF d)
+        UPDATE delivery d SET due_at = now(), dead_at = NULL, attempts = 0 FROM asked WHERE d.id = asked.id RETURNING d.id
         """,  # noqa: S608
         namespace,
         name,
