@@ -132,3 +132,40 @@ def test_given_services_are_used(tmp_path: Path) -> None:
     with start(tmp_path, SHOW, **given) as helper:
         assert ports(helper) == [1, 2]
         assert helper.wait(DEADLINE) == 0
+
+
+_CIRCLE = """
+import asyncio, os, sys
+import asyncpg
+
+async def main():
+    uri = os.environ["ANTIPODE_TEST_POSTGRES"]
+    one = await asyncpg.connect(uri)
+    await one.execute("CREATE TABLE thing AS SELECT generate_series(1, 2) AS id")
+    if "on purpose" in sys.argv:
+        await one.execute("ALTER DATABASE postgres SET log_min_messages = fatal")
+    one, two = await asyncpg.connect(uri), await asyncpg.connect(uri)
+    for mine, connection in ((1, one), (2, two)):
+        await connection.execute(f"BEGIN; SELECT FROM thing WHERE id = {mine} FOR UPDATE")
+    ends = await asyncio.gather(
+        one.execute("DELETE FROM thing WHERE id = 2"), two.execute("DELETE FROM thing WHERE id = 1"), return_exceptions=True)
+    assert any(isinstance(end, asyncpg.DeadlockDetectedError) for end in ends), ends
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [("", 1), ("'on purpose'", 0)])
+def test_a_circle_of_transactions_fails_and_names_both(tmp_path: Path, words: str, code: int) -> None:
+    """Transactions that waited for each other fail a run, with their statements, unless a test had its database keep quiet."""
+    script = tmp_path / "circle.py"
+    script.write_text(_CIRCLE)
+    folder = tmp_path / "services"
+    folder.mkdir()
+    with start(
+        folder, f"{sys.executable} {script} {words} || exit 9; {sys.executable} -m scripts.services circles"
+    ) as helper:
+        said, _ = helper.communicate(timeout=DEADLINE)
+    assert helper.returncode == code
+    for half in ("DELETE FROM thing WHERE id = 1", "DELETE FROM thing WHERE id = 2", "1 times"):
+        assert (half in said) == (code == 1)

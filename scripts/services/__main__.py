@@ -1,4 +1,4 @@
-"""Command line of the service helper: up, run and check (see the package's docstring)."""
+"""Command line of the service helper: up, run, check and circles (see the package's docstring)."""
 
 import argparse
 import contextlib
@@ -18,6 +18,8 @@ from types import FrameType
 
 from . import ceph, postgres, redis_server
 from .ceph import Ceph
+from .circles import VARIABLE as LOG
+from .circles import circles
 from .postgres import Postgres
 from .processes import ServiceError, adopt_orphans, children, die_with_parent, end_orphans
 from .redis_server import RedisServer
@@ -79,6 +81,8 @@ def services(names: list[str]) -> Iterator[dict[str, str]]:
                 exports[VARIABLES[name]] = json.dumps(service.stores())
             else:
                 exports[VARIABLES[name]] = service.uri
+            if isinstance(service, Postgres):
+                exports[LOG] = str(service.daemon.log)
 
         start("postgres", Postgres)
         start("redis", RedisServer)
@@ -143,6 +147,15 @@ def _run(names: list[str], command: list[str]) -> int:
             end_orphans(services_children)
 
 
+def _circles() -> int:
+    found = circles(Path(os.environ[LOG]).read_text(errors="replace")) if os.environ.get(LOG) else []
+    for one in found:
+        print(one)
+    if found:
+        print(f"transactions waited for each other in a circle, {len(found)} times: see above for their statements")
+    return 1 if found else 0
+
+
 def main() -> int:
     """Parse the command line and do it; the exit code is the command's, 1 for a service that failed, 128 + a signal's."""
     parser = argparse.ArgumentParser(prog="services", description="Real services for tests, in one temporary folder.")
@@ -153,6 +166,9 @@ def main() -> int:
     run = verbs.add_parser("run", help="run a command with the exports, then stop")
     run.add_argument("command", nargs=argparse.REMAINDER)
     verbs.add_parser("check", help="say which services cannot be started here; exit code 1 if any")
+    verbs.add_parser(
+        "circles", help="say which transactions waited for each other in a circle so far; exit code 1 if any"
+    )
     options = parser.parse_args()
     names = [name for name in options.only.split(",") if name]
     if unknown := set(names) - VARIABLES.keys():
@@ -161,6 +177,8 @@ def main() -> int:
         for name, reason in (lacking := missing()).items():
             print(f"{name}: {reason}")
         return 1 if lacking else 0
+    if options.verb == "circles":
+        return _circles()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a hang-up is to be ignored
             signal.signal(number, _interrupt)
