@@ -7,16 +7,22 @@ from node.auth.changes import ACCESS_CHANGED
 from node.auth.group_names import DirectoryUnavailable, check_group, service_of
 from node.config_values import Unfit, show
 from node.records.team_sync import bind_team, unbind_team
+from node.records.teams import find_team
 
 
 async def set_sync(means: Means, organization: str, team: str, group: str) -> Json:
-    """Let a group decide who is in a team, and return the team. Raises Problem: 400, 404, 409, 503."""
+    """Let a group decide who is in a team, and return the team; the same again lets those go who wait.
+
+    Raises Problem: 400, 404, 409, 503.
+    """
     service = service_of(means.settings)
     if service is None:
         right = "set FEATURE_TEAM_SYNCING: true, and AUTHENTICATION_TYPE: LDAP or OIDC"
         raise Problem(409, "teams follow no groups here", right)
+    found = await find_team(means.database, organization, team)
+    bound = found.sync.group if found is not None and found.sync is not None and found.sync.service == service else None
     try:
-        kept = await check_group(means.settings, group)
+        kept = await check_group(means.settings, group, bound)
     except Unfit as error:
         wrong = (Wrong("group", show(group)[:80], str(error)),)
         raise Problem(400, "a group that cannot be used", str(error), wrong=wrong) from None

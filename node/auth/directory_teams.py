@@ -110,14 +110,10 @@ class DirectoryTeams:
         self._most = min(_MOST, 2 * self._most)
         bound = self._read(claimed, told)
         present = {(team, person.account) for person in people for team in person.teams}
-        # In a thread: of ten thousands of people it takes seconds, and requests must not wait for that.
-        change = await trio.to_thread.run_sync(
-            decide,
-            bound,
-            present,
-            {person.account: told.who.get(person.name, frozenset()) for person in people},
-        )
-        held = unlikely(change, bound, present, self._hold)
+        groups = {person.account: told.who.get(person.name, frozenset()) for person in people}
+        # In threads: of ten thousands of people it takes seconds, and requests must not wait for that.
+        change = await trio.to_thread.run_sync(decide, bound, present, groups)
+        held = await trio.to_thread.run_sync(unlikely, change, bound, present, self._hold)
         accounts = {person.account: person.name for person in people}
         await self.teams.make(change.keeping(held), bound, accounts, "", Where(node=self._node))
         await note_synced(self._database, bound, held)

@@ -10,7 +10,7 @@ from ldap3.utils.conv import escape_filter_chars
 
 from node.auth.directory import DirectoryUnavailable
 from node.auth.dn import Dn
-from node.auth.ldap_search import ANYTHING, MOST_VALUES, NOTHING, Session, names, search, values
+from node.auth.ldap_search import ANYTHING, NOTHING, Session, names, search, values
 from node.auth.told import Unread
 
 DEEPEST = 10
@@ -74,8 +74,6 @@ class Lists:
 def all_groups(session: Session, base: str) -> Mapping[Dn, str]:
     """Return all groups that list anybody, as the directory writes their names. Raises DirectoryUnavailable."""
     found = [str(line["dn"]) for line in search(session, base, ANYBODY, NOTHING)]
-    if len(found) > MOST_VALUES:
-        raise DirectoryUnavailable(f"{base} has more than {MOST_VALUES} groups", Unread.LARGE)
     return {name: text for text in found for name in names((text,))}
 
 

@@ -20,6 +20,8 @@ from node.config_values import Unfit
 
 MOST_VALUES = 100_000
 """Of one attribute of one entry: they are in memory together."""
+MOST_ENTRIES = 100_000
+"""Of one search, likewise."""
 ANYTHING = "(objectClass=*)"
 NOTHING = ("1.1",)
 """No attribute: the names of the entries alone."""
@@ -63,6 +65,8 @@ def search(
         if result["result"] != _SUCCESS:
             raise DirectoryUnavailable(f"the search below {base}: {result['description']}", Unread.REFUSED)
         entries += [line for line in connection.response or () if line["type"] == "searchResEntry"]
+        if len(entries) > MOST_ENTRIES:
+            raise DirectoryUnavailable(f"there are more than {MOST_ENTRIES} entries below {base}", Unread.LARGE)
         cookie = result.get("controls", {}).get(_PAGED, {}).get("value", {}).get("cookie")
         if not cookie:
             return entries

@@ -173,6 +173,8 @@ def sync(organization: str, team: str, group: str, config: str | None, output: s
 
     With a directory the team follows the group soon, and again and again. With an identity provider the users that are in the team
     leave it now, and whoever is in the group joins it when they log in. Robots stay, and come and go as before.
+
+    The same group again lets those leave the team who have all left the group at once, and for whom it waits otherwise.
     """
 
     async def verb(desk: Desk) -> None:

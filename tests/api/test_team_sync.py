@@ -114,6 +114,22 @@ async def test_a_directory_s_group(world: MakeWorld, directory: Slapd) -> None:
         assert told["members"] == 0
 
 
+async def test_the_same_group_again(world: MakeWorld, directory: Slapd) -> None:
+    """It is taken in any spelling though the directory has it no more, so that those may leave who wait; another one is not."""
+    (us,) = await settled(world, authentication_type="LDAP", ldap=directory.settings(), team_syncing=True)
+    database = us.registry.database
+    directory.write_group("short", "alice")
+    async with asking(us) as ask:
+        await ask(ROOT, "PUT", f"{TEAM}/syncing", group="cn=short,ou=groups")
+        directory.delete_group("short")
+        await database.fetch("UPDATE team_sync SET synced_at = now(), held_since = now()")
+        told = await ask(ROOT, "PUT", f"{TEAM}/syncing", group="CN=Short, OU=groups,dc=example,DC=com")
+        assert told["sync"] == {"service": "ldap", "group": "cn=short,ou=groups", "synced": None}
+        (row,) = await database.fetch("SELECT held_since FROM team_sync")
+        assert row["held_since"] is None
+        await ask(ROOT, "PUT", f"{TEAM}/syncing", 400, group="cn=shorter,ou=groups")
+
+
 async def test_a_directory_that_is_away(world: MakeWorld, directory: Slapd) -> None:
     """Nothing is bound while nobody can tell whether there is such a group."""
     away = directory.settings(port=1, timeout=1.0)

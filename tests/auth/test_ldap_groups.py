@@ -74,6 +74,10 @@ async def test_a_group_without_an_end(
     found = await LdapGroups(settings).groups(["alice", "bob", "private"], [DEVS, OPS])
     assert {group: trouble.why for group, trouble in found.unread.items()} == {DEVS: Unread.LARGE}
     assert found.who["bob"] == {OPS}
+    monkeypatch.setattr(ldap_search, "MOST_ENTRIES", 2)
+    with pytest.raises(DirectoryUnavailable, match="more than 2 entries") as raised:
+        await LdapGroups(directory.settings(nested_groups=True)).groups(["alice", "bob"], [OPS])
+    assert raised.value.why is Unread.LARGE
 
 
 async def test_groups_that_cannot_be_told(directory: Slapd) -> None:
