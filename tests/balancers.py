@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.services.processes import Daemon, accepts_connections, free_ports
+from scripts.services.processes import Daemon, accepts_connections
 from tests.services import repository_root
 
 Doors = Mapping[str, tuple[int, Mapping[str, int]]]
@@ -49,7 +49,6 @@ def nginx_configuration(doors: Doors, folder: Path) -> str:
     for door, (port, servers) in doors.items():
         own = re.sub(r"\n        ssl_\w+ .*", "", f"    upstream nodes{rest.rstrip().removesuffix('}')}")
         own = re.sub(r"\n        listen 443.*", f"\n        listen 127.0.0.1:{port};", own)
-        own = own.replace("127.0.0.1:8419", f"127.0.0.1:{free_ports(1)[0]}")
         own = own.replace("upstream nodes", f"upstream nodes-{door}").replace("http://nodes", f"http://nodes-{door}")
         for name, at in servers.items():
             own = re.sub(rf"(\n        server) {name}\.\S+:\d+", rf"\g<1> 127.0.0.1:{at}", own)

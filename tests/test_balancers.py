@@ -284,12 +284,32 @@ async def test_what_reached_no_node_is_sent_to_the_other(
     listeners = await nursery.start(partial(trio.serve_tcp, partial(take, "eu", True, took), 0, host="127.0.0.1"))
     (gone,) = free_ports(1)
     method, _, path = line.partition(" ")
-    body = b"{}" if method in ("PUT", "POST") else b""
+    # Longer than what a balancer reads at first.
+    body = b"{%s}" % (b" " * 60_000) if method in ("PUT", "POST") else b""
     servers = {"us": gone, "eu": listeners[0].socket.getsockname()[1]}
     async with client_of(balancer, tmp_path, servers) as client:
         answer = await client.request(method, path, content=body)
     assert answer.status_code == 200
     assert [(request.server, request.line, request.size) for request in took] == [("eu", line, len(body))]
+
+
+@needs_nginx
+@pytest.mark.parametrize("announced", [True, False])
+async def test_what_must_not_fill_a_disk(tmp_path: Path, nursery: trio.Nursery, announced: bool) -> None:
+    """What nginx keeps so that it may send it again is bounded, also where no node has said yet who may send it."""
+    took: list[Took] = []
+    listeners = await nursery.start(partial(trio.serve_tcp, partial(take, "eu", True, took), 0, host="127.0.0.1"))
+    port = listeners[0].socket.getsockname()[1]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x" * (2 * MIB)
+
+    async with client_of(nginx, tmp_path, {"us": port, "eu": port}) as client:
+        for line in ("PUT /api/v1/x", f"DELETE /v2/team/app/blobs/sha256:{'a' * 64}"):
+            method, path = line.split()
+            answer = await client.request(method, path, content=b"x" * (2 * MIB) if announced else pieces())
+            assert answer.status_code == 413
+    assert took == []
 
 
 @needs_nginx
