@@ -86,6 +86,7 @@ def _command(name: str, names: Iterable[str], text: str) -> None:
         help="What is copied from store to store, in MiB or KiB, such as 64x16,2000x16K.",
     )
     @click.option("--tls", is_flag=True, hidden="copy" not in names, help="Copy from store to store over TLS.")
+    @click.option("--far", is_flag=True, hidden="copy" not in names, help="Copy from a store that is an ocean away.")
     @click.option("--rounds", type=click.IntRange(1, 100), help="How often each way is measured.")
     def command(
         sizes: str | None,
@@ -95,9 +96,10 @@ def _command(name: str, names: Iterable[str], text: str) -> None:
         *,
         peers: bool,
         tls: bool,
+        far: bool,
     ) -> None:
         chosen = {"quick": QUICK, "tiny": TINY}.get(sizes or "", FULL)
-        chosen = evolve(chosen, copies=sets or chosen.copies, rounds=rounds or chosen.rounds, tls=tls)
+        chosen = evolve(chosen, copies=sets or chosen.copies, rounds=rounds or chosen.rounds, tls=tls, far=far)
         _answer(names, chosen, peers=peers, results=results)
 
 

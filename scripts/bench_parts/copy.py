@@ -17,7 +17,7 @@ from engines.contract import Part
 from replication.ports import Wake
 from tests.services import fresh_database, required
 
-from .ground import AT_ONCE, Ground, clean, fill, open_ground
+from .ground import AT_ONCE, ROUND_TRIP, WINDOW, Ground, clean, fill, open_ground
 from .machine import collect_garbage, cpu_seconds, reset_peak, resident_bytes, store_pids
 from .measure import in_turns
 from .peers import say
@@ -157,7 +157,7 @@ def compare_copies(sizes: Sizes, *, peers: bool) -> list[Outcome]:
     sets = {f"{count} blob{'s' * (count > 1)} of {words(size)}": (count, size) for count, size in sizes.copies}
     with fresh_database(required("ANTIPODE_TEST_POSTGRES")) as uri:
         found = trio.run(_compare, sizes, sets, ways(peers=peers), uri)
-    return [_outcome(found, tls=sizes.tls)]
+    return [_outcome(found, sizes)]
 
 
 async def _compare(
@@ -167,8 +167,8 @@ async def _compare(
     uri: str,
 ) -> dict[str, dict[str, list[_Copied]]]:
     found: dict[str, dict[str, list[_Copied]]] = {label: {name: [] for name in chosen} for label in sets}
-    async with open_ground(uri, tls=sizes.tls) as ground:
-        stores = tuple({pid for name in ("us", "eu") for pid in store_pids(ground.stores[name].port)})
+    async with open_ground(uri, tls=sizes.tls, far=sizes.far) as ground:
+        stores = tuple({pid for port in ground.gateways for pid in store_pids(port)})
         for label, (count, size) in sets.items():
             say(f"filling: {label}")
             await fill(ground, label, count, size)
@@ -189,8 +189,8 @@ async def _compare(
 
 async def _settle(ground: Ground) -> None:
     """Let the stores delete now what they would delete while the next one is measured."""
-    for store in ground.stores.values():
-        await trio.to_thread.run_sync(collect_garbage, store.port)
+    for port in ground.gateways:
+        await trio.to_thread.run_sync(collect_garbage, port)
 
 
 async def _one(
@@ -221,8 +221,8 @@ async def _one(
     )
 
 
-def _outcome(found: Mapping[str, Mapping[str, Sequence[_Copied]]], *, tls: bool) -> Outcome:
-    title = "Copies between two stores" + ", over TLS" * tls
+def _outcome(found: Mapping[str, Mapping[str, Sequence[_Copied]]], sizes: Sizes) -> Outcome:
+    title = "Copies between two stores" + ", an ocean apart" * sizes.far + ", over TLS" * sizes.tls
     rows, groups = [], dict[str, dict[str, float]]()
     for label, by_way in found.items():
         ours = median(run.rate for run in by_way[OURS])
@@ -248,4 +248,11 @@ def _outcome(found: Mapping[str, Mapping[str, Sequence[_Copied]]], *, tls: bool)
         "s5cmd knows one endpoint at a time: down to this machine's memory, then up.",
         "Peak: of the process that measures, in which the copier runs; in brackets what copying added to what it held before.",
     ]
-    return Outcome("copy-tls" if tls else "copy", title, header, rows, Chart(title, "MiB/s", groups), notes)
+    if sizes.far:
+        notes.append(
+            f"The store that is copied from is {1000 * ROUND_TRIP:.0f} ms away, with at most {WINDOW // MIB} MiB under way on each "
+            "connection."
+        )
+    return Outcome(
+        "copy" + "-far" * sizes.far + "-tls" * sizes.tls, title, header, rows, Chart(title, "MiB/s", groups), notes
+    )

@@ -1,10 +1,14 @@
 """A proxy that makes loopback as slow as an ocean: every byte arrives half a round trip later, and round trips are counted.
 
-It runs in a thread, so that the load generator, which never waits for Trio, can use it.
+It runs in a thread, so that the load generator, which never waits for Trio, can use it; or, where its work must not be taken for
+somebody else's, in a process: `python -m scripts.bench_parts.delay PORT SECONDS WINDOW` writes the port where it listens.
 """
 
 import re
+import subprocess
+import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -34,11 +38,32 @@ class Traffic:
 
 
 @define(eq=False)
+class _Window:
+    """What one direction of a connection has sent and nobody has acknowledged yet."""
+
+    size: float
+    seconds: float
+    under_way: float = 0
+    _sent: deque[tuple[float, int]] = field(factory=deque)
+
+    async def pass_(self, size: int) -> None:
+        """Count what was sent, and wait until there is room for more."""
+        self.under_way += size
+        self._sent.append((trio.current_time() + self.seconds, size))
+        while self.under_way >= self.size or (self._sent and self._sent[0][0] <= trio.current_time()):
+            acknowledged, size = self._sent.popleft()
+            await trio.sleep_until(acknowledged)
+            self.under_way -= size
+
+
+@define(eq=False)
 class DelayProxy:
     """A TCP proxy on loopback. `seconds` is the round trip it adds."""
 
     target: int
     seconds: float
+    window: float = inf
+    """Bytes that each direction of a connection has under way at most, as buffers of the kernel's would let it."""
     port: int = 0
     traffic: Traffic = field(factory=Traffic)
     _ready: threading.Event = field(factory=threading.Event)
@@ -90,12 +115,14 @@ class DelayProxy:
                     await trio.sleep_until(due)
                     await sink.send_all(data)
 
+        window = _Window(self.window, self.seconds)
         try:
             async with trio.open_nursery() as nursery, send:
                 nursery.start_soon(deliver)
                 while data := await source.receive_some(_READ):
                     self._count(who, spoke, bytes(data))
                     await send.send((trio.current_time() + self.seconds / 2, bytes(data)))
+                    await window.pass_(len(data))
                 await send.aclose()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # one side has gone: so goes the other
@@ -120,3 +147,30 @@ def delayed(target: int, seconds: float) -> Iterator[DelayProxy]:
     finally:
         proxy.stop()
         thread.join(_START_SECONDS)
+
+
+@contextmanager
+def delayed_apart(target: int, seconds: float, window: int) -> Iterator[int]:
+    """Run a proxy before a port of this machine in a process of its own; yield the port where it listens."""
+    command = [sys.executable, "-m", "scripts.bench_parts.delay", str(target), str(seconds), str(window)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.stdin.close()
+            process.wait(_START_SECONDS)
+
+
+def _main(port: str, seconds: str, window: str) -> None:
+    proxy = DelayProxy(int(port), float(seconds), float(window))
+    thread = proxy.start()
+    print(proxy.port, flush=True)
+    sys.stdin.read()
+    proxy.stop()
+    thread.join(_START_SECONDS)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -8,7 +8,7 @@ from random import Random
 from uuid import uuid4
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from engines import parse_engine
 from engines.contract import Engine, EngineError, Part
@@ -27,8 +27,13 @@ from replication.watcher import probe_keys
 from replication.workers import each
 from tests.services import Store, all_stores
 
+from .delay import delayed_apart
 from .sizes import MIB
 
+ROUND_TRIP = 0.1
+"""Seconds between the stores, where that is asked for."""
+WINDOW = 3 << 20
+"""Bytes under way there on one connection: what Linux' default receive buffer of at most 6 MiB lets through."""
 AT_ONCE = 8
 """Blobs under way at once, by whomever: what a node does by default."""
 _FILLED = 16 * MIB
@@ -51,6 +56,8 @@ class Ground:
 
     node: Node
     stores: Mapping[str, Store]
+    gateways: tuple[int, ...]
+    """The ports where the stores themselves listen."""
     prefix: str
     sources: dict[str, list[Source]] = field(factory=dict)
 
@@ -66,11 +73,15 @@ class Ground:
 
 
 @asynccontextmanager
-async def open_ground(uri: str, *, tls: bool) -> AsyncIterator[Ground]:
-    """Open an empty database and a folder of our own in both stores, emptied afterwards."""
+async def open_ground(uri: str, *, tls: bool, far: bool = False) -> AsyncIterator[Ground]:
+    """Open an empty database and a folder of our own in both stores, emptied afterwards. `far` puts an ocean before the source."""
     found, path = all_stores(), f"/bench-{secrets.token_hex(4)}"
     stores = {name: found[f"{name}-tls" if tls else name] for name in ("us", "eu")}
+    gateways = tuple(store.port for store in stores.values())
     async with AsyncExitStack() as stack:
+        if far:
+            port = stack.enter_context(delayed_apart(stores["us"].port, ROUND_TRIP, WINDOW))
+            stores["us"] = evolve(stores["us"], endpoint=f"{'https' if tls else 'http'}://127.0.0.1:{port}")
         await stack.enter_async_context(open_bridge())
         database = await stack.enter_async_context(open_database(uri))
         await migrate(database)
@@ -99,7 +110,7 @@ async def open_ground(uri: str, *, tls: bool) -> AsyncIterator[Ground]:
                 await node.watcher.first_round()
                 # As every node does when it is up.
                 spare_the_collector()
-                yield Ground(node, stores, path.strip("/"))
+                yield Ground(node, stores, gateways, path.strip("/"))
                 nursery.cancel_scope.cancel()
         finally:
             for name in ("us", "eu"):

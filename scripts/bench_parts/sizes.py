@@ -32,6 +32,8 @@ class Sizes:
     """What is copied from store to store: sets, each of so many blobs of so many bytes."""
     tls: bool = False
     """Whether it is copied over TLS."""
+    far: bool = False
+    """Whether the store that is copied from is an ocean away."""
     scales: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     looks: int = 200
     """Requests of each kind at each scale, and from across the ocean a tenth of them."""
