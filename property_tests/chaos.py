@@ -2,7 +2,7 @@
 """Two minutes in which everything that can go wrong with a simulated cluster does, at random; then everything heals."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -13,8 +13,10 @@ from node.records.locations import Change
 from property_tests.cluster import KEEP, Node, PromiseBroken, World
 from property_tests.durable_pushes import push_durably
 from property_tests.images import NAMES, Images, random_rules
-from property_tests.memory_engine import LATEST, MIB, Faults
+from property_tests.memory_engine import LATEST, MIB, Faults, random_faults
 from property_tests.memory_rounds import ask_for_round
+from property_tests.memory_uploads import expire_uploads, instead_of_sql
+from property_tests.uploads import Client
 from replication.model import Blob, LocationState, Placement
 from replication.policy import Durability, Policy
 from replication.ports import Forget
@@ -22,21 +24,6 @@ from replication.ports import Forget
 PREFERENCES = {"us1": ("us", "eu", "ap"), "eu1": ("eu", "us", "ap"), "ap1": ("ap", "eu", "us")}
 NAMESPACES = ("team", "shared", "strict")
 _EMPTYING = (LocationState.DRAINING, LocationState.DRAINED)
-
-
-def random_faults(random: Random) -> Faults:
-    """Return something that goes wrong with a store."""
-    return random.choice(
-        [
-            Faults(down=True),
-            Faults(hanging=True),
-            Faults(latency=1.5),
-            Faults(bytes_per_second=100e3),
-            Faults(fail_rate=0.3),
-            Faults(torn_rate=0.3),
-            Faults(wrong_rate=0.3),
-        ]
-    )
 
 
 async def wait_for_unavailable(world: World) -> None:
@@ -59,7 +46,8 @@ def simulate(
     run._r.seed(seed)
     print(f"replay with SIMULATION_FIRST_SEED={seed} SIMULATION_SEEDS={seed + 1}")
     try:
-        trio.run(scenario, World(Random(seed), locations, later, service), clock=MockClock(autojump_threshold=0))
+        with instead_of_sql(Random(seed)):
+            trio.run(scenario, World(Random(seed), locations, later, service), clock=MockClock(autojump_threshold=0))
     finally:
         run._ALLOW_DETERMINISTIC_SCHEDULING = False
 
@@ -119,6 +107,7 @@ class Chaos:
         async with trio.open_nursery() as nursery:
             for name in PREFERENCES:
                 await self.start(name, nursery)
+            nursery.start_soon(self.janitor)
             world.hints.loss = 0.2
             with trio.move_on_after(120):
                 async with trio.open_nursery() as troubles:
@@ -209,34 +198,52 @@ class Chaos:
         self.nodes[name] = Node(self.world, name, PREFERENCES[name], seed, reconciles=True)
         await nursery.start(self.nodes[name].run)
 
-    async def clients(self, nursery: trio.Nursery) -> None:
+    async def janitor(self) -> None:
         while True:
-            await trio.sleep(self.random.expovariate(1.0))
-            node = self.random.choice(list(self.nodes.values()))
-            blobs, choice = self.alive(), self.random.random()
-            if len(self.blobs) < 30 and choice < 0.35:
-                await self.push(node)
-            elif blobs and choice < 0.45:
-                self.collect(self.random.choice(blobs))
-            elif choice < 0.5:
-                self.images.act(self.random.choice(NAMESPACES))
-            elif choice < 0.55:
-                nursery.start_soon(self.push_durably, node, self.random.uniform(1, 60))
-            elif blobs and choice < 0.7:
-                location = self.random.choice(list(self.world.truth.states))
-                nursery.start_soon(node.wait, self.random.choice(blobs), location, self.random.uniform(1, 60))
-            elif blobs and choice < 0.78:
-                nursery.start_soon(node.fetch, self.random.choice(blobs), self.random.uniform(0, 3))
-            elif blobs:
-                nursery.start_soon(node.pull, self.random.choice(blobs))
+            await trio.sleep(5)
+            expire_uploads(self.world.truth)
+
+    async def clients(self, nursery: trio.Nursery) -> None:
+        async with trio.open_nursery() as pushing:
+            while True:
+                await trio.sleep(self.random.expovariate(1.0))
+                self.client(nursery, pushing)
+
+    def client(self, nursery: trio.Nursery, pushing: trio.Nursery) -> None:
+        node = self.random.choice(list(self.nodes.values()))
+        blobs, choice = self.alive(), self.random.random()
+        if len(self.blobs) < 30 and choice < 0.35:
+            pushing.start_soon(self.push, node)
+        elif blobs and choice < 0.45:
+            self.collect(self.random.choice(blobs))
+        elif choice < 0.5:
+            self.images.act(self.random.choice(NAMESPACES))
+        elif choice < 0.55:
+            nursery.start_soon(self.push_durably, node, self.random.uniform(1, 60))
+        elif blobs and choice < 0.7:
+            location = self.random.choice(list(self.world.truth.states))
+            nursery.start_soon(node.wait, self.random.choice(blobs), location, self.random.uniform(1, 60))
+        elif blobs and choice < 0.78:
+            nursery.start_soon(node.fetch, self.random.choice(blobs), self.random.uniform(0, 3))
+        elif blobs:
+            nursery.start_soon(node.pull, self.random.choice(blobs))
 
     async def push(self, node: Node) -> None:
         again = self.gone.pop() if self.gone and self.random.random() < 0.5 else None
         size = self.random.choice([0, 1, 1000, MIB - 1, MIB, MIB + 5, 3 * MIB + 17])
-        pieces, namespace = self.random.random() < 0.8, self.random.choice(NAMESPACES)
-        blob = await node.push(size, pieces, data=again, namespace=namespace)
-        if blob is not None:
+        namespace = self.random.choice(NAMESPACES)
+        if self.random.random() < 0.2:
+            blob = await node.push(size, with_pieces=False, data=again, namespace=namespace)
+        else:
+            data = self.random.randbytes(size) if again is None else again
+            nodes = [node, *self.nodes.values()] if self.random.random() < 0.5 else [node]
+            blob = await Client(lambda: self.living(nodes), self.random, namespace, data).push()
+        if blob is not None and blob.id not in {known.id for known in self.blobs}:
             self.blobs.append(blob)
+
+    def living(self, nodes: Sequence[Node]) -> Node:
+        """Return one of these nodes, or who has come in its place."""
+        return self.nodes[self.random.choice(nodes).name]
 
     async def push_durably(self, node: Node, seconds: float, durability: Durability | None = None) -> bool | None:
         """Push an image of one to three blobs of a namespace; without any, that is done at once."""

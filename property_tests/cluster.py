@@ -1,7 +1,7 @@
 """A simulated cluster: real watcher, reader, copier, sweeper, scheduler, reconciler and waits over memory stores, hints, ledger."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 
 import trio
@@ -14,6 +14,8 @@ from property_tests.memory_hints import MemoryHints
 from property_tests.memory_ledger import Line, MemoryLedger
 from property_tests.memory_rounds import MemoryRounds
 from property_tests.memory_truth import COUNTING, Truth
+from property_tests.tees import tees_of
+from property_tests.uploads import push_plane
 from replication.arrival import Status, arrival
 from replication.closure import Closure
 from replication.copier import Copier, CopierSettings
@@ -24,18 +26,18 @@ from replication.macs import MacKey, MacKeys
 from replication.model import Blob, LocationState, Placement, Verdict
 from replication.offload import inline
 from replication.parts import PartPool
+from replication.patience import Patience
 from replication.ports import LedgerUnavailable, Wake
 from replication.proof import Prover
 from replication.reader import NoGoodSource, Reader
 from replication.reconcile import settle
 from replication.reconciler import Reconciler, ReconcilerSettings
 from replication.scheduler import Scheduler, SchedulerSettings
-from replication.sources import choose_sources, may_tee
+from replication.sources import choose_sources
 from replication.spool import Spool
 from replication.suspects import Suspects
 from replication.sweeper import Sweeper
 from replication.targets import choose_targets
-from replication.tees import Tees
 from replication.trimmer import Trimmer, TrimSettings
 from replication.watcher import Watcher, probe_keys
 from replication.within import WithinLimits
@@ -99,6 +101,7 @@ class World:
         data = self.stores[placement.location].objects.get(placement.key)
         if data is None or not Digest.parse(blob.digest).matches(data):
             raise PromiseBroken(f"a wrong copy of {blob.digest} was recorded at {placement}")
+        self.pushed.setdefault(blob.id, data)
 
     def _untold(self) -> set[tuple[int, str]]:
         """Return the debt that no task says."""
@@ -158,8 +161,10 @@ class World:
     def unsettled(self) -> str | None:
         """Return what is not as it must be at rest, None when required equals present everywhere and nothing is left to do."""
         truth = self.truth
-        if truth.dead or truth.tasks:
-            return f"tasks {list(truth.tasks.values())}, dead {list(truth.dead.values())}"
+        if truth.dead or truth.tasks or truth.uploads:
+            return (
+                f"tasks {list(truth.tasks.values())}, dead {list(truth.dead.values())}, {list(truth.uploads.values())}"
+            )
         if truth.tags.stale(truth.policies):
             return "a tag's locations are not what its policy says"
         for blob in truth.blobs:
@@ -179,25 +184,6 @@ class World:
     def settled(self) -> bool:
         """Return whether everything is as it must be at rest."""
         return self.unsettled() is None
-
-
-def tees_of(node: "Node") -> Tees:
-    """Return what brings blobs that are pulled to a node's preferred store on the way, with room for a few pieces of them all."""
-    world, preferred = node.world, node.preference[0]
-    spool = Spool(None, 3 * MIB, inline)
-    world.spools.append(spool)
-
-    def worth(blob: Blob, sources: tuple[Placement, ...]) -> bool:
-        state = world.truth.states.get(preferred)
-        return may_tee(blob, sources, preferred, state, node.watcher.board, least=1000, most=spool.most)
-
-    async def pace(_location: str, _nbytes: int) -> None:
-        await trio.lowlevel.checkpoint()
-
-    def copy(blob: Blob) -> Awaitable[object]:
-        return node.scheduler.pay_at_once(blob.id, preferred)
-
-    return Tees(node.reader, spool, worth, copy, pace, offload=inline)
 
 
 class Node:
@@ -224,12 +210,14 @@ class Node:
         self.line = Line(world.truth, step=self.burn)
         self.ledger = MemoryLedger(self.line, self.name, self.preference)
         self.suspects = Suspects(self.ledger, world.hints)
+        patience = Patience()
         self.watcher = Watcher(
             self.engines,
             {name: probe_keys(engine.prefix, self.name, MARKER) for name, engine in self.engines.items()},
             HealthRules(),
             writable=lambda name: name in self.preference,
             changed=lambda _, after: self.scheduler.nudge(after.location),
+            heard=patience.probed,
         )
         self.reader = Reader(self.engines, self.watcher.report, self.suspects.note, offload=inline, macs=MacKeys([KEY]))
         pool = PartPool(8 * MIB)
@@ -279,6 +267,7 @@ class Node:
             drainer,
         )
         self.tees = tees_of(self)
+        self.plane = push_plane(self, pool, patience)
         self.waiting = Waiting(self._look, world.hints, 100)
         self.durable = Waiting(self._look_at_image, world.hints, 100)
         self.seen: dict[str, tuple[dict[int, set[str]], frozenset[str]]] = {}
@@ -297,6 +286,7 @@ class Node:
                 nursery.start_soon(self.suspects.run)
                 await nursery.start(self.scheduler.run)
                 await nursery.start(self.tees.run)
+                await nursery.start(self.plane.spool.run)
                 if self.reconciles:
                     await nursery.start(self.reconciler.run)
                     await nursery.start(self.waiting.run)
@@ -314,6 +304,7 @@ class Node:
     def crash(self) -> None:
         """Die without a word."""
         self.line.alive = False
+        self.plane.crash()
         self.scope.cancel()
 
     async def stop(self) -> None:

@@ -44,6 +44,21 @@ class Faults:
         return self != Faults()
 
 
+def random_faults(random: Random) -> Faults:
+    """Return something that goes wrong with a store."""
+    return random.choice(
+        [
+            Faults(down=True),
+            Faults(hanging=True),
+            Faults(latency=1.5),
+            Faults(bytes_per_second=100e3),
+            Faults(fail_rate=0.3),
+            Faults(torn_rate=0.3),
+            Faults(wrong_rate=0.3),
+        ]
+    )
+
+
 @define(eq=False)
 class _Open:
     key: str

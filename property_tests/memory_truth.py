@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from random import Random
+from uuid import UUID
 
 import trio
 from attrs import define, evolve, field
@@ -11,6 +12,7 @@ from property_tests.memory_tags import Tags
 from replication.model import Blob, LocationState, Placement
 from replication.policy import NO_POLICY, Policy
 from replication.reconcile import BlobFacts
+from replication.uploading import UploadState
 
 COUNTING = (LocationState.ACTIVE, LocationState.PAUSED)
 _FROM = {
@@ -59,6 +61,22 @@ class NodeRow:
 
 
 @define(eq=False)
+class OpenUpload:
+    """A row of the table of uploads. Whoever has the `epoch` owns it."""
+
+    namespace: str
+    location: str
+    state: UploadState
+    expires: float
+    epoch: int = 1
+
+    def written(self) -> tuple[str, ...]:
+        """Return the keys under which it may have written something."""
+        tail = self.state.tail
+        return (self.state.key, self.state.reserved_key, *([tail.key] if tail is not None else []))
+
+
+@define(eq=False)
 class Round:
     """Where the shared round of reconciliation is; `pages` are (last, lease's end) by what they come after."""
 
@@ -88,6 +106,7 @@ class Truth:
     placements: dict[tuple[int, str], Placement] = field(factory=dict)
     tasks: dict[tuple[int, str], Task] = field(factory=dict)
     dead: dict[int, Dead] = field(factory=dict)
+    uploads: dict[UUID, OpenUpload] = field(factory=dict)
     nodes: dict[str, NodeRow] = field(factory=dict)
     round: Round = field(factory=Round)
     trims: dict[int, float] = field(factory=dict)
@@ -277,6 +296,8 @@ class Truth:
         self.states[location] = LocationState.REMOVED
         for place in [place for place in self.tasks if place[1] == location]:
             self.lose_task(*place)
+        for upload in [upload for upload, row in self.uploads.items() if row.location == location]:
+            self.left.update((location, key) for key in self.uploads.pop(upload).written())
         return Changed(Change.DONE)
 
     def lose_task(self, blob: int, location: str) -> None:

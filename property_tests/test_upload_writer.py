@@ -27,7 +27,7 @@ from replication.uploading import (
     record_every,
 )
 from tests.copies import pieces_of
-from tests.faulty_engine import FaultyEngine, Refuse
+from tests.faulty_engine import FaultyEngine, Refuse, Wrong
 from tests.registry.world import digest_of
 
 PART = 50
@@ -282,5 +282,27 @@ def test_parts_grow_within_memory() -> None:
         assert part_size_at(9000, PART) == 16 * PART
         stored = await upload.finish([bytes(PART)] * 20)
         assert store_of(upload).objects[stored.key] == upload.data
+
+    run(work)
+
+
+@given(st.integers(1, PART - 1), st.integers(0, 4 * PART), st.booleans(), st.booleans())
+def test_nobody_builds_upon_a_spoilt_tail(tail: int, more: int, again: bool, for_good: bool) -> None:
+    """A tail that does not come back as it was stored fails the request, unless only the reading was wrong."""
+
+    async def work() -> None:
+        upload = uploader()
+        await upload.write([Random(1).randbytes(tail)])
+        if again:
+            upload.take_over()
+        upload.engine.plan("read", Wrong(0), call=None if for_good else 0)
+        chunks = [Random(2).randbytes(more + 1)]
+        if for_good:
+            with pytest.raises(EngineUnavailable, match="does not come back"):
+                await upload.finish(chunks)
+        else:
+            stored = await upload.finish(chunks)
+            assert store_of(upload).objects[stored.key] == upload.data
+        assert upload.pool.statistics().held == 0
 
     run(work)

@@ -11,22 +11,27 @@ Rules, because parts of an open multi-part write can be neither read, left out n
    skips that many: two writers that do not know of each other never write the same part.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
 
 import trio
 from attrs import evolve, field, frozen
 
-from engines.contract import Engine, EngineError, Part, PartsMissing
+from engines.contract import Engine, EngineError, EngineUnavailable, Part, PartsMissing
 from replication.hashing import BlobHasher
 from replication.macs import PieceProofs
+from replication.offload import Offload, in_thread
 from replication.parts import PartPool, Share
 
 OFTEN_TAKEN_OVER = 48
 """The epoch from which on an upload counts as one that wanders, as behind a balancer that deals requests out in turn."""
 
 _GROW_FROM, _GROW_EVERY = 5000, 1000
+_TAIL_READS = 3
+"""A store may send wrong bytes and have the right ones."""
 
 
 def record_every(epoch: int) -> int:
@@ -51,6 +56,8 @@ class Tail:
 
     key: str
     size: int
+    sha256: str | None = None
+    """In hexadecimal: what is built upon must be what was stored. None: a node of 0.6.0 wrote it."""
 
 
 @frozen
@@ -102,6 +109,7 @@ class UploadWriter:
         record_every: int,
         record: Callable[[UploadState], Awaitable[None]],
         waiting: Callable[[], AbstractContextManager[object]],
+        offload: Offload,
     ) -> None:
         self._engine = engine
         self._state = state
@@ -114,6 +122,7 @@ class UploadWriter:
         self._acknowledged = trio.Event()
         self._record = record
         self._waiting = waiting
+        self._offload = offload
         self._record_every = record_every
         self._taken = 0
         self._buffer: deque[bytes] = deque()
@@ -159,10 +168,11 @@ class UploadWriter:
         await self._settle()
         if self._buffered:
             data = await self._take(self._buffered)
+            sha256 = self._known(len(data)) or await self._sha256(data)
             with self._waiting():
-                await self._engine.put(self._state.reserved_key, data, self._known(len(data)))
+                await self._engine.put(self._state.reserved_key, data, sha256)
             self._share.shrink(len(data))
-            self._tail = Tail(self._state.reserved_key, len(data))
+            self._tail = Tail(self._state.reserved_key, len(data), sha256)
         return self._resting()
 
     async def finish(self, expected: str) -> StoredObject:
@@ -246,10 +256,20 @@ class UploadWriter:
         if self._tail is None:
             return
         await self._grow(self._tail.size)
-        with self._waiting():
-            self._buffer.append(await self._engine.read(self._tail.key, 0, self._tail.size))
+        self._buffer.append(await self._read_tail(self._tail))
         self._buffered = self._hashed_ahead = self._tail.size
         self._tail = None
+
+    async def _read_tail(self, tail: Tail) -> bytes:
+        for _ in range(_TAIL_READS):
+            with self._waiting():
+                data = await self._engine.read(tail.key, 0, tail.size)
+            if tail.sha256 is None or await self._sha256(data) == tail.sha256:
+                return data
+        raise EngineUnavailable(f"{tail.key} does not come back as it was stored")
+
+    async def _sha256(self, data: bytes) -> str:
+        return await self._offload(len(data), lambda: hashlib.sha256(data).hexdigest())
 
     async def _take(self, size: int) -> bytes:
         """Cut the oldest `size` bytes off the buffer and hash what of them is new."""
@@ -258,8 +278,8 @@ class UploadWriter:
         known = min(self._hashed_ahead, size)
         self._hashed_ahead -= known
         if self._hasher is not None and known < size:
-            # In a thread of its own: nothing else touches the hasher while this task waits here.
-            await trio.to_thread.run_sync(self._hasher.update, data, known)
+            # Nothing else touches the hasher while this task waits here.
+            await self._offload(size - known, partial(self._hasher.update, data, known))
         return data
 
     def _cut(self, size: int) -> bytes:
@@ -324,6 +344,7 @@ async def open_writer(
     in_flight: int = 2,
     record: Callable[[UploadState], Awaitable[None]],
     waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    offload: Offload = in_thread,
 ) -> AsyncIterator[UploadWriter]:
     """Open a writer for one request. `record` commits a state in the middle of a long one, at least every `record_every` parts.
 
@@ -346,6 +367,7 @@ async def open_writer(
                     record_every=record_every,
                     record=record,
                     waiting=waiting,
+                    offload=offload,
                 )
         except BaseExceptionGroup as group:
             raise _the_reason(group) from None

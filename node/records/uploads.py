@@ -259,7 +259,7 @@ async def record_upload(database: Database, upload: UUID, epoch: int, state: Upl
             SELECT location_id, tail_key, now() + interval '1 minute' FROM old WHERE tail_key <> coalesce($8, '')
             ON CONFLICT DO NOTHING)
         UPDATE upload u SET byte_offset = $3, parts_upload = $4, parts = $5::jsonb, next_part = $6, reserved_key = $7,
-            tail_key = $8, tail_size = $9, hash_state = $10, updated_at = now()
+            tail_key = $8, tail_size = $9, tail_proof = $8 || ' ' || $11, hash_state = $10, updated_at = now()
         FROM old WHERE u.id = old.id AND u.epoch = old.epoch RETURNING u.id
         """,
         upload,
@@ -272,6 +272,7 @@ async def record_upload(database: Database, upload: UUID, epoch: int, state: Upl
         state.tail.key if state.tail else None,
         state.tail.size if state.tail else 0,
         state.hash_state,
+        state.tail.sha256 if state.tail else None,
     )
     return bool(rows)
 
@@ -347,6 +348,12 @@ async def expire_uploads(database: Database, most: int = 100) -> int:
     return len(rows)
 
 
+def _tail(key: str, size: int, proof: str | None) -> Tail:
+    # A node of 0.6.0 leaves the proof of an earlier tail.
+    proven, _, sha256 = (proof or "").partition(" ")
+    return Tail(key, size, sha256 if proven == key else None)
+
+
 def _upload(row: Row) -> UploadRow:
     parts: Sequence[Any] = json.loads(row["parts"])
     state = UploadState(
@@ -357,7 +364,7 @@ def _upload(row: Row) -> UploadRow:
         parts_upload=row["parts_upload"],
         parts=tuple(Part(number, size, etag) for number, size, etag in parts),
         next_part=row["next_part"],
-        tail=Tail(row["tail_key"], row["tail_size"]) if row["tail_key"] else None,
+        tail=_tail(row["tail_key"], row["tail_size"], row["tail_proof"]) if row["tail_key"] else None,
         hash_state=row["hash_state"],
     )
     return UploadRow(row["id"], row["location"], row["epoch"], state)

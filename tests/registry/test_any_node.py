@@ -9,7 +9,7 @@ import trio
 from engines.contract import EngineUnavailable
 from node.answers import ClientGone
 from node.janitor import sweep_up
-from tests.faulty_engine import Hold, LoseAnswer, Refuse
+from tests.faulty_engine import Hold, LoseAnswer, Refuse, Wrong
 from tests.registry.world import MIB, Body, MakeWorld, Region, digest_of
 
 SIZES = [1, MIB, 4 * MIB + 900_000, 5 * MIB, 5 * MIB + 100_000, 11 * MIB]
@@ -288,3 +288,28 @@ async def test_a_late_writer_does_not_drop_its_successor(world: MakeWorld, repos
     assert replies["put"].status == 201
     assert (await us.ask("GET", f"/v2/{repository}/blobs/{digest_of(head)}")).body == head
     assert await us.unaccounted("us") == set()
+
+
+@pytest.mark.parametrize(
+    ("proof", "checked"), [("as it is", True), ("NULL", False), ("'another ' || repeat('0', 64)", False)]
+)
+async def test_a_tail_that_does_not_come_back_as_it_was_stored(
+    world: MakeWorld, repository: str, proof: str, checked: bool
+) -> None:
+    """Nobody builds upon it, on another node either; what a node of the last release wrote has no proof, and goes on."""
+    us, eu = await world("us eu", "eu us", part_size=PART)
+    first, second = b"a" * 1000, b"b" * 1000
+    for call in (0, None):
+        location = await us.start_upload(repository)
+        assert (await us.patch(location, first)).status == 202
+        if proof != "as it is":
+            await us.rows(f"UPDATE upload SET tail_proof = {proof}")  # noqa: S608 - the test's own
+        if checked:
+            eu.engines["us"].plan("read", Wrong(3), call)
+        reply = await eu.put(location, digest_of(first + second), second)
+        eu.engines["us"].clear()
+        assert reply.status == (201 if call == 0 or not checked else 503)
+        if reply.status == 201:
+            assert (await us.ask("GET", reply.location)).body == first + second
+            assert (await us.ask("DELETE", f"/v2/{repository}/blobs/{digest_of(first + second)}")).status == 202
+    assert (await eu.ask("HEAD", f"/v2/{repository}/blobs/{digest_of(first + second)}")).status == 404
