@@ -16,6 +16,8 @@ from attrs import define, field
 from tests.auth.provider import Provider, provider
 from tests.auth.test_nodes import registry, run, run_json
 from tests.cluster import StartCluster, program
+from tests.registry.world import until
+from tests.services import execute
 
 __all__ = ["provider"]
 
@@ -126,3 +128,41 @@ async def test_logins(start_cluster: StartCluster, provider: Provider, tmp_path:
     assert "none" in await run(cluster, "robot", "federations", "gina+ci")
     actions = [line["action"] for line in (await run_json(cluster, "audit", "--most", "20"))["lines"]]
     assert {"login", "createUser", "robot add-federation", "robot remove-federation", "user link"} <= set(actions)
+
+
+async def test_a_node_looks_at_logins(start_cluster: StartCluster, provider: Provider) -> None:
+    """With TEAM_LOGIN_STALE_TIME a node lets people leave their teams by itself, though the provider is not asked."""
+    claims = {"PREFERRED_GROUP_CLAIM_NAME": "groups"}
+    cluster = await registry(
+        start_cluster,
+        "us eu",
+        AUTHENTICATION_TYPE="OIDC",
+        MOCK_LOGIN_CONFIG={"OIDC_SERVER": provider.url, "CLIENT_ID": "registry", **claims},
+        EXTRA_CA_CERTS=str(provider.authorities),
+        FEATURE_TEAM_SYNCING=True,
+        TEAM_LOGIN_STALE_TIME="1h",
+    )
+    for name in ("chief", "alice", "bob"):
+        await run(cluster, "user", "create", name, "--password-stdin", given="a long password\n")
+    await run(cluster, "org", "create", "acme", "--admin", "chief")
+    await run(cluster, "team", "set", "acme", "devs")
+    await run(cluster, "team", "sync", "acme", "devs", "--group", "devs")
+    await trio.to_thread.run_sync(
+        execute,
+        cluster.configuration["DB_URI"],
+        "INSERT INTO team_member (team_id, account_id, confirmed_at) "
+        "SELECT t.id, a.id, now() - CASE a.name WHEN 'bob' THEN interval '2 hours' ELSE interval '1 minute' END "
+        "FROM team t, account a WHERE t.name = 'devs' AND a.name IN ('alice', 'bob')",
+    )
+    node = cluster["us"]
+    await node.stop()
+    await node.start()
+
+    async def looked() -> bool:
+        members = (await run_json(cluster, "team", "members", "acme", "devs"))["members"]
+        return [member["name"] for member in members] == ["alice"]
+
+    await until(looked, 60)
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        health = (await client.get(f"{node.url}/health/instance")).json()
+    assert health["data"]["services"]["service_team sync"] is True
