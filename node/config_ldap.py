@@ -9,6 +9,8 @@ from node.config_values import Findings, Hidden, Unfit, read_duration, read_flag
 from node.settings import LdapSettings
 
 _ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+_IN_CHAIN = ":1.2.840.113556.1.4.1941:"
+"""The rule that follows groups in groups (MS-ADTS, 3.1.1.3.4.4.3)."""
 _PORTS = {"ldap": 389, "ldaps": 636}
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -43,6 +45,13 @@ def _read_attribute(value: object) -> str:
     raise Unfit("write the name of an attribute, such as uid or sAMAccountName")
 
 
+def _read_memberof(value: object) -> str:
+    if isinstance(value, str) and _IN_CHAIN in value:
+        # Quay puts it into a filter as it stands; Active Directory alone knows this.
+        raise Unfit("write memberOf, and LDAP_NESTED_GROUPS: true for groups in groups")
+    return _read_attribute(value)
+
+
 def _read_filter(value: object) -> str:
     text = read_text(value).strip()
     if text.startswith("(") and text.endswith(")") and text.count("(") == text.count(")"):
@@ -61,7 +70,7 @@ _READERS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "LDAP_EMAIL_ATTR": ("email_attribute", _read_attribute),
     "LDAP_USER_FILTER": ("user_filter", _read_filter),
     "LDAP_SUPERUSER_FILTER": ("superuser_filter", _read_filter),
-    "LDAP_MEMBEROF_ATTR": ("memberof_attribute", _read_attribute),
+    "LDAP_MEMBEROF_ATTR": ("memberof_attribute", _read_memberof),
     "LDAP_NESTED_GROUPS": ("nested_groups", read_flag),
     "LDAP_START_TLS": ("start_tls", read_flag),
     "LDAP_TIMEOUT": ("timeout", read_duration(1, 60)),

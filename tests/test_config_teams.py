@@ -68,6 +68,12 @@ def test_what_cannot_be_used(key: str, value: object) -> None:
     assert only_error(**{**LDAP, "FEATURE_TEAM_SYNCING": True, key: value}).startswith(f"{key}: ")
 
 
+def test_groups_in_groups_as_for_quay() -> None:
+    """Who had Active Directory follow them is told which key does that here."""
+    told = only_error(**LDAP, FEATURE_TEAM_SYNCING=True, LDAP_MEMBEROF_ATTR="memberOf:1.2.840.113556.1.4.1941:")
+    assert told.endswith("write memberOf, and LDAP_NESTED_GROUPS: true for groups in groups")
+
+
 def test_what_does_nothing() -> None:
     """What counts only with FEATURE_TEAM_SYNCING is named without it, and so is that where nobody has groups."""
     made = settings(**{**OIDC, **CLAIM}, TEAM_RESYNC_STALE_TIME="1h")

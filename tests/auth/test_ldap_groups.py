@@ -1,5 +1,6 @@
 """Who is in which group of a real LDAP directory, also where long lists come in parts, and what says nothing of anybody."""
 
+import random
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -146,6 +147,34 @@ async def test_groups_in_groups(directory: Slapd, in_parts: Ranged, *, nested: b
         assert await groups.groups(sorted(known), [group]) == told({who: of & {group} for who, of in known.items()})
     for who, of in known.items():
         assert await groups.groups([who], wanted) == told({who: of})
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_groups_in_groups(directory: Slapd, seed: int) -> None:
+    """Both ways to ask say what follows from who is in what, whatever is in which group."""
+    chance = random.Random(seed)
+    names, people = [f"any-{number}" for number in range(7)], ["alice", "bob", "private"]
+    inner = {name: chance.sample(names, chance.choice([0, 1, 1, 2])) for name in names}
+    listed = {name: chance.sample(people, chance.choice([0, 0, 1])) for name in names}
+    for name in names:
+        directory.write_group(name, *listed[name], groups=inner[name])
+
+    def below(name: str, seen: set[str]) -> set[str]:
+        if name not in seen:
+            seen.add(name)
+            for other in inner[name]:
+                below(other, seen)
+        return seen
+
+    known = {
+        who: named(*(name for name in names if any(who in listed[other] for other in below(name, set()))))
+        for who in people
+    }
+    groups = LdapGroups(directory.settings(nested_groups=True))
+    wanted = sorted(named(*names))
+    assert await groups.groups(people, wanted) == told(known)
+    for some in (wanted[:3], wanted[3:6], wanted[6:]):
+        assert await groups.groups(people, some) == told({who: of & set(some) for who, of in known.items()})
 
 
 async def test_groups_that_go_too_deep(directory: Slapd, monkeypatch: pytest.MonkeyPatch) -> None:
