@@ -224,6 +224,7 @@ async def test_what_is_sent_again(balancer: Balancer, tmp_path: Path, nursery: t
         ("GET /v2/", b"", "", BOTH),
         (f"PUT {_MANIFEST}", b"{}", "", BOTH),
         (f"PUT {_MANIFEST}", docker_manifest(127), "", BOTH),
+        (f"PUT {_MANIFEST}", b"{%s}" % (b" " * 120_000), "", BOTH),
         (f"PUT {_MANIFEST}", b"{}", '"theirs"', BOTH),
         (f"PUT {_MANIFEST}?tag=a", b"{}", "", BOTH),
         (f"DELETE {_MANIFEST}", b"", "", BOTH),

@@ -60,7 +60,7 @@ _BUILDAH = f"buildah {_VFS}"
 _DOCKER = "docker -H unix://{home}/docker.sock"
 _BUILDCTL = "buildctl --addr unix://{home}/buildkit.sock"
 _BUILD = f"{_BUILDCTL} build --progress plain --frontend dockerfile.v0 --local context={{home}}/context"
-_CTR = "ctr -a {home}/containerd.sock"
+CTR = "ctr -a {home}/containerd.sock"
 _CTR_REMOTE = "--hosts-dir {home}/hosts -u '{user}:{password}'"
 
 
@@ -173,17 +173,17 @@ CLIENTS = (
         needs=("containerd",),
         login_asks=False,
         daemon="containerd --config {home}/containerd.toml",
-        ready=f"{_CTR} version",
+        ready=f"{CTR} version",
         # It keeps no logins: names and passwords go with each command.
         login='mkdir -p {home}/hosts/{host} && printf \'server = "https://{host}"\\n[host."https://{host}"]\\nca = "%s"\\n\''
         " $SSL_CERT_FILE > {home}/hosts/{host}/hosts.toml",
         prepare="tar -C {layout} -cf {home}/image.tar . "
-        f"&& {_CTR} images import --base-name antipode --digests --no-unpack {{home}}/image.tar "
-        f"&& {_CTR} images ls -q",
-        push=f"{_CTR} images push {_CTR_REMOTE} {{ref}} antipode@{{manifest}}",
-        pull=f"{_CTR} images pull --snapshotter native {_CTR_REMOTE} {{ref}}",
-        pull_as_nobody=f"{_CTR} images pull --snapshotter native --hosts-dir {{home}}/hosts {{ref}}",
-        beside=f"{_CTR} content fetch {_CTR_REMOTE} {{ref}} && {_CTR} images push {_CTR_REMOTE} {{other}} antipode@{{manifest}}",
+        f"&& {CTR} images import --base-name antipode --digests --no-unpack {{home}}/image.tar "
+        f"&& {CTR} images ls -q",
+        push=f"{CTR} images push {_CTR_REMOTE} {{ref}} antipode@{{manifest}}",
+        pull=f"{CTR} images pull --snapshotter native {_CTR_REMOTE} {{ref}}",
+        pull_as_nobody=f"{CTR} images pull --snapshotter native --hosts-dir {{home}}/hosts {{ref}}",
+        beside=f"{CTR} content fetch {_CTR_REMOTE} {{ref}} && {CTR} images push {_CTR_REMOTE} {{other}} antipode@{{manifest}}",
     ),
 )
 
