@@ -11,19 +11,27 @@ import pytest
 import trio
 from attrs import frozen
 
+from node.auth.memberships import Bound
+from node.auth.model import Role
+from node.records.accounts import delete_account
 from node.records.audit import clear_suspicion
+from node.records.auditlog import Line
 from node.records.blobs import commit_blob, mount_blob, unlink_blob
 from node.records.closures import move_tags
 from node.records.collect import CollectRules, collect_batch, expire_history
 from node.records.history import relink_closure
+from node.records.immutability import write_patterns
 from node.records.journal import note_manifests
 from node.records.ledger import PostgresLedger
 from node.records.locations import note_drained, purge_removed
 from node.records.manifests import CompiledTags, ManifestFacts, commit_manifest, delete_manifest, delete_tag
 from node.records.members import Membership, enrol_locations
+from node.records.permissions import Grantee, set_permission
 from node.records.postgres import Database
-from node.records.removal import delete_namespace, delete_repository
+from node.records.removal import delete_repository
 from node.records.repair import adopt_object
+from node.records.team_sync import Step, bind_team, take_steps
+from node.records.teams import delete_team
 from node.records.uploads import Choice, begin_upload, cancel_upload, expire_uploads
 from node.records.webhooks import redeliver
 from replication.model import LocationState
@@ -77,6 +85,15 @@ async def mount(world: World, to: str = "team/a") -> object:
     return await mount_blob(world.database, to, "library", "other/b", digest_of("b3"), replicate=True)
 
 
+async def step(world: World) -> object:
+    row = await world.database.fetch_row(
+        "SELECT t.id AS team, a.id AS account FROM team t, account a WHERE a.name = 'ann'"
+    )
+    assert row is not None
+    steps = [Step(Bound(row["team"], "team", "crew", "crew"), row["account"], True, Line("team"))]
+    return await take_steps(world.database, "ldap", steps)
+
+
 _REPOSITORY = "SELECT FROM repository WHERE name = 'team/a' FOR UPDATE"
 _NAMESPACE = "SELECT FROM namespace WHERE name = 'team' FOR UPDATE"
 _B1 = "(SELECT id FROM blob WHERE size = 1001)"
@@ -87,6 +104,9 @@ _TAG = "SELECT FROM tag FOR UPDATE"
 _TASKS = "SELECT FROM task t WHERE t.blob_id {} (SELECT min(blob_id) FROM task) FOR UPDATE"
 _OBJECTS = "SELECT FROM manifest_object WHERE manifest_id {} (SELECT min(manifest_id) FROM manifest_object) FOR UPDATE"
 _EMPTIED = "SELECT FROM location WHERE name = '{}' FOR NO KEY UPDATE"
+_TEAM = "SELECT FROM team FOR UPDATE"
+_SYNC = "SELECT FROM team_sync FOR UPDATE"
+_GIVEN = "SELECT FROM permission FOR UPDATE"
 _TOLD = "SELECT FROM delivery WHERE id {} (SELECT min(id) FROM delivery) FOR UPDATE"
 
 HALVES = {
@@ -146,6 +166,33 @@ HALVES = {
     "locations change while they are drained": Half(
         _EMPTIED.format("us"), lambda w: note_drained(w.database), _EMPTIED.format("eu")
     ),
+    "a blob is linked twice at once": Half(
+        "INSERT INTO repository_blob (repository_id, blob_id) SELECT r.id, b.id FROM repository r, blob b "
+        "WHERE r.name = 'team/a' AND b.size = 1003",
+        mount,
+        "INSERT INTO task (blob_id, location_id, size) SELECT b.id, l.id, 1 FROM blob b, location l "
+        "WHERE b.size = 1003 AND l.name = 'us'",
+    ),
+    "a repository is deleted while somebody may do less there": Half(
+        _REPOSITORY,
+        lambda w: set_permission(w.database, "team/a", Grantee("ann"), Role.READ),
+        _GIVEN,
+    ),
+    "a repository is deleted while its tags become mutable": Half(
+        _REPOSITORY,
+        lambda w: write_patterns(w.database, "team", "team/a", []),
+        "SELECT FROM immutable_pattern FOR UPDATE",
+    ),
+    "a repository is deleted while a team of it is": Half(
+        _REPOSITORY, lambda w: delete_team(w.database, "team", "crew"), _GIVEN
+    ),
+    "a repository is deleted while somebody's account is": Half(
+        _REPOSITORY, lambda w: delete_account(w.database, "ann"), _GIVEN
+    ),
+    "a team is deleted while people come into it": Half(_TEAM, step, _SYNC),
+    "a team is deleted while another group decides it": Half(
+        _TEAM, lambda w: bind_team(w.database, "team", "crew", "ldap", "others"), _SYNC
+    ),
     "events are forgotten while they are told again": Half(
         _TOLD.format("="), lambda w: redeliver(w.database, None, "hook", None), _TOLD.format("<>")
     ),
@@ -182,6 +229,23 @@ async def full(world: World) -> World:
         "UPDATE delivery SET attempts = 1 WHERE id = (SELECT min(id) FROM delivery)",
         # Which way the planner takes is its own affair.
         "DROP INDEX delivery_page, delivery_due",
+        "INSERT INTO account (name, kind) VALUES ('ann', 'user'), ('team', 'organization')",
+        "INSERT INTO team (organization_id, name) SELECT id, 'crew' FROM account WHERE name = 'team'",
+        "INSERT INTO team_member (team_id, account_id) SELECT t.id, a.id FROM team t, account a WHERE a.name = 'ann'",
+        "INSERT INTO team_sync (team_id, service, group_name) SELECT id, 'ldap', 'crew' FROM team",
+        (
+            "INSERT INTO permission (repository_id, account_id, role) SELECT r.id, a.id, 3 FROM repository r, account a "
+            "WHERE r.name = 'team/a' AND a.name = 'ann'"
+        ),
+        (
+            "INSERT INTO permission (repository_id, team_id, role) SELECT r.id, t.id, 3 FROM repository r, team t "
+            "WHERE r.name = 'team/a'"
+        ),
+        (
+            "INSERT INTO immutable_pattern (namespace_id, repository_id, pattern, expression) "
+            "SELECT namespace_id, id, 'v*', '^v' FROM repository WHERE name = 'team/a'"
+        ),
+        "UPDATE repository SET made_for_push = now()",
         "DELETE FROM default_location",
         "INSERT INTO default_location SELECT id FROM location WHERE name IN ('us', 'eu') ORDER BY id DESC",
         "UPDATE location SET emptying_since = now() WHERE name = 'us'",
@@ -314,17 +378,3 @@ async def test_two_nodes_may_name_their_locations_in_another_order(world: World,
         nursery.start_soon(enrol_locations, world.database, ["new 2", "new 1"], [])
         await wait_until_one_waits(world.database)
         await enrol_locations(held, ["new 2"], [])
-
-
-async def test_what_leaves_several_repositories_is_noted_in_one_order(full: World, database_uri: str) -> None:
-    """When a namespace goes, candidates of all its repositories are made by their numbers, not one repository after another."""
-    await full.blob("b5", ["team/a"], ["us"])
-    await full.link("b3", "team/c")
-    note = "SELECT note_garbage('blob', '{0}', ARRAY[$1::bigint])"
-    async with trio.open_nursery() as nursery, held_transaction(database_uri) as held:
-        await held.fetch("SET LOCAL lock_timeout = '200ms'")
-        await held.fetch(note, full.blobs["b3"])
-        nursery.start_soon(delete_namespace, full.database, "team")
-        await wait_until_one_waits(full.database)
-        await held.fetch(note, full.blobs["b5"])
-        await held.fetch("ROLLBACK")

@@ -77,6 +77,7 @@ async def delete_token(database: Database, account: str, token: UUID) -> bool:
 async def drop_ended_tokens(database: Database) -> int:
     """Delete the tokens that ended more than a day ago; return how many."""
     rows = await database.fetch(
-        "DELETE FROM application_token WHERE expires_at < now() - interval '1 day' RETURNING id"
+        "DELETE FROM application_token WHERE id IN (SELECT id FROM application_token "
+        "WHERE expires_at < now() - interval '1 day' FOR UPDATE SKIP LOCKED) RETURNING id"
     )
     return len(rows)

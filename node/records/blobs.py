@@ -22,7 +22,10 @@ OWE = """
             WHERE p.blob_id = linked.blob_id AND p.location_id = r.location_id AND p.state = 'present'){besides}
         ORDER BY 1, 2 ON CONFLICT (blob_id, location_id) DO NOTHING RETURNING location_id)
 """
-"""Schedules the debt of the rows of `linked` (blob_id, size, namespace_id): what their namespace requires and is not present."""
+"""Schedules the debt of the rows of `linked` (blob_id, size, namespace_id): what their namespace requires and is not present.
+
+Whoever calls it makes the links first: `linked` comes from them.
+"""
 
 # A namespace that the statement itself makes is not in the view yet, and has no policy.
 _REQUIRED_OF_NEW = """(
@@ -73,10 +76,10 @@ async def commit_blob(
             INSERT INTO blob AS b (digest, size, pieces, macs) SELECT $4, $5, $6, $10 FROM gone
             ON CONFLICT (digest) DO UPDATE
             SET pieces = coalesce(b.pieces, excluded.pieces), macs = coalesce(excluded.macs, b.macs) RETURNING id),
-        linked AS (SELECT new.id AS blob_id, $5::bigint AS size, gone.namespace_id FROM new, gone),
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT gone.repository_id, new.id FROM gone, new
-            ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = now()),
+            ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = now() RETURNING blob_id),
+        linked AS (SELECT link.blob_id, $5::bigint AS size, gone.namespace_id FROM link, gone),
         placed AS (
             INSERT INTO placement AS p (blob_id, location_id, key) SELECT new.id, gone.location_id, $7 FROM gone, new
             ON CONFLICT (blob_id, location_id)
@@ -129,10 +132,10 @@ async def mount_blob(
             AND NOT EXISTS (SELECT FROM namespace_never v WHERE v.namespace_id = r.namespace_id)
             FOR KEY SHARE OF b),
         missing AS (SELECT WHERE NOT EXISTS (SELECT FROM wanted)),
-        linked AS (SELECT wanted.id AS blob_id, wanted.size, repo.namespace_id FROM wanted, repo),
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, wanted.id FROM repo, wanted
-            ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = now()),
+            ON CONFLICT (repository_id, blob_id) DO UPDATE SET linked_at = now() RETURNING blob_id),
+        linked AS (SELECT link.blob_id, wanted.size, repo.namespace_id FROM link, wanted, repo),
         {OWE.format(required=_REQUIRED_OF_NEW, replicate="$5", besides="")}
         SELECT (SELECT coalesce(array_agg(l.name), '{{}}') FROM owed JOIN location l ON l.id = owed.location_id) AS debt FROM wanted
         """,  # noqa: S608

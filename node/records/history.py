@@ -160,7 +160,7 @@ async def relink_closure(
             ORDER BY b.id FOR KEY SHARE OF b),
         link AS (
             INSERT INTO repository_blob (repository_id, blob_id) SELECT here.id, wanted.id FROM here, wanted
-            ON CONFLICT DO NOTHING RETURNING blob_id),
+            ORDER BY 2 ON CONFLICT DO NOTHING RETURNING blob_id),
         linked AS (
             SELECT wanted.id AS blob_id, wanted.size, here.namespace_id FROM here, link JOIN wanted ON wanted.id = link.blob_id),
         {OWE.format(required="required_location", replicate="$3", besides="")}

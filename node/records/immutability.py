@@ -27,10 +27,12 @@ async def write_patterns(
     """Replace them by these, each with its regular expression. False: there is no such repository or namespace."""
     row = await database.fetch_row(
         """
-        WITH here AS (
+        WITH n AS (SELECT id FROM namespace WHERE name = $1 AND in_time($0) FOR KEY SHARE),
+        r AS (
+            SELECT r.id FROM n JOIN repository r ON r.namespace_id = n.id WHERE r.name = $2 FOR NO KEY UPDATE OF r),
+        here AS (
             SELECT n.id AS namespace_id, r.id AS repository_id
-            FROM namespace n LEFT JOIN repository r ON r.namespace_id = n.id AND r.name = $2
-            WHERE n.name = $1 AND ($2::text IS NULL OR r.id IS NOT NULL) AND in_time($0) FOR KEY SHARE OF n),
+            FROM n LEFT JOIN r ON true WHERE $2::text IS NULL OR r.id IS NOT NULL),
         gone AS (
             DELETE FROM immutable_pattern p USING here WHERE p.namespace_id = here.namespace_id
             AND p.repository_id IS NOT DISTINCT FROM here.repository_id AND p.pattern <> ALL($3::text[])),

@@ -49,7 +49,7 @@ async def set_permission(database: Database, repository: str, grantee: Grantee, 
     """Give a user, a robot or a team a permission on a repository, in place of the one it had there."""
     row = await database.fetch_row(
         f"""
-        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1 AND in_time($0)), {_GRANTEE},
+        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1 AND in_time($0) FOR NO KEY UPDATE), {_GRANTEE},
         changed AS (
             UPDATE permission p SET role = $4 FROM repo, grantee g WHERE p.repository_id = repo.id
             AND (p.account_id = g.account_id OR p.team_id = g.team_id) RETURNING p.id),
@@ -71,7 +71,7 @@ async def remove_permission(database: Database, repository: str, grantee: Grante
     """Take the permission of a user, a robot or a team on a repository away."""
     row = await database.fetch_row(
         f"""
-        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1 AND in_time($0)), {_GRANTEE},
+        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1 AND in_time($0) FOR NO KEY UPDATE), {_GRANTEE},
         gone AS (
             DELETE FROM permission p USING repo, grantee g WHERE p.repository_id = repo.id
             AND (p.account_id = g.account_id OR p.team_id = g.team_id) RETURNING p.id)

@@ -197,7 +197,8 @@ async def restore_manifest(
             INSERT INTO blob (digest, size) SELECT digest, size FROM named ORDER BY 1 ON CONFLICT (digest) DO NOTHING RETURNING id),
         blobs AS (SELECT id FROM made UNION SELECT b.id FROM blob b JOIN named ON named.digest = b.digest),
         linked AS (
-            INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, blobs.id FROM repo, blobs ON CONFLICT DO NOTHING),
+            INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, blobs.id FROM repo, blobs
+            ORDER BY 2 ON CONFLICT DO NOTHING),
         new AS (
             INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations) VALUES ($5, $6, $7, $8, $9::json)
             ON CONFLICT (digest) DO UPDATE SET created_at = manifest.created_at RETURNING id),

@@ -21,7 +21,7 @@ async def bind_team(database: Database, organization: str, team: str, service: s
         f"""
         WITH t AS (
             SELECT t.* FROM team t JOIN account o ON o.id = t.organization_id
-            WHERE o.name = $1 AND t.name = $2 AND in_time($0)),
+            WHERE o.name = $1 AND t.name = $2 AND in_time($0) FOR KEY SHARE OF t),
         fit AS (
             SELECT t.id FROM t WHERE t.role < 3
             OR NOT EXISTS (
@@ -124,10 +124,12 @@ async def note_synced(database: Database, bound: Sequence[Bound], held: Collecti
     """
     await database.fetch(
         """
+        WITH d AS (
+            SELECT s.team_id FROM unnest($1::bigint[], $2::text[]) AS d (team_id, group_name)
+            JOIN team_sync s ON s.team_id = d.team_id AND s.group_name = d.group_name ORDER BY s.team_id FOR NO KEY UPDATE OF s)
         UPDATE team_sync s SET synced_at = now(), leased_until = NULL,
             held_since = CASE WHEN s.team_id = ANY($3::bigint[]) THEN coalesce(s.held_since, now()) END
-        FROM unnest($1::bigint[], $2::text[]) AS d (team_id, group_name)
-        WHERE s.team_id = d.team_id AND s.group_name = d.group_name
+        FROM d WHERE s.team_id = d.team_id
         """,
         [line.team for line in bound],
         [line.group for line in bound],
@@ -243,13 +245,23 @@ async def take_steps(database: Database, service: str, steps: Sequence[Step], be
     """
     row = await database.fetch_row(
         f"""
-        WITH bound AS (
+        -- Each kind in one order, and all before the first membership changes: teams, what decides them, accounts.
+        WITH teams AS (SELECT id FROM team WHERE id = ANY($2::bigint[]) AND in_time($0) ORDER BY id FOR KEY SHARE),
+        deciding AS (
+            SELECT s.* FROM team_sync s WHERE s.team_id IN (SELECT id FROM teams) ORDER BY s.team_id FOR SHARE),
+        accounts AS (
+            SELECT id FROM account WHERE id = ANY($3::bigint[]) AND (SELECT count(*) FROM deciding) > 0 ORDER BY id FOR KEY SHARE),
+        bound AS (
             SELECT w.* FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::boolean[], $6::text[])
                 AS w (team_id, account_id, group_name, joins, line)
-            JOIN team_sync s ON s.team_id = w.team_id AND s.service = $1 AND s.group_name = w.group_name
-            JOIN account a ON a.id = w.account_id WHERE in_time($0) FOR SHARE OF s FOR KEY SHARE OF a),
+            JOIN deciding s ON s.team_id = w.team_id AND s.service = $1 AND s.group_name = w.group_name
+            JOIN accounts a ON a.id = w.account_id ORDER BY w.team_id, w.account_id),
+        members AS (
+            SELECT m.team_id, m.account_id FROM team_member m JOIN bound USING (team_id, account_id)
+            ORDER BY m.team_id, m.account_id FOR UPDATE OF m),
         joined AS (
-            INSERT INTO team_member (team_id, account_id) SELECT team_id, account_id FROM bound WHERE joins
+            INSERT INTO team_member (team_id, account_id)
+            SELECT team_id, account_id FROM bound WHERE joins AND (SELECT count(*) FROM members) >= 0 ORDER BY 1, 2
             ON CONFLICT DO NOTHING RETURNING team_id, account_id),
         confirmed AS (
             UPDATE team_member m SET confirmed_at = now() FROM bound b
@@ -260,7 +272,8 @@ async def take_steps(database: Database, service: str, steps: Sequence[Step], be
             AND ($7::float8 IS NULL OR m.confirmed_at < now() - $7::float8 * interval '1 second')
             RETURNING m.team_id, m.account_id),
         done AS (
-            SELECT b.line FROM bound b JOIN (SELECT * FROM joined UNION ALL SELECT * FROM left_it) d USING (team_id, account_id)),
+            SELECT b.line FROM bound b JOIN (SELECT * FROM joined UNION ALL SELECT * FROM left_it) d USING (team_id, account_id)
+            ORDER BY NOT b.joins, team_id, account_id),
         {noted("done", "done.line")}
         SELECT (SELECT count(*) FROM joined) AS joined, (SELECT count(*) FROM left_it) AS left_it
         """,  # noqa: S608

@@ -116,8 +116,12 @@ async def delete_team(database: Database, organization: str, name: str) -> TeamD
         WITH t AS (
             SELECT t.* FROM team t JOIN account o ON o.id = t.organization_id
             WHERE o.name = $1 AND t.name = $2 AND in_time($0)),
+        -- Before the permissions on them, as whoever deletes them has both.
+        held AS (
+            SELECT id FROM repository WHERE id IN (SELECT p.repository_id FROM t JOIN permission p ON p.team_id = t.id)
+            ORDER BY id FOR NO KEY UPDATE),
         gone AS (
-            DELETE FROM team USING t WHERE team.id = t.id AND (t.role < 3
+            DELETE FROM team USING t WHERE team.id = t.id AND (SELECT count(*) FROM held) >= 0 AND (t.role < 3
                 OR NOT EXISTS (SELECT FROM team_member m WHERE m.team_id = t.id)
                 OR {OTHERS.format(team="t", besides="ot.id <> t.id")}) RETURNING team.id)
         SELECT EXISTS (SELECT FROM gone) AS gone, EXISTS (SELECT FROM t) AS found

@@ -152,6 +152,12 @@ BEGIN
         PERFORM FROM task t WHERE t.blob_id = ANY(objects) ORDER BY t.blob_id, t.location_id FOR UPDATE;
     END IF;
     FOR candidate IN SELECT c.* FROM unnest(candidates) c ORDER BY c.object_id, c.repository_id LOOP
+        IF wanted_kind = 'blob' AND candidate.object_id <> ALL(objects)
+            AND EXISTS (SELECT FROM blob b WHERE b.id = candidate.object_id) THEN
+            outcome := 'busy';
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
         SELECT * INTO outcome, in_repository, what, bytes FROM collect_one(candidate, retention);
         RETURN NEXT;
     END LOOP;
