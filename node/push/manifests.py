@@ -143,6 +143,12 @@ def _still(request: Request, once: Once | None) -> Held | None:
     return request.held if once is not None and once.final else None
 
 
+def _check_end(registry: Registry, held: Held | None) -> None:
+    """Raise RightsLapsed where what proved them has ended. The statement that follows is done soon, or never (`in_time`)."""
+    if held is not None and registry.clock() > held.until:
+        raise RightsLapsed
+
+
 async def _commit(
     registry: Registry,
     repository: str,
@@ -165,6 +171,7 @@ async def _commit(
         if other is not None:
             return ManifestCommit(stale=True, version=other.version, policy=json.dumps(dump_policy(other.policy)))
         waits = now.durability.waits
+        _check_end(registry, held)
         # The tags have a line of their own when they move.
         said = {**note.detail, "tags": [], "durability": str(now.durability)} if waits else note.detail
         return await commit_manifest(
@@ -205,6 +212,7 @@ async def _move(
     async def move(version: int, policy: Policy) -> ManifestCommit:
         compiled = _compiled(registry, tags, version, policy)
         id_ = None if once is None else once.id
+        _check_end(registry, held)
         return await move_tags(registry.database, repository, digest, compiled, note, id_, held)
 
     _, moved = await _under_policy(registry, repository, move)
@@ -257,6 +265,7 @@ async def _delete(
 ) -> None:
     """Delete a manifest by its digest, or else a tag, unless another try has. Raises RegistryError, TagImmutable, RightsLapsed."""
     there, id_, held = False, None if once is None else once.id, _still(request, once)
+    _check_end(registry, held)
     if digest is not None:
         note = registry.line(request, "deleteManifest", repository, digest=digest)
         there = await delete_manifest(registry.database, repository, digest, note, id_, held)

@@ -260,7 +260,7 @@ async def move_tags(
     """
     row = await database.fetch_row(
         f"""
-        WITH {seen("$8")}, {lapsed("$1", "$9", "$10", "$11")},
+        WITH {seen("$8")}, {lapsed("$1", "$9", "$10")},
         found AS (SELECT id, namespace_id FROM repository WHERE name = $1 FOR KEY SHARE),
         m AS (
             SELECT rm.repository_id, rm.manifest_id AS id FROM found JOIN repository_manifest rm ON rm.repository_id = found.id

@@ -90,7 +90,7 @@ async def commit_manifest(
     """
     row = await database.fetch_row(
         f"""
-        WITH RECURSIVE {seen("$18")}, {lapsed("$1", "$20", "$21", "$22")}, {REPOSITORY_UNLESS_DONE},
+        WITH RECURSIVE {seen("$18")}, {lapsed("$1", "$20", "$21")}, {REPOSITORY_UNLESS_DONE},
         wanted_blob AS (SELECT unnest($4::text[]) AS digest),
         found_blob AS (
             SELECT b.id, b.digest FROM wanted_blob w JOIN blob b ON b.digest = w.digest
@@ -219,7 +219,7 @@ async def delete_tag(
     hold no longer, unless it was deleted before.
     """
     row = await database.fetch_row(
-        f"WITH {seen('$4')}, {lapsed('$1', '$5', '$6', '$7')}, "  # noqa: S608
+        f"WITH {seen('$4')}, {lapsed('$1', '$5', '$6')}, "  # noqa: S608
         "home AS (SELECT id FROM repository WHERE name = $1 FOR KEY SHARE), "
         "there AS (SELECT t.repository_id, t.name, m.digest FROM home r JOIN tag t ON t.repository_id = r.id "
         "JOIN manifest m ON m.id = t.manifest_id WHERE t.name = $2 AND NOT EXISTS (SELECT FROM seen) "
@@ -252,7 +252,7 @@ async def delete_manifest(
     `once` and `held` as for tags. Raises RightsLapsed.
     """
     row = await database.fetch_row(
-        f"WITH {seen('$4')}, {lapsed('$1', '$5', '$6', '$7')}, "  # noqa: S608
+        f"WITH {seen('$4')}, {lapsed('$1', '$5', '$6')}, "  # noqa: S608
         # One at a time in a repository: what goes makes candidates of much else there.
         "home AS (SELECT id FROM repository WHERE name = $1 FOR NO KEY UPDATE), "
         "there AS (SELECT rm.repository_id, rm.manifest_id FROM home r JOIN repository_manifest rm "

@@ -51,21 +51,21 @@ class RightsLapsed(Exception):
     """The rights by which something was to be done were taken away, or what proved them ended, before it was done."""
 
 
-def lapsed(repository: str, account: str, epoch: str, until: str) -> str:
-    """Return the part of a WITH that has a row where rights hold no longer, by the database's log and its clock.
+def lapsed(repository: str, account: str, epoch: str) -> str:
+    """Return the part of a WITH that has a row where something was taken from an account, or on a repository, since `epoch`.
 
-    What is named are parameters; the last three are those of `terms`. A node that stood still, or was cut off, knows of no change
+    What is named are parameters; the last two are those of `terms`. A node that stood still, or was cut off, knows of no change
     since, and what it does then shall not be what another node has refused meanwhile.
     """
     return (
-        f"lapsed AS (SELECT WHERE now() > to_timestamp({until}::float8) OR EXISTS (SELECT FROM access_change "  # noqa: S608  # constants
+        f"lapsed AS (SELECT WHERE EXISTS (SELECT FROM access_change "  # noqa: S608  # constants
         f"WHERE number > {epoch}::bigint AND (account = {account}::text OR repository = {repository})))"
     )
 
 
-def terms(held: Held | None) -> tuple[str | None, int | None, float | None]:
+def terms(held: Held | None) -> tuple[str | None, int | None]:
     """Return the parameters of `lapsed`; None: it never has a row."""
-    return (None, None, None) if held is None else (held.account, held.epoch, held.until)
+    return (None, None) if held is None else (held.account, held.epoch)
 
 
 @frozen

@@ -34,12 +34,13 @@ async def test_a_token_that_runs_out_meanwhile(make_waiters: MakeWaiters, nurser
     tokens.tokens._clock = lambda: time() - longest + LEFT
     headers = bearing(await token_for(us, writer, PUSHES))
     ends = time() + LEFT
-    # Where it stood still after it had looked at this clock.
     us.registry.clock = lambda: time() - stood
     push = beside(
         nursery, partial(put, us, body, name=NAME, antipode_durability="all", idempotency_key="once-1", **headers)
     )
     await asked(us, body)
+    # It goes on, after it had stood still.
+    us.registry.clock = time
 
     async def has_run_out() -> bool:
         return time() > ends
