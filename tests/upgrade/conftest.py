@@ -1,7 +1,11 @@
 """Fixtures of the upgrade tests."""
 
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
 import pytest
 
+from tests.services import execute, fresh_database, required
 from tests.upgrade.release import NoRelease, Release, last_release
 
 
@@ -12,3 +16,11 @@ def release() -> Release:
         return last_release()
     except NoRelease as reason:
         pytest.skip(f"nothing to upgrade from: {reason}")
+
+
+@pytest.fixture
+def database_uri() -> Iterator[str]:
+    """A fresh database whose log is quiet: the last release's transactions may wait for each other in a circle, as ours may not."""
+    with fresh_database(required("ANTIPODE_TEST_POSTGRES")) as uri:
+        execute(uri, f"ALTER DATABASE {urlsplit(uri).path[1:]} SET log_min_messages = fatal")
+        yield uri
