@@ -1,5 +1,6 @@
 """Fixtures for tests against real services; `tests/services.py` says how they are used."""
 
+import gc
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
@@ -37,6 +38,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.relative_to(config.rootpath).as_posix().startswith(_MINUTES):
             item.add_marker(pytest.mark.long)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what is there before the first test from every later look of the collector."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """What a file's tests leave open fails these, and not whichever test the collector finds it under."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
