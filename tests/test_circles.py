@@ -21,7 +21,6 @@ from node.records.closures import move_tags
 from node.records.collect import CollectRules, collect_batch, expire_history
 from node.records.history import relink_closure
 from node.records.immutability import write_patterns
-from node.records.journal import note_manifests
 from node.records.ledger import PostgresLedger
 from node.records.locations import note_drained, purge_removed
 from node.records.manifests import CompiledTags, ManifestFacts, commit_manifest, delete_manifest, delete_tag
@@ -32,6 +31,7 @@ from node.records.removal import delete_repository
 from node.records.repair import adopt_object
 from node.records.team_sync import Step, bind_team, take_steps
 from node.records.teams import delete_team
+from node.records.unstored import note_manifests
 from node.records.uploads import Choice, begin_upload, cancel_upload, expire_uploads
 from node.records.webhooks import redeliver
 from replication.model import LocationState

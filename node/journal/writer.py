@@ -29,12 +29,10 @@ from node.records.journal import (
     Batches,
     Turn,
     claim_journal,
-    claim_manifests,
     finish_batches,
     finish_merge,
     next_batches,
     next_merge,
-    note_manifests,
     prune_journal,
     release_journal,
     renew_journal,
@@ -43,6 +41,7 @@ from node.records.journal import (
 )
 from node.records.journal_snapshots import PHASES, begin_snapshot, finish_page, read_page
 from node.records.postgres import Database
+from node.records.unstored import claim_manifests, note_manifests
 from replication.ports import LedgerUnavailable
 
 _log = structlog.get_logger("antipode.journal")
