@@ -13,7 +13,8 @@ from node.acknowledged import Acknowledged
 from node.auditlog import AuditLog
 from node.auth.access import Access
 from node.collector import Collector, collect_rules
-from node.config_spool import folder_of
+from node.config.settings import Settings
+from node.config.spool import folder_of
 from node.elsewhere import LIES, Elsewhere
 from node.failover import FailOvers
 from node.forgetting import Forgetting
@@ -32,7 +33,6 @@ from node.records.pulls import FoundBlob, find_blob
 from node.records.reconcile import PostgresRounds
 from node.records.replicas import Replica, Replicas
 from node.running import Node, ask_who_lives
-from node.settings import Settings
 from node.waiting import Subject, Waiting
 from replication.bandwidth import Bandwidth, FailoverCap
 from replication.closure import Closure

@@ -15,10 +15,10 @@ import trio
 from attrs import define, field, frozen
 
 from node.answers import Request
+from node.config.settings import Settings
 from node.names import namespace_of
 from node.records.auditlog import Line, Pull, drop_lines, write_lines, write_pulls
 from node.records.postgres import Database
-from node.settings import Settings
 from replication.ports import LedgerUnavailable
 
 _log = structlog.get_logger("antipode.audit")

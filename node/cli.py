@@ -13,9 +13,9 @@ import trio
 
 from node import logs
 from node.commands.options import EXIT_FAILED, config_option, load
-from node.config import load_settings
-from node.config_report import report
-from node.config_values import Unfit, parse_bind
+from node.config.load import load_settings
+from node.config.report import report
+from node.config.values import Unfit, parse_bind
 from node.services import NodeFailure
 
 EXIT_CLEAN = 0

@@ -11,9 +11,9 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
+from node.config.settings import Settings
 from node.records.collect import KINDS, Batch, CollectRules, collect_batch, expire_history, read_pause
 from node.records.postgres import Database
-from node.settings import Settings
 from replication.ports import Forget, LedgerUnavailable, Publish
 
 _log = structlog.get_logger("antipode.collector")

@@ -5,7 +5,7 @@ import resource
 import structlog
 from attrs import evolve
 
-from node.settings import Settings
+from node.config.settings import Settings
 
 _OTHERS = 256
 """What is not for clients: stores, the database, Redis, spools, logs, and connections that are only told to come back."""

@@ -21,9 +21,9 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from engines.crossing import cross
+from node.config.settings import RedisSettings
 from node.hint_hub import Hub
 from node.hint_wire import encode
-from node.settings import RedisSettings
 
 log = structlog.get_logger("antipode.hints")
 

@@ -7,8 +7,8 @@ from enum import Enum
 
 from attrs import evolve
 
+from node.config.settings import Settings
 from node.errors import UNSUPPORTED, RegistryError
-from node.settings import Settings
 
 NORMAL = "normal"
 READ_ONLY = "readonly"

@@ -12,6 +12,7 @@ from node.answers import Request
 from node.auditlog import AuditLog
 from node.auth.access import Access
 from node.cache import Cache, Freshness
+from node.config.settings import Settings
 from node.forgetting import Forgetting
 from node.gates import Gates
 from node.names import namespace_of
@@ -21,7 +22,6 @@ from node.records.manifests import FoundManifest, Look, TagAsked, find_by_tags
 from node.records.postgres import Database
 from node.records.pulls import FoundBlob
 from node.records.replicas import Replicas
-from node.settings import Settings
 from node.together import Together
 from node.waiting import Waiting
 from replication.macs import MacKeys

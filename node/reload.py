@@ -8,11 +8,11 @@ import structlog
 import trio
 from attrs import evolve, frozen
 
-from node.config import ConfigurationErrors
-from node.config_keys import KEYS
-from node.config_oidc import ENDING
+from node.config.keys import KEYS
+from node.config.load import ConfigurationErrors
+from node.config.oidc import ENDING
+from node.config.settings import Settings
 from node.running import Node
-from node.settings import Settings
 
 _log = structlog.get_logger("antipode.reload")
 

@@ -13,6 +13,7 @@ from node.auditlog import AuditLog
 from node.auth.access import Access
 from node.cache import Freshness
 from node.collector import Collector
+from node.config.settings import Settings
 from node.elsewhere import Elsewhere
 from node.failover import FailOvers
 from node.forgetting import Forgetting
@@ -31,7 +32,6 @@ from node.records.postgres import Database, DatabaseUnavailable
 from node.records.replicas import Replicas
 from node.registry import Memory, Registry
 from node.services import ServiceBoard
-from node.settings import Settings
 from node.tls import Certificates
 from node.waiting import Waiting
 from replication.bandwidth import Bandwidth, FailoverCap

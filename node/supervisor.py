@@ -29,7 +29,8 @@ from node.allocator import return_large_buffers
 from node.assembly import assemble
 from node.auth.first import offer_first_contact
 from node.cache import Freshness
-from node.config_database import describe_database
+from node.config.database import describe_database
+from node.config.settings import Settings, TlsSettings
 from node.cycles import spare_the_collector
 from node.descriptors import within_limit
 from node.health import DiskSpace
@@ -46,7 +47,6 @@ from node.reload import reload_on_hangup
 from node.routes import Routes
 from node.running import Node
 from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
-from node.settings import Settings, TlsSettings
 from node.systemd import Manager, inherited_sockets
 from node.tls import BadCertificate, Certificates
 from node.web.access import log_exchange

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from cryptography.x509 import load_pem_x509_certificates
 
 from engines.tls_suites import CannotChoose, choose_suites, prefer_fast
-from node.settings import TlsSettings
+from node.config.settings import TlsSettings
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.tls")
 

@@ -31,7 +31,8 @@ from node.auth.tokens import BadToken, Tokens
 from node.commands.loopback import read_return
 from node.commands.own_logins import read_logins
 from node.commands.signing_in import Failed, read_answer
-from node.config_values import Unfit
+from node.config.settings import OidcSettings
+from node.config.values import Unfit
 from node.errors import RegistryError
 from node.hint_wire import BadMessage, decode
 from node.names import check_digest, check_name, is_account, is_name, is_tag, namespace_of
@@ -44,7 +45,6 @@ from node.push.idempotency import MOST as LONGEST_KEY
 from node.push.reading import KNOWN, read_manifest
 from node.push.uploads import _content_range, _upload_id
 from node.records.postgres import Database, DatabaseUnavailable
-from node.settings import OidcSettings
 from node.web.access import SANE_ID, request_ids
 from node.web.heads import Head, Heads, NotHere
 from node.web.incoming import headers_of, origin_form, path_of, query_of

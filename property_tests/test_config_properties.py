@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.config import ConfigurationErrors, read_settings
-from node.config_keys import KEYS, STRUCTURED, SUPPORTED, nearest
-from node.config_values import (
+from node.config.keys import KEYS, STRUCTURED, SUPPORTED, nearest
+from node.config.load import ConfigurationErrors, read_settings
+from node.config.values import (
     Unfit,
     parse_bind,
     parse_duration,

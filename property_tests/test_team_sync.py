@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from node.auth.dn import below, parse
 from node.auth.memberships import CROWD, Bound, Change, Membership, decide, unlikely
-from node.config_values import Unfit
+from node.config.values import Unfit
 
 GROUPS = st.sampled_from(["a", "b", "c", "d"])
 IDS = st.integers(1, 6)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from node.config import ConfigurationErrors, read_settings
-from node.settings import Settings
+from node.config.load import ConfigurationErrors, read_settings
+from node.config.settings import Settings
 
 EXAMPLE = """
 SERVER_HOSTNAME: 127.0.0.1:8100

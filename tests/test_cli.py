@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from node.cli import EXIT_CLEAN, main, run
 from node.commands.options import EXIT_CONFIGURATION, EXIT_FAILED
-from node.config_keys import ENVIRONMENT
+from node.config.keys import ENVIRONMENT
 from node.services import NodeFailure
 from scripts.services.processes import free_ports
 

@@ -15,9 +15,9 @@ from attrs import define, field
 
 from engines.crossing import Trouble, cross, open_bridge
 from node import hints
+from node.config.settings import RedisSettings
 from node.hint_hub import Hub, Subscription
 from node.hints import CHANNEL, IDLE_SECONDS, open_hints
-from node.settings import RedisSettings
 from replication.ports import Forget, Hint, Placed, Wake
 from scripts.services.postgres import Postgres
 from scripts.services.processes import Daemon, accepts_connections, free_ports

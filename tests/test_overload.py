@@ -13,8 +13,8 @@ import httpx
 import pytest
 import trio
 
+from node.config.settings import CONNECTIONS_OVER_TLS
 from node.descriptors import raise_limit
-from node.settings import CONNECTIONS_OVER_TLS
 from node.web.listener import Address
 from tests.certificates import Authority
 from tests.cluster import Node, StartCluster

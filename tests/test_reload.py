@@ -8,10 +8,10 @@ import attrs
 import trio
 import yaml
 
-from node.config_keys import KEYS, STRUCTURED
-from node.config_oidc import ENDING
+from node.config.keys import KEYS, STRUCTURED
+from node.config.oidc import ENDING
+from node.config.settings import Settings
 from node.reload import RELOADED, differ, key_of
-from node.settings import Settings
 from tests.cluster import Cluster, StartCluster
 from tests.configurations import settings
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import trio
 
-from node.settings import Settings
+from node.config.settings import Settings
 from node.supervisor import LAST_RESORT
 from node.systemd import Manager, inherited_sockets
 from node.web.listener import BACKLOG

@@ -9,7 +9,7 @@ from node.auth.changes import ACCESS_CHANGED
 from node.auth.model import Kind
 from node.auth.passwords import Passwords, check_password
 from node.auth.secrets import APPLICATION, ROBOT, hash_secret, new_secret
-from node.config_values import Unfit, parse_duration, show
+from node.config.values import Unfit, parse_duration, show
 from node.names import is_name
 from node.records.accounts import (
     Account,

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from node.api.frame import Json, timestamp
-from node.config_values import Unfit
+from node.config.values import Unfit
 from node.records.auditlog import Filter, Kept, read_lines
 from node.records.postgres import Database
 

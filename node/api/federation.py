@@ -6,11 +6,11 @@ from node.api.frame import Json, Problem, Wrong, timestamp
 from node.api.tags import Means
 from node.auth.changes import ACCESS_CHANGED
 from node.auth.model import Kind
-from node.config_federation import refuse
-from node.config_values import show
+from node.config.federation import refuse
+from node.config.settings import Settings
+from node.config.values import show
 from node.records.accounts import find_account
 from node.records.robot_federation import MOST, Rule, add_rule, list_rules, remove_rule
-from node.settings import Settings
 
 
 async def get_federation(means: Means, robot: str) -> Json:

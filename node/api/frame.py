@@ -8,7 +8,7 @@ from typing import TypeVar
 from attrs import define, field, frozen
 
 from node.answers import Headers
-from node.config_values import Unfit, show
+from node.config.values import Unfit, show
 
 T = TypeVar("T")
 

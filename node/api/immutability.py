@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from node.api.frame import Json, Problem, Wrong
 from node.api.tags import Means
-from node.config_values import show
+from node.config.values import show
 from node.names import namespace_of
 from node.records.immutability import read_patterns, write_patterns
 

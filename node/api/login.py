@@ -10,9 +10,9 @@ from node.auth.directory import DirectoryUnavailable
 from node.auth.id_token import is_subject
 from node.auth.provider import LoginRefused, Pending
 from node.auth.sign_in import Begun, SignIn
+from node.config.settings import Settings
 from node.records.accounts import find_account
 from node.records.federated_logins import Link, add_link, list_links, remove_link
-from node.settings import Settings
 
 _RETRY = (("retry-after", "5"),)
 

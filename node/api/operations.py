@@ -12,7 +12,7 @@ from attrs import field, frozen
 from node.api.frame import Json, Parameters, parse_flag
 from node.api.tags import Means
 from node.auth.model import Identity
-from node.config_values import Unfit
+from node.config.values import Unfit
 from node.registry import Registry
 
 

@@ -1,7 +1,7 @@
 """Quotas of namespaces: shown, listed and set."""
 
 from node.api.frame import Json, Problem, Wrong
-from node.config_values import Unfit, parse_size, show
+from node.config.values import Unfit, parse_size, show
 from node.names import is_name
 from node.records.postgres import Database
 from node.records.quotas import Usage, list_usage, read_usage, write_quota

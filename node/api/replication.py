@@ -7,7 +7,7 @@ import trio
 from attrs import frozen
 
 from node.api.frame import Json, Parameters, Problem, parse_flag, timestamp
-from node.config_values import Unfit, parse_duration
+from node.config.values import Unfit, parse_duration
 from node.names import is_name, is_tag
 from node.records.closures import ask_for_copies, read_closure
 from node.registry import Registry

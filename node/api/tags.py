@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from node.api.frame import Json, Parameters, Problem, timestamp
-from node.config_values import Unfit, parse_duration, say_duration
+from node.config.settings import Settings
+from node.config.values import Unfit, parse_duration, say_duration
 from node.names import is_name, is_tag
 from node.push.reading import read_manifest
 from node.records.history import (
@@ -24,7 +25,6 @@ from node.records.manifests import CompiledTags, commit_manifest
 from node.records.policies import load_policy
 from node.records.postgres import Database
 from node.records.removal import clear_namespace, delete_namespace, delete_repository
-from node.settings import Settings
 from replication.digests import BadDigest, Digest
 from replication.ports import Forget, Publish, Wake
 

@@ -5,7 +5,7 @@ from node.api.permissions import get_team, left
 from node.api.tags import Means
 from node.auth.changes import ACCESS_CHANGED
 from node.auth.group_names import DirectoryUnavailable, check_group, service_of
-from node.config_values import Unfit, show
+from node.config.values import Unfit, show
 from node.records.team_sync import bind_team, unbind_team
 from node.records.teams import find_team
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from node.api.frame import Json, Problem, Wrong, timestamp
 from node.api.tags import Means
-from node.config_values import show
+from node.config.values import show
 from node.hooks.addresses import networks, refuse_url
 from node.hooks.message import KINDS, REGISTRY_ONLY, read_secret, write_secret
 from node.hooks.secrets import keep_secret

@@ -25,11 +25,11 @@ from node.auth.scopes import Need
 from node.auth.secrets import APPLICATION
 from node.auth.team_counts import TeamCounts
 from node.auth.tokens import LEEWAY, BadToken
+from node.config.settings import Settings
 from node.errors import DENIED, RegistryError
 from node.records.permissions import create_repository, unmake_repository
 from node.records.postgres import Database
 from node.records.rights import read_changes
-from node.settings import Settings
 from replication.ports import Forget, Hint, LedgerUnavailable, Publish
 
 _log = structlog.get_logger("antipode.access")

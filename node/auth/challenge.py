@@ -9,8 +9,8 @@ from attrs import evolve
 
 from node.answers import Headers
 from node.auth.scopes import Need
+from node.config.settings import Settings
 from node.errors import UNAUTHORIZED, RegistryError
-from node.settings import Settings
 
 INVALID = "invalid_token"
 INSUFFICIENT = "insufficient_scope"

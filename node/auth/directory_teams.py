@@ -16,7 +16,7 @@ from node.auth.linking import Where
 from node.auth.memberships import Bound, decide, unlikely
 from node.auth.team_sync import TeamSync
 from node.auth.told import Told
-from node.config_values import say_duration
+from node.config.values import say_duration
 from node.records.accounts import Account
 from node.records.postgres import Database
 from node.records.team_sync import Standing, claim_stale, list_candidates, note_synced, overdue_teams

@@ -10,7 +10,7 @@ what is escaped as it was written.
 import re
 from functools import lru_cache
 
-from node.config_values import Unfit
+from node.config.values import Unfit
 
 Dn = tuple[str, ...]
 """The components, the first one first, each as one of the ways in which it can be written: in small letters."""

@@ -21,9 +21,9 @@ from node.auth.model import ANONYMOUS, Grant
 from node.auth.parts import Parts
 from node.auth.scopes import Asked, narrow, read_scopes, words_of
 from node.auth.tokens import BadToken, Renewal
+from node.config.settings import Settings
 from node.errors import UNAVAILABLE, UNSUPPORTED, Code, RegistryError
 from node.gates import Gate
-from node.settings import Settings
 
 _MOST_FORM = 64 * 1024
 _OAUTH = Code("UNSUPPORTED", 400, "the token request cannot be read")

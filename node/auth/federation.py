@@ -12,7 +12,7 @@ import structlog
 from attrs import define, field
 
 from node.auth.issuers import Issuers
-from node.settings import FederationRule
+from node.config.settings import FederationRule
 
 _log = structlog.get_logger("antipode.access")
 

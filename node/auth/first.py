@@ -4,7 +4,7 @@ import structlog
 
 from node.auth.passwords import Passwords, check_password
 from node.auth.secrets import BOOTSTRAP, hash_secret, new_secret
-from node.config_values import Unfit
+from node.config.values import Unfit
 from node.names import is_account
 from node.records.accounts import Account, any_user
 from node.records.bootstrap import is_bootstrap, offer_bootstrap, use_bootstrap

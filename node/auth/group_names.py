@@ -2,8 +2,8 @@
 
 from node.auth.directory import DirectoryUnavailable
 from node.auth.dn import below, parse
-from node.config_values import Unfit
-from node.settings import LdapSettings, Settings
+from node.config.settings import LdapSettings, Settings
+from node.config.values import Unfit
 
 __all__ = ["DirectoryUnavailable", "check_group", "service_of"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from attrs import frozen
 
-from node.config_values import show
+from node.config.settings import OidcSettings
+from node.config.values import show
 from node.names import is_account
-from node.settings import OidcSettings
 
 _LEEWAY = 60.0
 """Seconds that two clocks may differ."""

@@ -20,8 +20,8 @@ from ldap3.utils.conv import escape_filter_chars
 from node.auth.directory import DirectoryUnavailable, Person
 from node.auth.passwords import MOST
 from node.auth.told import Unread
+from node.config.settings import LdapSettings
 from node.errors import TOOMANYREQUESTS, RegistryError
-from node.settings import LdapSettings
 
 _log = structlog.get_logger("antipode.access")
 

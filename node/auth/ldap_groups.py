@@ -22,7 +22,7 @@ from node.auth.ldap import entered
 from node.auth.ldap_lists import ANYBODY, Lists, all_groups, batches, climb, holders_of, reach
 from node.auth.ldap_search import ANYTHING, NOTHING, Session, names, search, values
 from node.auth.told import Told, Trouble, Unread
-from node.settings import LdapSettings
+from node.config.settings import LdapSettings
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from ldap3 import BASE, SUBTREE, Connection
 from node.auth.directory import DirectoryUnavailable
 from node.auth.dn import Dn, parse
 from node.auth.told import Unread
-from node.config_values import Unfit
+from node.config.values import Unfit
 
 MOST_VALUES = 100_000
 """Of one attribute of one entry: they are in memory together."""

@@ -13,9 +13,9 @@ from node.auth.keyring import Keyring
 from node.auth.model import Action, Grant, Identity
 from node.auth.sealing import Sealer
 from node.auth.tokens import Tokens
+from node.config.settings import Settings
 from node.records.postgres import Database
 from node.records.rights import read_changes
-from node.settings import Settings
 from replication.ports import LedgerUnavailable
 
 _LIFETIME = 300.0

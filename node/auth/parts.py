@@ -23,10 +23,10 @@ from node.auth.shared_limits import shared_counts
 from node.auth.sign_in import SignIn
 from node.auth.team_sync import TeamSync
 from node.auth.tokens import Tokens
+from node.config.settings import FederationRule, Settings
 from node.hooks.addresses import networks
 from node.records.postgres import Database
 from node.records.robot_federation import list_rules
-from node.settings import FederationRule, Settings
 from replication.ports import Publish
 
 

@@ -12,7 +12,7 @@ import trio
 from argon2.exceptions import InvalidHashError, VerificationError
 from attrs import define, field, frozen
 
-from node.config_values import Unfit
+from node.config.values import Unfit
 from node.errors import TOOMANYREQUESTS, RegistryError
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from node.auth.federation import ALGORITHMS
 from node.auth.id_token import Said, joined, refuse, wants_more
 from node.auth.issuers import Issuers
 from node.auth.outgoing import ANYWHERE, NoAnswer, Outgoing
-from node.settings import OidcSettings, Settings
+from node.config.settings import OidcSettings, Settings
 
 _log = structlog.get_logger("antipode.access")
 

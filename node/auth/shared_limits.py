@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from node.settings import RedisSettings
+from node.config.settings import RedisSettings
 
 _log = structlog.get_logger("antipode.logins")
 

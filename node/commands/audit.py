@@ -7,7 +7,7 @@ import click
 from node.api.auditlog import get_audit, read_time
 from node.commands.options import config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, show, work
-from node.config_values import Unfit
+from node.config.values import Unfit
 from node.records.auditlog import Filter
 
 

@@ -6,7 +6,7 @@ from attrs import asdict
 from node.collector import Collector, collect_rules
 from node.commands.options import config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, size, work
-from node.config_values import say_duration
+from node.config.values import say_duration
 from node.records.collect import read_pause, resume, survey
 
 

@@ -11,7 +11,7 @@ from node.auth.own_token import OwnToken
 from node.canary import CanaryFailed, Tally
 from node.commands.options import config_option, output_option
 from node.commands.tools import Desk, Refused, show, size, work
-from node.config_values import Unfit, parse_duration, say_duration
+from node.config.values import Unfit, parse_duration, say_duration
 from node.drill import CannotDrill, DrillPlan, DrillReport, drill
 from node.records.drills import Begun
 from node.records.risk import tags_at_risk

@@ -11,7 +11,7 @@ from node.api.locations import change_location, get_location, get_locations
 from node.commands.options import config_option, output_option
 from node.commands.replication import run_backfill
 from node.commands.tools import EXIT_CODES, Desk, Refused, progress_bar, show, size, work
-from node.config_values import say_duration
+from node.config.values import say_duration
 from node.records.held_up import list_held_up
 from node.records.locations import LocationLine, apply_defaults, list_locations
 from node.records.members import default_locations, enrol_locations

@@ -19,7 +19,7 @@ import httpx
 from attrs import define, field
 
 from node.commands.own_logins import place, read_login
-from node.config_values import Unfit
+from node.config.values import Unfit
 
 TOKEN = "ANTIPODE_TOKEN"  # noqa: S105  # a name
 _HELPER_SECONDS = 30

@@ -5,8 +5,8 @@ from typing import IO, Any
 
 import click
 
-from node.config import ConfigurationErrors, load_settings
-from node.settings import Settings
+from node.config.load import ConfigurationErrors, load_settings
+from node.config.settings import Settings
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2

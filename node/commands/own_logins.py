@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import asdict, field, frozen
 
-from node.config_values import Unfit
+from node.config.values import Unfit
 
 _MOST = 1 << 20
 

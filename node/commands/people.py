@@ -8,7 +8,7 @@ import click
 from node.auth.changes import ACCESS_CHANGED
 from node.auth.passwords import check_password, hash_now
 from node.commands.tools import Desk, Refused, show
-from node.config_values import Unfit
+from node.config.values import Unfit
 from node.names import NAME_MOST, is_account
 from node.records.accounts import Account
 

@@ -10,7 +10,7 @@ import httpx
 import trio
 from attrs import field, frozen
 
-from node.config_values import Unfit, parse_host
+from node.config.values import Unfit, parse_host
 from node.names import is_name, is_tag
 from replication.digests import BadDigest, Digest
 

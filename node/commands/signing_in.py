@@ -22,7 +22,7 @@ from node.commands.options import EXIT_FAILED, output_option
 from node.commands.own_logins import OwnLogin, keep_login, place, read_login
 from node.commands.registry_client import is_loopback
 from node.commands.tables import show
-from node.config_values import Unfit, parse_host
+from node.config.values import Unfit, parse_host
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from node.auth.secrets import APPLICATION, hash_secret, new_secret
 from node.commands.options import config_option, output_option
 from node.commands.people import told
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
-from node.config_values import Unfit, parse_duration
+from node.config.values import Unfit, parse_duration
 from node.records.application_tokens import ApplicationToken, create_token, delete_token, list_tokens
 
 

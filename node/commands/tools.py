@@ -25,6 +25,7 @@ from node.commands.options import EXIT_FAILED, load
 # Every verb shows something; the room apart is for those that need nothing else of this one.
 from node.commands.tables import show as show
 from node.commands.tables import size as size
+from node.config.settings import Settings
 from node.findings import Finding, Tell
 from node.hint_hub import Hub
 from node.hints import open_hints
@@ -33,7 +34,6 @@ from node.records.auditlog import Line, write_lines
 from node.records.migrate import migrate, migrations
 from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, TagImmutable, open_database
 from node.records.quotas import OverQuota
-from node.settings import Settings
 
 _FLUSH_SECONDS = 2.0
 _BROKEN_SECONDS = 5.0

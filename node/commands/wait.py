@@ -15,7 +15,7 @@ from node.commands.login import find_login, login_options
 from node.commands.options import output_option
 from node.commands.registry_client import Image, Refused, RegistryClient, Unreachable, open_registry
 from node.commands.tables import show, size
-from node.config_values import Unfit, parse_duration, say_duration
+from node.config.values import Unfit, parse_duration, say_duration
 
 T = TypeVar("T")
 

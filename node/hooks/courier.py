@@ -12,6 +12,7 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
+from node.config.settings import Settings
 from node.hooks.addresses import networks
 from node.hooks.message import Event, make_message
 from node.hooks.secrets import Sealed, open_secret
@@ -26,7 +27,6 @@ from node.records.deliveries import (
     tell_location,
 )
 from node.records.postgres import Database
-from node.settings import Settings
 from replication.model import LocationHealth, Verdict
 from replication.ports import LedgerUnavailable
 

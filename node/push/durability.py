@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from attrs import evolve, field, frozen
 
 from node.answers import Request
-from node.config_values import Unfit, parse_duration, say_duration
+from node.config.values import Unfit, parse_duration, say_duration
 from node.errors import MANIFEST_UNKNOWN, UNAVAILABLE, Code, RegistryError
 from node.records.closures import ask_for_copies
 from node.records.policies import PolicyRow, read_policy

@@ -5,7 +5,7 @@ Source: distribution-spec, DENIED, TOOMANYREQUESTS and "Warnings"; RFC 7234 5.5.
 
 from attrs import evolve
 
-from node.config_values import say_size
+from node.config.values import say_size
 from node.errors import DENIED, TOOMANYREQUESTS, RegistryError
 from node.records.quotas import OverQuota, Usage
 from node.records.uploads import TooManyUploads

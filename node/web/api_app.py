@@ -17,7 +17,7 @@ from node.api.operations import Call, Operation, Right
 from node.api.paths import PATH_PARAMETERS
 from node.api.table import OPERATIONS
 from node.auth.model import Action, Identity
-from node.config_values import show
+from node.config.values import show
 from node.modes import Change, check_change
 from node.names import check_name, namespace_of
 from node.records.auditlog import Line

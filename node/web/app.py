@@ -5,10 +5,10 @@ from typing import cast
 
 from quart import Blueprint
 
+from node.config.settings import Settings
 from node.errors import UNAVAILABLE, RegistryError
 from node.health import HealthSource
 from node.metrics import Metrics
-from node.settings import Settings
 from node.web.access import BELIEVED, AccessLog, Observe, address_text, exchange_of, unobserved
 from node.web.adapter import Adapter, Handler
 from node.web.asgi import App, Receive, Scope, Send

@@ -14,7 +14,7 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, LifespanState
 
-from node.settings import Settings
+from node.config.settings import Settings
 from node.web.app import BEYOND_LIMIT
 from node.web.arrival import Arrivals, Arrived, NotAdmitted, TlsSource
 from node.web.asgi import App

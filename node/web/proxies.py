@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from attrs import frozen
 
-from node.config_values import Unfit, parse_host
+from node.config.values import Unfit, parse_host
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Header names in lower case, with their values."""

@@ -14,6 +14,7 @@ from engines import parse_engine
 from engines.contract import Engine, EngineError, Part
 from engines.crossing import open_bridge
 from node.assembly import assemble
+from node.config.settings import LocationSettings, Settings
 from node.cycles import spare_the_collector
 from node.hint_hub import Hub
 from node.markers import keep_markers
@@ -21,7 +22,6 @@ from node.records.members import Membership, enrol_locations
 from node.records.migrate import migrate
 from node.records.postgres import open_database
 from node.running import Node
-from node.settings import LocationSettings, Settings
 from replication.macs import PieceProofs, ProofMaker
 from replication.watcher import probe_keys
 from replication.workers import each

@@ -13,7 +13,7 @@ from attrs import evolve
 from node.answers import Request
 from node.api.auditlog import get_audit, read_time
 from node.auditlog import AuditLog, AuditSettings
-from node.config_values import Unfit
+from node.config.values import Unfit
 from node.push.reading import OCI_INDEX
 from node.records.auditlog import Filter, Line, drop_lines, read_lines, write_lines
 from node.records.postgres import Database, DatabaseUnavailable

@@ -19,7 +19,7 @@ import pytest
 from attrs import define, field
 from ldap3 import NONE, Connection, Server
 
-from node.settings import LdapSettings
+from node.config.settings import LdapSettings
 from scripts.services.processes import free_ports
 from tests.certificates import Authority
 

@@ -13,7 +13,7 @@ from node.auth.limits import Failures, Limits, network_of
 from node.auth.model import ROLE_ACTIONS, Action, Grant, Identity, Kind, Role, Standing, TeamRole, actions_of
 from node.auth.passwords import check_password, hash_now, verify_now
 from node.auth.scopes import narrow, read_access, read_scopes, write_access
-from node.config_values import Unfit
+from node.config.values import Unfit
 from node.errors import RegistryError
 from node.records.rights import Change, Changes
 from tests.auth.people import basic

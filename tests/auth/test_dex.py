@@ -24,8 +24,8 @@ from attrs import evolve, frozen
 from node.commands.own_logins import OwnLogin
 from node.commands.signing_in import Client as Registry
 from node.commands.signing_in import _log_in
+from node.config.settings import OidcSettings
 from node.records.accounts import find_account
-from node.settings import OidcSettings
 from scripts.services.processes import free_ports, tail
 from tests.api.test_rights import app_of
 from tests.auth.people import Person, settled

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from node.auth.directory import DirectoryUnavailable
 from node.auth.federation import Federation, admits, ends_of, fits, looks_like_token
 from node.auth.issuers import Issuers, Key, keys_of, pick
+from node.config.settings import FederationRule
 from node.hooks.addresses import networks
 from node.records.accounts import update_account
-from node.settings import FederationRule
 from tests.auth.people import HOST, ROBOT_SECRET, Person, bearing, settled
 from tests.auth.provider import Provider, provider, running
 from tests.auth.test_endpoint import claims

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from node.auth.directory import DirectoryUnavailable, Remembering
 from node.auth.directory import Person as Known
 from node.auth.ldap import Ldap, prove_now, user_filter
+from node.config.settings import LdapSettings
 from node.records.accounts import create_user, find_account, update_account
 from node.records.auditlog import Filter, read_lines
-from node.settings import LdapSettings
 from tests.auth.people import PASSWORD, ROBOT_SECRET, TOKEN, Person, settled
 from tests.auth.slapd import PASSWORD_THERE, Slapd, directory
 from tests.registry.world import MakeWorld, Region

@@ -11,7 +11,7 @@ from node.auth import ldap_lists, ldap_search
 from node.auth.directory import DirectoryUnavailable
 from node.auth.ldap_groups import LdapGroups, groups_now, has_group_now, listing_now
 from node.auth.told import Told, Unread
-from node.config_values import Unfit
+from node.config.values import Unfit
 from tests.auth.ranged import Fault, Ranged
 from tests.auth.slapd import Slapd, directory
 

@@ -12,13 +12,13 @@ from node.auth.directory_teams import DirectoryTeams
 from node.auth.ldap_groups import LdapGroups
 from node.auth.model import Role
 from node.auth.told import Told, Unread
+from node.config.settings import LdapSettings
 from node.health import warning
 from node.records.accounts import create_user, find_account
 from node.records.auditlog import Filter, read_lines
 from node.records.permissions import Grantee, set_permission
 from node.records.team_sync import bind_team
 from node.records.teams import TeamDeletion, add_member, list_members, put_team
-from node.settings import LdapSettings
 from tests.auth.people import Person, bearing, settled, token_for
 from tests.auth.slapd import PASSWORD_THERE, Slapd, directory
 from tests.registry.world import MakeWorld, Region, until

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from node.commands.login import find_login
-from node.config_values import Unfit
+from node.config.values import Unfit
 from tests.auth.people import basic
 
 HOST = "registry.example.com:8443"

@@ -13,7 +13,7 @@ import trio
 from node.commands.loopback import read_return, wait_for_return
 from node.commands.own_logins import OwnLogin, keep_login, place, read_login
 from node.commands.signing_in import Client, Failed, _log_in, read_answer
-from node.config_values import Unfit
+from node.config.values import Unfit
 from tests.api.test_rights import app_of
 from tests.auth.people import Person
 from tests.auth.provider import Provider, provider

@@ -23,9 +23,9 @@ from node.auth.issuers import Issuers, Key
 from node.auth.outgoing import ANYWHERE, Outgoing
 from node.auth.provider import LoginRefused, Provider
 from node.auth.sign_in import is_loopback, proves
+from node.config.settings import OidcSettings
 from node.records.accounts import create_user, find_account, update_account
 from node.records.auditlog import Filter, read_lines
-from node.settings import OidcSettings
 from tests.api.test_rights import app_of
 from tests.auth import provider as there
 from tests.auth.people import PASSWORD, ROLES, Person, settled

@@ -7,6 +7,7 @@ import pytest
 
 from node.auth.id_token import Said, Unsaid, groups_of, joined, wants_more
 from node.auth.model import Role
+from node.config.settings import OidcSettings
 from node.records.accounts import create_user
 from node.records.auditlog import Filter, read_lines
 from node.records.federated_logins import add_link
@@ -14,7 +15,6 @@ from node.records.permissions import Grantee
 from node.records.permissions import set_permission as give
 from node.records.team_sync import bind_team
 from node.records.teams import TeamDeletion, add_member, list_members, put_team
-from node.settings import OidcSettings
 from tests.auth import provider as there
 from tests.auth.people import Person, bearing, token_for
 from tests.auth.provider import provider

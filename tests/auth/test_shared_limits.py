@@ -10,8 +10,8 @@ import trio
 from node.auth import shared_limits
 from node.auth.limits import Failures, Limits
 from node.auth.shared_limits import SharedCounts, shared_counts
+from node.config.settings import RedisSettings
 from node.errors import RegistryError
-from node.settings import RedisSettings
 from scripts.services.processes import free_ports
 from tests.registry.world import until
 from tests.services import required

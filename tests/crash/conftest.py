@@ -7,10 +7,10 @@ import trio
 from attrs import evolve
 
 from engines.crossing import open_bridge
+from node.config.settings import Settings
 from node.records.members import enrol_locations
 from node.records.migrate import migrate
 from node.records.postgres import open_database
-from node.settings import Settings
 from tests.crash.harness import LOCATIONS, World
 from tests.services import fresh_database, required
 

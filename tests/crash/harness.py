@@ -18,11 +18,11 @@ from attrs import define, evolve, field
 
 from node.assembly import assemble
 from node.cache import Freshness
+from node.config.settings import Settings
 from node.hint_hub import Hub
 from node.janitor import sweep_up
 from node.records.members import LocationRow, Membership
 from node.records.postgres import Database, Row
-from node.settings import Settings
 from property_tests.memory_engine import Faults, MemoryEngine, MemoryStore
 from replication.macs import MacKey
 from tests.faulty_engine import Fault, FaultyEngine

@@ -14,9 +14,9 @@ from attrs import define, evolve, field
 from structlog.typing import EventDict, WrappedLogger
 
 from node.answers import Answer, Request
+from node.config.settings import Settings
 from node.health import HealthFacts, Reachability
 from node.logs import add_request_id
-from node.settings import Settings
 from node.web.adapter import Handler
 from node.web.app import create_app
 from node.web.arrival import TlsSource

@@ -12,7 +12,7 @@ import httpx
 import trio
 
 from node.answers import Answer, Request
-from node.settings import EdgeSettings, TlsSettings
+from node.config.settings import EdgeSettings, TlsSettings
 from node.tls import Certificates
 from scripts.services.processes import Daemon, accepts_connections, free_ports
 from tests.balancers import haproxy, needs_haproxy

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.answers import Answer, Request, Stream
+from node.config.settings import EdgeSettings
 from node.errors import MANIFEST_UNKNOWN, RegistryError
-from node.settings import EdgeSettings
 from node.web.lane import HEAD_MOST, Lane
 from tests.edge.conftest import Node, hello
 from tests.edge.wire import PATIENCE, Client, Closed, Reply, connect

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.settings import TlsSettings
+from node.config.settings import TlsSettings
 from node.tls import Certificates
 from tests.certificates import Authority
 from tests.edge.conftest import Node

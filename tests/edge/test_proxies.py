@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from node.answers import Answer, Request
-from node.settings import EdgeSettings
+from node.config.settings import EdgeSettings
 from node.web.proxy_protocol import SIGNATURE
 from tests.edge.conftest import Logged, Node
 from tests.edge.wire import Closed

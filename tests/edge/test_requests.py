@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, ip_network
 import pytest
 
 from node.answers import Answer, Request
-from node.settings import EdgeSettings
+from node.config.settings import EdgeSettings
 from tests.edge.conftest import Logged, Node
 from tests.edge.wire import Client
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 from attrs import evolve
 
-from node.settings import TlsSettings
+from node.config.settings import TlsSettings
 from node.tls import BadCertificate, Certificates, Life, make_context
 from node.web.app import create_app
 from node.web.arrival import LEAST, SHARE, Arrivals, NotAdmitted

@@ -16,11 +16,11 @@ from engines.crossing import open_bridge
 from node import hints as hint_lines
 from node.assembly import assemble
 from node.cache import Freshness
+from node.config.settings import LocationSettings, Settings
 from node.hints import open_hints
 from node.records.members import Membership, enrol_locations
 from node.records.migrate import migrate
 from node.records.postgres import Database, open_database
-from node.settings import LocationSettings, Settings
 from node.supervisor import _listen
 from replication.watcher import probe_keys
 from tests.faulty_engine import FaultyEngine

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from engines.contract import EngineError, EngineRefused, EngineUnavailable, PartsMissing
+from node.config.settings import SpoolSettings
 from node.push.begin_again import begin_again
-from node.settings import SpoolSettings
 from replication.model import Verdict
 from replication.patience import SILENCE
 from tests.faulty_engine import Fault, Hold, LoseAnswer, Refuse, Stall

@@ -8,10 +8,10 @@ import pytest
 
 from engines.contract import EngineUnavailable
 from node.auth.sealing import open_secret
+from node.config.settings import SpoolSettings
 from node.mac_keyring import MacKeyring
 from node.records.audit import list_copies
 from node.records.postgres import Database
-from node.settings import SpoolSettings
 from replication.macs import ENTRY, KEY_ID, MacKey
 from tests.copies import pieces_of
 from tests.faulty_engine import Refuse

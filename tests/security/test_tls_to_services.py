@@ -11,9 +11,9 @@ import trio
 
 from engines.contract import EngineUnavailable
 from engines.crossing import open_bridge
+from node.config.settings import Settings
 from node.hints import open_hints
 from node.records.postgres import DatabaseMisconfigured, DatabaseUnavailable, open_database
-from node.settings import Settings
 from tests.certificates import Authority
 from tests.configurations import settings
 from tests.security.conftest import Guarded

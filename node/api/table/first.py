@@ -4,7 +4,7 @@ from node.api.frame import Json, Problem
 from node.api.operations import Call, Operation, Right
 from node.api.schemas import FLAG, TEXT, body, record
 from node.auth.first import make_first_user
-from node.config_values import Unfit
+from node.config.values import Unfit
 
 
 async def _initialize(call: Call) -> Json:

@@ -6,7 +6,7 @@ from node.api.locations import BY_HAND, change_location, get_locations
 from node.api.operations import Call, Operation, Parameter, Right, count, flag, words
 from node.api.policies import Request, get_policies, get_policy, set_policy
 from node.api.schemas import COUNT, FLAG, NUMBER, TEXT, WHOLE, body, listing, mapping, maybe, one_of, record
-from node.config_values import Unfit
+from node.config.values import Unfit
 
 _STATE = one_of("active", "paused", "draining", "drained", "removed")
 _LOCATION: dict[str, Json] = {

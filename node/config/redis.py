@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from node.config_keys import nearest
-from node.config_values import Findings, Unfit, parse_host, read_flag, read_number, read_text, show
-from node.settings import RedisSettings
+from node.config.keys import nearest
+from node.config.settings import RedisSettings
+from node.config.values import Findings, Unfit, parse_host, read_flag, read_number, read_text, show
 
 _SUPPORTED = ("host", "port", "password", "db", "ssl", "ssl_ca_certs")
 # Keys of Quay's that change how TLS is checked or what is shown to the server; here certificates are always checked.

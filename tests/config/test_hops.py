@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from node.config_hops import is_here
-from node.config_report import report
+from node.config.hops import is_here
+from node.config.report import report
 from tests.configurations import settings, stores
 
 DB = "postgresql://antipode:hunter2@db.example.com,db2.example.com:5433/registry"

@@ -1,4 +1,4 @@
-"""The configuration as a value: frozen, complete, checked. `config.py` makes it from the YAML file and the environment.
+"""The configuration as a value: frozen, complete, checked. `load.py` makes it from the YAML file and the environment.
 
 Keys that Quay knows have Quay's names and meanings (noted per field); the rest is this registry's own, in the same style.
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from node.settings import SpoolSettings
+from node.config.settings import SpoolSettings
 from tests.configurations import only_error, settings
 
 

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from attrs import evolve, frozen
 
-from node.config_values import Findings, Unfit, parse_host, read_choice, read_number, read_text, show
+from node.config.values import Findings, Unfit, parse_host, read_choice, read_number, read_text, show
 
 _RIGHT = 'write "postgresql://user:password@host:5432/database"'
 _SCHEMES = frozenset({"postgresql", "postgres"})

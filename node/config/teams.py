@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from node.config_oidc import ENDING
-from node.config_values import Findings
-from node.settings import OidcSettings
+from node.config.oidc import ENDING
+from node.config.settings import OidcSettings
+from node.config.values import Findings
 
 _MORE = (
     "FEATURE_NONSUPERUSER_TEAM_SYNCING_SETUP",

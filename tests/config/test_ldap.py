@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from node.config_report import report
-from node.settings import LdapSettings
+from node.config.report import report
+from node.config.settings import LdapSettings
 from tests.configurations import errors, only_error, settings
 
 GOOD: dict[str, Any] = {

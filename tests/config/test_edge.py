@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from node.config import load_settings
-from node.config_report import report
-from node.settings import CONNECTIONS_OVER_TLS, EdgeSettings, TlsSettings
+from node.config.load import load_settings
+from node.config.report import report
+from node.config.settings import CONNECTIONS_OVER_TLS, EdgeSettings, TlsSettings
 from tests.certificates import Authority, Pair
 from tests.configurations import document, errors, only_error, settings
 

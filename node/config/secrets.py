@@ -10,7 +10,7 @@ Such a mapping may stand for any value at any depth. What it gives is text, and 
 from collections.abc import Mapping
 from pathlib import Path
 
-from node.config_values import Findings, Hidden, Unfit
+from node.config.values import Findings, Hidden, Unfit
 
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 SOURCES = ("file", "env", "credential")

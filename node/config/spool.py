@@ -6,9 +6,9 @@ from pathlib import Path
 
 from attrs import evolve
 
-from node.config_keys import nearest
-from node.config_values import MIB, Findings, Unfit, parse_size, read_text, show
-from node.settings import SpoolSettings
+from node.config.keys import nearest
+from node.config.settings import SpoolSettings
+from node.config.values import MIB, Findings, Unfit, parse_size, read_text, show
 
 _KEYS = ("path", "max_bytes")
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from node.config import ConfigurationErrors, load_settings
-from node.config_report import report
-from node.settings import MIB, RedisSettings
-
-from .configurations import ABSENT, EXAMPLE, errors, only_error, settings, stores
+from node.config.load import ConfigurationErrors, load_settings
+from node.config.report import report
+from node.config.settings import MIB, RedisSettings
+from tests.configurations import ABSENT, EXAMPLE, errors, only_error, settings, stores
 
 KEY = "hunter2 hunter2 hunter2"
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from node.config_values import Findings, Unfit, show
-from node.settings import FederationRule
+from node.config.settings import FederationRule
+from node.config.values import Findings, Unfit, show
 
 KEY, ISSUERS_KEY = "ROBOT_FEDERATION", "ROBOT_FEDERATION_ISSUERS"
 _FIELDS = ("robot", "issuer", "audience", "subject")

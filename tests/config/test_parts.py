@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from node.config import describe_database
-from node.config_report import report
-from node.settings import RedisSettings, SpoolSettings
-
-from .configurations import ABSENT, errors, only_error, settings, stores
+from node.config.load import describe_database
+from node.config.report import report
+from node.config.settings import RedisSettings, SpoolSettings
+from tests.configurations import ABSENT, errors, only_error, settings, stores
 
 
 class TestStores:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from engines.s3_arguments import S3Arguments
-from node.config import load_settings
-from node.settings import Settings
+from node.config.load import load_settings
+from node.config.settings import Settings
 from tests.certificates import Authority
 from tests.configurations import document, only_error, settings, stores
 

@@ -14,22 +14,22 @@ import attrs
 import yaml
 from attrs import evolve
 
-from node.config_authorities import read_authorities, trust_redis, trust_stores
-from node.config_database import describe_database, read_database, read_replicas, trust_database
-from node.config_edge import read_edge
-from node.config_federation import read_federation
-from node.config_hops import open_hops
-from node.config_keys import KEYS, SUPPORTED, nearest
-from node.config_ldap import read_ldap
-from node.config_oidc import ENDING, read_oidc
-from node.config_redis import read_redis
-from node.config_secrets import resolve
-from node.config_spool import read_spool
-from node.config_storage import read_storage
-from node.config_teams import check_syncing
-from node.config_values import Findings, Problem, Unfit, say_duration, say_size, show
-from node.quay_keys import is_unsupported
-from node.settings import CONNECTIONS_OVER_TLS, Settings, SpoolSettings
+from node.config.authorities import read_authorities, trust_redis, trust_stores
+from node.config.database import describe_database, read_database, read_replicas, trust_database
+from node.config.edge import read_edge
+from node.config.federation import read_federation
+from node.config.hops import open_hops
+from node.config.keys import KEYS, SUPPORTED, nearest
+from node.config.ldap import read_ldap
+from node.config.oidc import ENDING, read_oidc
+from node.config.quay_keys import is_unsupported
+from node.config.redis import read_redis
+from node.config.secrets import resolve
+from node.config.settings import CONNECTIONS_OVER_TLS, Settings, SpoolSettings
+from node.config.spool import read_spool
+from node.config.storage import read_storage
+from node.config.teams import check_syncing
+from node.config.values import Findings, Problem, Unfit, say_duration, say_size, show
 
 __all__ = ["OVERRIDE_VARIABLE", "ConfigurationErrors", "Problem", "describe_database", "load_settings", "read_settings"]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from node.config_values import Findings, Hidden, Unfit, read_duration, read_flag, read_text, show
-from node.settings import LdapSettings
+from node.config.settings import LdapSettings
+from node.config.values import Findings, Hidden, Unfit, read_duration, read_flag, read_text, show
 
 _ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _IN_CHAIN = ":1.2.840.113556.1.4.1941:"

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
-from node.config_values import Findings, Hidden, Unfit, read_flag, read_text, show
-from node.settings import OidcSettings
+from node.config.settings import OidcSettings
+from node.config.values import Findings, Hidden, Unfit, read_flag, read_text, show
 
 ENDING = "_LOGIN_CONFIG"
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,200}")

@@ -17,8 +17,8 @@ from attrs import evolve
 
 from engines import EngineSpec
 from engines.s3_arguments import S3Arguments
-from node.config_values import Findings, Unfit, read_text, show
-from node.settings import LocationSettings, RedisSettings
+from node.config.settings import LocationSettings, RedisSettings
+from node.config.values import Findings, Unfit, read_text, show
 
 KEY = "EXTRA_CA_CERTS"
 _QUAYS = "extra_ca_certs"

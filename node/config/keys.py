@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 
 from attrs import frozen
 
-from node.config_federation import read_issuers
-from node.config_ldap import LDAP_KEYS
-from node.config_values import (
+from node.config.federation import read_issuers
+from node.config.ldap import LDAP_KEYS
+from node.config.values import (
     GIB,
     KIB,
     MIB,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from node.config_report import report
-from node.settings import OidcSettings
+from node.config.report import report
+from node.config.settings import OidcSettings
 from tests.configurations import ABSENT, errors, only_error, settings
 
 PROVIDER: dict[str, Any] = {

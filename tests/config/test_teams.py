@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from tests.config.test_ldap import GOOD as LDAP
+from tests.config.test_oidc import GOOD as OIDC
+from tests.config.test_oidc import PROVIDER
 from tests.configurations import only_error, settings
-from tests.test_config_ldap import GOOD as LDAP
-from tests.test_config_oidc import GOOD as OIDC
-from tests.test_config_oidc import PROVIDER
 
 CLAIM: dict[str, Any] = {"KEYCLOAK_LOGIN_CONFIG": {**PROVIDER, "PREFERRED_GROUP_CLAIM_NAME": "groups"}}
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from node.config_keys import ENVIRONMENT, KEYS, STRUCTURED, SUPPORTED, Key
-from node.settings import Settings
+from node.config.keys import ENVIRONMENT, KEYS, STRUCTURED, SUPPORTED, Key
+from node.config.settings import Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "configuration.md").read_text()
 # | `KEY` | default | source | meaning |
 ROWS = {

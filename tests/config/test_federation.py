@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from node.config_report import report
-from node.settings import FederationRule
+from node.config.report import report
+from node.config.settings import FederationRule
 from tests.configurations import only_error, settings
 
 GOOD: dict[str, Any] = {"robot": "team+ci", "issuer": "https://ci.example.com", "subject": "repo:team/app:*"}

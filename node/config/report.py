@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from node.config_database import describe_database
-from node.config_spool import folder_of
-from node.config_values import say_duration, say_size
+from node.config.database import describe_database
+from node.config.settings import LdapSettings, LocationSettings, Settings
+from node.config.spool import folder_of
+from node.config.values import say_duration, say_size
 from node.modes import NORMAL
-from node.settings import LdapSettings, LocationSettings, Settings
 
 
 def _redirects(settings: Settings, location: LocationSettings) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from engines import ArgumentErrors, parse_engine
-from node.config_values import Findings, Hidden, Unfit, read_ids, show, split_ids
-from node.settings import LocationSettings
+from node.config.settings import LocationSettings
+from node.config.values import Findings, Hidden, Unfit, read_ids, show, split_ids
 
 CONFIG = "DISTRIBUTED_STORAGE_CONFIG"
 PREFERENCE = "DISTRIBUTED_STORAGE_PREFERENCE"

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from urllib.parse import parse_qsl, urlsplit
 
 from engines.s3_arguments import S3Arguments
-from node.config_database import hosts_of
-from node.settings import LocationSettings, RedisSettings
+from node.config.database import hosts_of
+from node.config.settings import LocationSettings, RedisSettings
 
 _CHECKED = frozenset({"verify-ca", "verify-full"})
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from engines.s3_arguments import S3Arguments, StaticKeys
-from node.config_report import report
-from node.config_values import show
-from node.settings import Settings
+from node.config.report import report
+from node.config.settings import Settings
+from node.config.values import show
 from tests.configurations import errors, only_error, settings, stores
 
 MARK = "hunter2"

@@ -9,8 +9,8 @@ from typing import Any
 from attrs import evolve
 
 from engines.tls_suites import CannotChoose, choose_suites
-from node.config_values import Findings, Hidden, Unfit, read_flag, read_text, show
-from node.settings import EdgeSettings, TlsSettings
+from node.config.settings import EdgeSettings, TlsSettings
+from node.config.values import Findings, Hidden, Unfit, read_flag, read_text, show
 from node.tls import BadCertificate, make_context
 
 CERTIFICATE, KEY = "SSL_CERTIFICATE", "SSL_CERTIFICATE_KEY"
