@@ -43,7 +43,7 @@ async def by_us(ground: Ground, label: str) -> None:
         expected = node.scheduler.statistics.copied + len(digests)
         node.hints.publish(Wake(("eu",)))
         while node.scheduler.statistics.copied < expected:  # noqa: ASYNC110 - counts that nobody announces
-            await trio.sleep(0.05)
+            await trio.sleep(0.005)
         assert not await node.database.fetch("SELECT FROM task LIMIT 1")
         nursery.cancel_scope.cancel()
 
