@@ -4,6 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -105,6 +106,18 @@ def test_secrets(terminal: bool) -> None:
     assert "hunter2" not in stream.getvalue()
     assert "sha256:visible" in stream.getvalue()
     assert "X-Amz-Date=1" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "a.", "a-", "a+", ":", "a:", "a:/", "a://", "a://b:", "Basic ", "Bearer\t", "?", "?password=", "&Signature="],
+)
+def test_no_text_takes_long(piece: str) -> None:
+    """To look for secrets in what a client made up takes no longer the longer it is, but for its length: no line stops a node."""
+    for text in (piece * (65536 // len(piece)), "https://" + piece * (65536 // len(piece))):
+        began = thread_time()
+        logs.masked_text(text)
+        assert thread_time() - began < 1
 
 
 @pytest.mark.parametrize("terminal", [False, True])
