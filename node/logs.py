@@ -18,7 +18,7 @@ SUSPICIOUS_KEY = re.compile(
     re.IGNORECASE,
 )
 SUSPICIOUS_TEXT = (
-    # scheme://user:password@host, from where the scheme ends: to look for its beginning takes minutes in a path that a client made up
+    # scheme://user:password@host, from the scheme's end on: looking for its beginning takes minutes in a path that a client made up
     (re.compile(r"(?P<keep>(?<=[a-z0-9+.-])://[^\s:/@]*:)[^\s@/]+(?=@)", re.IGNORECASE), rf"\g<keep>{MASK}"),
     # Authorization values
     (re.compile(r"\b(?P<keep>(Bearer|Basic)\s+)[A-Za-z0-9+/_=.~-]{8,}", re.IGNORECASE), rf"\g<keep>{MASK}"),

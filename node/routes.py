@@ -14,7 +14,7 @@ from node.auth.held import Held
 from node.auth.model import Action, Identity
 from node.auth.scopes import CATALOG, Need
 from node.cache import Cache
-from node.errors import NOT_FOUND, UNSUPPORTED, RegistryError
+from node.errors import DENIED, NOT_FOUND, UNSUPPORTED, RegistryError
 from node.modes import Change, check_change
 from node.names import check_name, is_name
 from node.pull.blobs import answer_blob, blob_at_once
@@ -26,6 +26,7 @@ from node.records.quotas import OverQuota
 from node.records.rights import RightsLapsed
 from node.records.uploads import TooManyUploads
 from node.registry import Registry
+from node.web.cross_site import is_foreign, shows_token
 
 Endpoint = Callable[[Request, str, str], Awaitable[Answer]]
 """Takes the request, the repository's name and the last part of the path."""
@@ -156,6 +157,10 @@ class Routes:
     async def _answer_about(self, request: Request, endpoint: Endpoint, about: About) -> Answer:
         """Answer a request about one repository, if its sender may."""
         name, last, gates = check_name(about.name), about.last, self._registry.gates
+        if request.method not in ("GET", "HEAD") and not shows_token(request.headers) and is_foreign(request.headers):
+            # A page may have a browser POST, with the password that it keeps for this registry: mount a blob that its reader may
+            # see where the page's author sees it, too.
+            raise RegistryError(DENIED, {"reason": "a page of another site asks"})
         need = Need(name, _PUSH if about.kind == "uploads" else _NEEDS.get(request.method, _PUSH))
         identity, held = await self._admitted(request, need)
         if identity.name:
@@ -227,6 +232,9 @@ class Routes:
         access, pull = self._registry.access, Need(source, _PULL)
         if identity.grants is not None and source not in identity.grants:
             raise access.refuse(identity, (need, pull))
+        if not access.is_current(identity, source):
+            # What was looked at so far is the repository that the request is sent to.
+            raise access.lapsed(need, pull)
         if await access.may(identity, Action.PULL, source):
             return request
         return evolve(

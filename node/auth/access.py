@@ -225,10 +225,17 @@ class Access:
             raise self.refuse(identity, (need,))
         return Held(identity.name, epoch, identity.until)
 
-    def lapsed(self, need: Need) -> RegistryError:
+    def is_current(self, identity: Identity, repository: str) -> bool:
+        """Tell whether what somebody's token says of a repository still holds; without a token it is looked up anyway."""
+        if identity.grants is None:
+            return True
+        assert self.parts is not None
+        return self.parts.changes.is_current(identity.epoch, identity.name, (repository,))
+
+    def lapsed(self, *needs: Need) -> RegistryError:
         """Return the answer to a request whose rights were taken away, or whose token ran out, before it was done."""
-        reason = "rights have changed, or what proved them has ended, since the request began"
-        return unauthorized(self.challenge((need,), INVALID), reason)
+        reason = "rights have changed, or what proved them has ended, since they were given"
+        return unauthorized(self.challenge(needs, INVALID), reason)
 
     def refuse(self, identity: Identity, needs: Sequence[Need]) -> RegistryError:
         """Return the answer to a request that needs more than its sender may do."""

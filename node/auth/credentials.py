@@ -108,6 +108,9 @@ class Credentials:
             self._failures.check(limited, address)
         began = trio.current_time()
         proven = await self._away(seen, lambda: self._prove(name, secret, seen, address))
+        if seen is None:
+            # Many may have come at once. Who finds others' failures to be enough learns no more than who comes later.
+            self._failures.check(limited, address)
         if proven is None:
             if seen is not None:
                 # Once refused, it does not count while the database is away, either.

@@ -6,6 +6,7 @@ Source: OCI image-spec (manifest, index, descriptor), Docker image manifest v2 s
 import json
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 from node.errors import MANIFEST_INVALID, RegistryError
 from node.records.manifests import ManifestFacts
@@ -51,13 +52,19 @@ def read_manifest(body: bytes, content_type: str | None, digest: str) -> Manifes
 
 
 def _invalid(field: str, found: object, right: str) -> RegistryError:
-    shown = found if isinstance(found, int | float | bool | None) else str(found)[:160]
+    # JSON has no infinite numbers, in answers either; Python's reads and writes them.
+    known = found is None or isinstance(found, int) or (isinstance(found, float) and isfinite(found))
+    shown = found if known else str(found)[:160]
     return RegistryError(MANIFEST_INVALID, {"field": field, "found": shown, "reason": right})
+
+
+def _no_constant(name: str) -> object:
+    raise _invalid("body", name, "a manifest is JSON, which has no such number")
 
 
 def _parse(body: bytes) -> Json:
     try:
-        document = json.loads(body.decode("utf-8"))
+        document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise _invalid("body", f"byte {error.start}", "a manifest is JSON in UTF-8") from None
     except json.JSONDecodeError as error:

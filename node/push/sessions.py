@@ -78,7 +78,8 @@ class Sessions:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._idle: OrderedDict[UUID, Session] = OrderedDict()
-        self._writing: dict[UUID, _Writing] = {}
+        self._writing: dict[tuple[str, UUID], _Writing] = {}
+        """By repository and upload: whoever may not push there cuts nobody off, whatever ids they know."""
 
     async def open(self, session: Session) -> None:
         """Keep a session between two requests; the oldest are forgotten, which costs their clients a look-up."""
@@ -113,13 +114,14 @@ class Sessions:
         this process that is still busy, typically for a client whose connection has died, is cut off. Raises RegistryError:
         BLOB_UPLOAD_UNKNOWN, or 416 where `start` is wrong and for the writer that was cut off.
         """
-        busy = self._writing.get(upload)
+        key = (repository, upload)
+        busy = self._writing.get(key)
         if busy is not None:
             await self._preempt(busy, upload)
         me = _Writing()
-        if upload in self._writing:
+        if key in self._writing:
             raise RegistryError(RANGE_INVALID, {"upload": str(upload), "reason": "another request writes this upload"})
-        self._writing[upload] = me
+        self._writing[key] = me
         session: Session | None = None
         try:
             with me.scope:
@@ -136,7 +138,7 @@ class Sessions:
         finally:
             if session is not None and self._idle.get(upload) is not session:
                 await session.close()
-            del self._writing[upload]
+            del self._writing[key]
             me.ended.set()
 
     def out_of_order(self, session: Session, start: int) -> RegistryError:
@@ -161,7 +163,8 @@ class Sessions:
         return self._idle.pop(upload)
 
     async def _take_over(self, repository: str, upload: UUID) -> Session:
-        await self.forget(upload)
+        if self.peek(repository, upload) is not None:
+            await self.forget(upload)
         row = await take_over_upload(self._registry.database, repository, upload)
         if row is None:
             raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": str(upload), "name": repository})

@@ -19,6 +19,11 @@ class Headers(Protocol):
         """Return a header, if it is there."""
 
 
+def shows_token(headers: Headers) -> bool:
+    """Tell whether a request shows a token, which nobody's browser keeps and sends by itself, as it does with Basic."""
+    return (headers.get("authorization") or "").lower().startswith("bearer ")
+
+
 def is_foreign(headers: Headers) -> bool:
     """Tell whether a browser sends this for another site's page."""
     site = headers.get("sec-fetch-site")

@@ -10,10 +10,13 @@ from quart_trio import QuartTrio
 from node.api.openapi import PREFIX
 from node.api.operations import Operation, Right
 from node.api.table import OPERATIONS
+from node.auth.model import Role
+from node.records.permissions import Grantee, set_permission
 from node.web.access import AccessLog
 from node.web.api_app import create_api, failed
-from tests.auth.people import ROLES, bearing, settled, token_for
-from tests.registry.world import MakeWorld, Region
+from tests.auth.people import ROLES, Person, bearing, settled, token_for
+from tests.auth.test_table import BLOB, filled
+from tests.registry.world import MakeWorld, Region, digest_of
 
 MAY: Mapping[Right, frozenset[str]] = {
     Right.PULL: frozenset({"reader", "writer", "admin", "organisation's admin"}),
@@ -145,6 +148,26 @@ async def test_pages_of_other_sites(world: MakeWorld) -> None:
                 if refused != (headers in foreign and operation.method != "GET"):
                     wrong.append((operation.id, headers, answer.status_code))
     assert wrong == []
+
+
+@pytest.mark.parametrize("site", [{"sec-fetch-site": "cross-site"}, {"origin": "https://evil.test"}])
+async def test_pages_of_other_sites_push_nothing(world: MakeWorld, site: dict[str, str]) -> None:
+    """Nor does such a page mount a blob of its reader's where its author sees it; what shows a token is no page's doing."""
+    (us,) = await filled(world)
+    await set_permission(us.registry.database, "elsewhere/app", Grantee("reader"), Role.WRITE)
+    reader = Person("reader")
+    mount = f"/v2/elsewhere/app/blobs/uploads/?mount={digest_of(BLOB)}&from=private/app"
+    whole = f"/v2/elsewhere/app/blobs/uploads/?digest={digest_of(b'x')}"
+    host = {"host": "registry.test"}
+    for path, body in ((mount, b""), (whole, b"x")):
+        assert (await us.ask("POST", path, body, {**host, **reader.basic, **site})).failure == (403, "DENIED")
+        own = {**host, **reader.basic, "sec-fetch-site": "same-origin", "origin": "http://registry.test"}
+        assert (await us.ask("POST", path, body, own)).status == 201
+        scopes = ("repository:elsewhere/app:pull,push", "repository:private/app:pull")
+        token = bearing(await token_for(us, reader, *scopes))
+        assert (await us.ask("POST", path, body, {**host, **token, **site})).status == 201
+    pulled = await us.ask("GET", "/v2/private/app/manifests/v1", headers={**host, **reader.basic, **site})
+    assert pulled.status == 200
 
 
 @pytest.mark.parametrize("who", ["nobody", "reader"])

@@ -1,5 +1,6 @@
 """Rights that are taken away, databases that are away, logins that fail, and what all that costs."""
 
+from collections import Counter
 from functools import partial
 
 import bcrypt
@@ -57,6 +58,29 @@ async def test_a_right_that_is_taken_away(world: MakeWorld) -> None:
         assert (await region.ask("GET", TAG, headers=anew)).status == 200, "whose rights are the same gets a new token"
     await set_permission(database, "private/app", Grantee("reader"), Role.READ)
     await eventually(us, 200, TAG, READER.basic)
+
+
+async def test_what_may_be_mounted_no_more(world: MakeWorld) -> None:
+    """A token that was given when its holder might pull from a repository mounts nothing from there once they may not."""
+    (us,) = await filled(world, metadata_staleness=3600.0)
+    database = us.registry.database
+    tenant, mount = Person("tenant"), f"/v2/elsewhere/app/blobs/uploads/?mount={digest_of(BLOB)}&from=public/app"
+    scopes = ("repository:elsewhere/app:pull,push", "repository:public/app:pull")
+    token = bearing(await token_for(us, tenant, *scopes))
+    await set_permission(database, "elsewhere/app", Grantee("reader"), Role.WRITE)
+    writing = bearing(await token_for(us, READER, *scopes))
+    await set_visibility(database, "public/app", public=False)
+    us.node.hints.publish(ACCESS_CHANGED)
+    await eventually(us, 401, "/v2/public/app/manifests/v1", token)
+    refused = await us.ask("POST", mount, headers=token)
+    assert refused.failure == (401, "UNAUTHORIZED")
+    assert (
+        'scope="repository:elsewhere/app:pull,push repository:public/app:pull"' in refused.headers["www-authenticate"]
+    )
+    assert refused.headers["www-authenticate"].endswith('error="invalid_token"')
+    assert (await us.ask("POST", mount, headers=bearing(await token_for(us, tenant, *scopes)))).status == 202
+    assert (await us.ask("POST", mount, headers=writing)).status == 401, "whose rights are the same gets a new token"
+    assert (await us.ask("POST", mount, headers=bearing(await token_for(us, READER, *scopes)))).status == 201
 
 
 @pytest.mark.parametrize("how", ["password", "disabled"])
@@ -132,6 +156,21 @@ async def test_too_many_failures(world: MakeWorld) -> None:
     assert (await us.ask("GET", "/v2/", headers=token)).status == 200
     assert (await us.ask("GET", "/v2/", headers=READER.basic)).status == 200, "what was proven a moment ago still is"
     assert (await us.ask("GET", "/v2/", headers=WRITER.basic)).status == 200
+
+
+async def test_failures_that_come_at_once(world: MakeWorld) -> None:
+    """Who tries many passwords at the same moment hears of ten of them, as one who tries one after the other."""
+    (us,) = await settled(world)
+    found = Counter[int]()
+
+    async def guess(secret: str) -> None:
+        headers = {"authorization": basic("reader", secret)}
+        found[(await us.ask("GET", "/v2/auth", headers=headers)).status] += 1
+
+    async with trio.open_nursery() as nursery:
+        for number in range(30):
+            nursery.start_soon(guess, f"wrong password {number}")
+    assert found == {401: 10, 429: 20}
 
 
 async def test_nobody_holds_tokens_off(world: MakeWorld) -> None:

@@ -376,6 +376,17 @@ async def test_tag_history_of_moves_at_once(world: MakeWorld, repository: str) -
     assert [row["until"] for row in line[:-1]] == [row["since"] for row in line[1:]]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("x", "NaN"), ("x", "-Infinity"), ("schemaVersion", "NaN"), ("schemaVersion", "1e999")]
+)
+async def test_numbers_that_json_has_not(us: Region, repository: str, field: str, value: str) -> None:
+    """What Python's reader of JSON takes and no other does is refused, in an answer that any reads."""
+    text = json.dumps({**image(await push_config(us, repository)), field: "here"}).replace('"here"', value)
+    refused = await us.ask("PUT", f"/v2/{repository}/manifests/v1", text.encode(), {"content-type": OCI_MANIFEST})
+    assert refused.failure == (400, "MANIFEST_INVALID")
+    assert not {b"NaN,", b"Infinity,"} & set(refused.body.split(b" "))
+
+
 @pytest.mark.parametrize("text", ["\\u0000", "a\\ud800b"])
 async def test_annotations_that_are_hardly_text(us: Region, repository: str, text: str) -> None:
     """NUL and half a surrogate pair are JSON, and no text that a database holds: they come back as they went in."""

@@ -30,7 +30,7 @@ from tests.auth.people import ROLES, Person, bearing, settled, token_for
 from tests.auth.test_oidc import settings_of
 from tests.auth.test_table import ABSENT, BLOB, CONFIG, IMAGE, filled
 from tests.registry.conftest import database, migrated_uri, world
-from tests.registry.world import LAYER, MakeWorld, Region, Reply, descriptor, digest_of, image, index
+from tests.registry.world import LAYER, Body, MakeWorld, Region, Reply, descriptor, digest_of, image, index
 
 __all__ = ["database", "make_waiters", "migrated_uri", "world"]
 
@@ -186,6 +186,29 @@ async def test_another_s_upload(us: Region) -> None:
         assert answers[0] == answers[1]
         assert answers[0][0] == 404
     assert (await us.ask("PATCH", begun.location, b"still mine", owner)).status == 202
+
+
+async def test_an_upload_that_another_writes(us: Region) -> None:
+    """Whoever knows the id of another's upload does not cut off who writes it, by no request to a repository of their own."""
+    owner, tenant = await logged_in(us, OWNER, "private/app"), await logged_in(us, TENANT, "elsewhere/app")
+    begun = await us.ask("POST", "/v2/private/app/blobs/uploads/", headers=owner)
+    upload = begun.location.partition("?")[0].rpartition("/")[2]
+    arriving, answers = Body(b"still mine" * 100, chunk=100, pause_at=500), []
+
+    async def write() -> None:
+        answers.append(await us.ask("PATCH", begun.location, arriving, owner))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await arriving.paused.wait()
+        for method in ("GET", "PATCH", "PUT", "DELETE"):
+            path = f"/v2/elsewhere/app/blobs/uploads/{upload}?digest={digest_of(b'x')}"
+            assert (await us.ask(method, path, b"x" if method in ("PATCH", "PUT") else b"", tenant)).status == 404
+        arriving.go_on.set()
+    assert [answer.status for answer in answers] == [202]
+    assert (await us.ask("PATCH", f"/v2/elsewhere/app/blobs/uploads/{upload}", b"x", tenant)).status == 404
+    digest = digest_of(b"still mine" * 100)
+    assert (await us.ask("PUT", f"{answers[0].location}&digest={digest}", headers=owner)).status == 201
 
 
 async def test_tags_of_another(us: Region, http: httpx.AsyncClient) -> None:
