@@ -282,7 +282,8 @@ class PostgresLedger:
                 (SELECT greatest(t.due_at, coalesce(t.lease_until, t.due_at)) AS due FROM task t
                  WHERE t.location_id = l.id ORDER BY greatest(t.due_at, coalesce(t.lease_until, t.due_at)) LIMIT 1)
                 UNION ALL
-                (SELECT not_before FROM dead_object d WHERE d.location_id = l.id ORDER BY not_before LIMIT 1)) earliest
+                (SELECT not_before FROM dead_object d WHERE d.location_id = l.id AND NOT collection_paused()
+                 ORDER BY not_before LIMIT 1)) earliest
             WHERE l.name = ANY($1::text[])
             """,
             list(locations),
@@ -291,12 +292,15 @@ class PostgresLedger:
         return None if seconds is None else max(0.0, seconds)
 
     async def claim_dead(self, location: str, most: int, lease_seconds: float) -> Sequence[DeadObject]:
-        """Lease dead objects whose time has come by moving that time."""
+        """Lease dead objects whose time has come by moving that time; none while collection is paused.
+
+        A database that is older than the stores takes for abandoned what has become a copy since: an upload that was open then.
+        """
         rows = await self._database.fetch(
             """
             WITH due AS (
                 SELECT d.id FROM dead_object d JOIN location l ON l.id = d.location_id
-                WHERE l.name = $1 AND d.not_before <= now()
+                WHERE l.name = $1 AND d.not_before <= now() AND NOT collection_paused()
                 -- Keys are never used again, so these hold by construction; a mistake elsewhere must still not cost live bytes.
                 AND NOT EXISTS (SELECT FROM placement p WHERE p.location_id = d.location_id AND p.key = d.key)
                 AND NOT EXISTS (SELECT FROM upload u WHERE u.location_id = d.location_id AND d.key IN (u.key, u.tail_key))

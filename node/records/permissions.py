@@ -174,9 +174,13 @@ async def unmake_repository(database: Database, repository: str) -> bool:
     """Delete a repository that was made for a push and has, and had, nothing. False: there is none, or it stays.
 
     It stays when it has a blob, a manifest, a tag or an upload, and when somebody has changed its permissions, its visibility or
-    which of its tags are immutable.
+    which of its tags are immutable. It stays while collection is paused, too: what an older database knows of it is not all, and
+    a repair would take it for deleted.
     """
-    row = await database.fetch_row("SELECT unmake_untouched($1) AS gone WHERE in_time($0)", repository)
+    row = await database.fetch_row(
+        "SELECT CASE WHEN collection_paused() THEN false ELSE unmake_untouched($1) END AS gone WHERE in_time($0)",
+        repository,
+    )
     assert row is not None
     return bool(row["gone"])
 
@@ -184,12 +188,14 @@ async def unmake_repository(database: Database, repository: str) -> bool:
 async def settle_new_repositories(database: Database, age: float, most: int) -> int:
     """Look at up to `most` repositories that were made for a push and have no upload any more, for `age` seconds.
 
-    Those that have nothing are deleted; the others stay whatever becomes of later uploads. Returns how many were looked at.
+    Those that have nothing are deleted; the others stay whatever becomes of later uploads. Returns how many were looked at: none
+    while collection is paused.
     """
     rows = await database.fetch(
         """
         SELECT r.name FROM repository r WHERE r.made_for_push < now() - $1 * interval '1 second'
-        AND NOT EXISTS (SELECT FROM upload u WHERE u.repository_id = r.id) ORDER BY r.made_for_push LIMIT $2
+        AND NOT EXISTS (SELECT FROM upload u WHERE u.repository_id = r.id) AND NOT collection_paused()
+        ORDER BY r.made_for_push LIMIT $2
         """,
         age,
         most,

@@ -113,7 +113,8 @@ async def delete_gone(database: Database) -> int:
 async def place_copies(database: Database, location: str, keys: Sequence[str]) -> int:
     """Record those of these objects, which were seen in a location's store, that the journals know as copies; return how many.
 
-    Nobody has read them: they are listed as unverified. A copy whose own object the journals know to be gone is replaced.
+    Nobody has read them: they are listed as unverified. A copy whose own object the journals know to be gone is replaced. What an
+    older database wants deleted, because it was an open upload or an unfinished copy then, is not dead.
     """
     row = await database.fetch_row(
         """
@@ -123,7 +124,6 @@ async def place_copies(database: Database, location: str, keys: Sequence[str]) -
             FROM here, unnest($2::text[]) k
             JOIN journal_fact f ON f.kind = 'copy' AND f.name = $1 || ' ' || k AND f.fact IS NOT NULL
             WHERE NOT EXISTS (SELECT FROM placement p, here h WHERE p.location_id = h.id AND p.key = k)
-            AND NOT EXISTS (SELECT FROM dead_object d, here h WHERE d.location_id = h.id AND d.key = k)
             ORDER BY f.fact ->> 'digest', f.at DESC),
         made AS (
             INSERT INTO blob (digest, size) SELECT digest, size FROM known ON CONFLICT (digest) DO NOTHING
@@ -137,6 +137,7 @@ async def place_copies(database: Database, location: str, keys: Sequence[str]) -
             DO UPDATE SET key = excluded.key, state = 'present', reason = NULL, created_at = now()
             WHERE EXISTS (SELECT FROM journal_fact f WHERE f.kind = 'copy' AND f.name = $1 || ' ' || p.key AND f.fact IS NULL)
             RETURNING blob_id, location_id, key),
+        alive AS (DELETE FROM dead_object d USING placed WHERE d.location_id = placed.location_id AND d.key = placed.key),
         unread AS (
             INSERT INTO unverified_copy AS u (blob_id, location_id, key) SELECT * FROM placed
             ON CONFLICT (blob_id, location_id) DO UPDATE SET key = excluded.key),

@@ -334,10 +334,14 @@ async def bury_strays(database: Database, upload: UUID, location: str, keys: Seq
 
 
 async def expire_uploads(database: Database, most: int = 100) -> int:
-    """Forget up to `most` uploads that nobody finished in time, with repositories that are there only for them; return how many."""
+    """Forget up to `most` uploads that nobody finished in time, with repositories that are there only for them; return how many.
+
+    None while collection is paused: a database that is older than its stores may not know that they were finished.
+    """
     rows = await database.fetch(
         # Waits for nobody: what is in use is left to the next look.
-        "WITH old AS (SELECT u.id FROM upload u JOIN repository r ON r.id = u.repository_id WHERE u.expires_at <= now() "  # noqa: S608
+        "WITH old AS (SELECT u.id FROM upload u JOIN repository r ON r.id = u.repository_id "  # noqa: S608
+        "WHERE u.expires_at <= now() AND NOT collection_paused() "
         "ORDER BY u.expires_at LIMIT $1 FOR UPDATE OF u SKIP LOCKED FOR NO KEY UPDATE OF r SKIP LOCKED), "
         f"gone AS (DELETE FROM upload u USING old WHERE u.id = old.id RETURNING u.*), {_BURY}, {_AGAIN} "
         "SELECT CASE WHEN gone.made_repository THEN r.name END AS made FROM gone JOIN repository r ON r.id = gone.repository_id",

@@ -1,0 +1,96 @@
+"""A database that is older than its stores: what it believes to be abandoned may have become a blob since the backup."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from node.records.collect import read_pause
+from node.records.permissions import settle_new_repositories
+from node.records.uploads import expire_uploads
+from replication.sweeper import Sweeper
+from tests.collection.clock import HOUR, pass_time
+from tests.collection.test_repair import run
+from tests.recovery.test_journal import flush
+from tests.recovery.test_rescue import lose_the_database, pull
+from tests.registry.world import MakeWorld, Region, digest_of, image
+
+_TABLES = ("location", "default_location", "namespace", "repository", "upload", "bookmark")
+_CONFIG = b'{"architecture": "amd64", "os": "linux"}'
+
+Backup = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+async def back_up(us: Region) -> Backup:
+    """Return the rows of a registry that holds nothing but uploads."""
+    return {table: await us.rows(f"SELECT to_jsonb(t)::text AS row FROM {table} t") for table in _TABLES}  # noqa: S608  # our names
+
+
+async def restore(us: Region, backup: Backup) -> None:
+    """Let the database be as it was, on another server: collection pauses by itself."""
+    await lose_the_database(us)
+    database = us.registry.database
+    for table in _TABLES:
+        identity = "" if table in ("default_location", "upload", "bookmark") else "OVERRIDING SYSTEM VALUE"
+        for line in backup[table]:
+            await database.fetch(
+                f"INSERT INTO {table} {identity} SELECT * FROM jsonb_populate_record(NULL::{table}, $1::jsonb)",  # noqa: S608
+                line["row"],
+            )
+    await database.fetch("DELETE FROM journal_entry")
+    await database.fetch(
+        "INSERT INTO bookmark (name, value) VALUES ('collection', jsonb_build_object('identity', '7/8/9')) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    )
+    assert await read_pause(database) is not None
+
+
+async def sweep(us: Region) -> int:
+    """Delete what the database wants deleted; return how much that was."""
+    await us.registry.database.fetch("UPDATE dead_object SET not_before = now()")
+    sweeper = Sweeper(us.engines, us.node.ledger, lambda: 0.5)
+    return sum([(await sweeper.sweep(location)).deleted for location in us.engines])
+
+
+async def test_an_upload_that_was_open_in_the_backup_may_be_a_blob_by_now(world: MakeWorld) -> None:
+    """Nobody expires it, with its repository, before the repair; what a client cancels is there all the same afterwards."""
+    (us,) = await world("us eu", proxy_storage=True)
+    database, layer = us.registry.database, b"layer"
+    await flush(us)
+    location = await us.start_upload("a/b")
+    backup = await back_up(us)
+    assert (await us.put(location, digest_of(layer), layer)).status == 201
+    await us.push_blob("a/b", _CONFIG)
+    await us.push_manifest("a/b", "v1", image(_CONFIG, layer))
+    await flush(us)
+    pushed = await pull(us, "a/b", "v1")
+
+    for cancelled in (False, True):
+        await restore(us, backup)
+        if cancelled:
+            assert (await us.ask("DELETE", location)).status == 204
+        await pass_time(database, 72 * HOUR)
+        assert await expire_uploads(database) == 0
+        assert await settle_new_repositories(database, 0.0, 10) == 0
+        assert await sweep(us) == 0
+        assert await us.node.ledger.next_due(["us"]) is None
+        report, findings = await run(us)
+        assert (report.lost, report.complete) == (0, True), findings
+        await us.forget_everything()
+        assert await pull(us, "a/b", "v1") == pushed
+        await sweep(us)
+        assert await pull(us, "a/b", "v1") == pushed
+
+
+async def test_a_push_that_is_refused_meanwhile_deletes_no_repository(world: MakeWorld) -> None:
+    """A repository that it made and takes back may be one that the journals know: it stays, and gets what they have."""
+    (us,) = await world("us eu", proxy_storage=True)
+    await flush(us)
+    backup = await back_up(us)
+    await us.push_image("a/b", "v1", b"layer")
+    await flush(us)
+    pushed = await pull(us, "a/b", "v1")
+    await restore(us, backup)
+    location = await us.start_upload("a/b")
+    assert (await us.ask("DELETE", location)).status == 204
+    await run(us)
+    await us.forget_everything()
+    assert await pull(us, "a/b", "v1") == pushed
