@@ -108,6 +108,7 @@ async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> As
         loop.set_exception_handler(bridge.report)
         # It asks of every callback whether it is a coroutine function, as asyncio does in debug mode only: 4 % of a push.
         loop._check_callback = lambda *_: None  # noqa: SLF001
+        _cut_at_the_end(bridge, loop)
         token = _bridge.set(bridge)
         try:
             yield bridge
@@ -118,6 +119,26 @@ async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> As
     if failure is not None:
         # Not from within: the loop's two nurseries would wrap it in two exception groups.
         raise failure
+
+
+def _cut_at_the_end(bridge: Bridge, loop: Any) -> None:
+    """Let the loop cut the connections that are left when its tasks have ended, and report those that nobody has closed.
+
+    To close one takes time where its other side has yet to take what was sent, or to agree to the end of TLS. A loop that ends
+    forgets it meanwhile, and its socket stays open until the collector comes by.
+    """
+    end = loop._main_loop_exit  # noqa: SLF001  # there is no public place for it, and the version is pinned
+
+    async def cut_and_end() -> None:
+        for transport in tuple(loop._transports.values()):  # noqa: SLF001
+            # Under TLS it is the connection above that is closed first.
+            above = getattr(transport.get_protocol(), "_app_transport", None)
+            if not transport.is_closing() and (above is None or not above.is_closing()):
+                bridge.report(loop, {"message": f"a connection was left open: {transport!r}"})
+            transport.abort()
+        await end()
+
+    loop._main_loop_exit = cut_and_end  # noqa: SLF001
 
 
 async def cross(

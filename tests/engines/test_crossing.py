@@ -2,13 +2,16 @@
 
 import asyncio
 import gc
+import socket
+import ssl
 
 import pytest
 import trio
 import trio.testing
 
-from engines.contract import EngineUnavailable
+from engines.contract import MIB, EngineUnavailable
 from engines.crossing import UNWIND_SECONDS, Bridge, Trouble, cross, open_bridge
+from tests.faults import MakeFaulty
 
 Clock = trio.testing.MockClock
 """How long a crossing takes is told by a virtual clock, which a busy machine does not hurry."""
@@ -158,6 +161,46 @@ async def test_a_connection_that_broke_is_no_complaint() -> None:
         assert await cross(sleeper, 0.0, deadline=30, unavailable=EngineUnavailable) == "slept"
         assert bridge.statistics().troubles == 0
     assert heard == []
+
+
+async def test_a_connection_whose_closing_takes_long_ends_with_the_loop(faulty_store: MakeFaulty) -> None:
+    """A loop that ends does not wait for the other side of a connection that is being closed, and leaves no socket open."""
+    heard: list[Trouble] = []
+    store = await faulty_store("us-tls")
+
+    async def closes() -> list[asyncio.StreamWriter]:
+        plain = await asyncio.open_connection("127.0.0.1", store.port)
+        context = ssl.create_default_context(cafile=store.upstream.ca)
+        secure = await asyncio.open_connection("127.0.0.1", store.port, ssl=context)
+        store.break_("hang")
+        # One waits until this has been taken, the other one for its goodbye to be answered.
+        plain[1].write(bytes(64 * MIB))
+        plain[1].close()
+        secure[1].close()
+        return [plain[1], secure[1]]
+
+    async with open_bridge(heard.append):
+        writers = await cross(closes, deadline=30, unavailable=EngineUnavailable)
+        sockets = [writer.get_extra_info("socket") for writer in writers]
+        assert [each.fileno() > 0 for each in sockets] == [True, True]
+    assert [each.fileno() for each in sockets] == [-1, -1]
+    assert heard == []
+
+
+async def test_a_connection_that_nobody_closes_is_reported(faulty_store: MakeFaulty) -> None:
+    """A connection that is still open when the loop ends has been forgotten: that is said, and it is closed."""
+    heard: list[Trouble] = []
+    store = await faulty_store("us")
+
+    async def forgets() -> socket.socket:
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, "127.0.0.1", store.port)
+        opened: socket.socket = transport.get_extra_info("socket")
+        return opened
+
+    async with open_bridge(heard.append):
+        opened = await cross(forgets, deadline=30, unavailable=EngineUnavailable)
+    assert opened.fileno() == -1
+    assert [trouble.message.partition(":")[0] for trouble in heard] == ["a connection was left open"]
 
 
 async def test_errors_leave_the_bridge_plain() -> None:
