@@ -90,7 +90,8 @@ async def repair(
     markers = await read_markers(database)
     ours = {location: engines[location] for location in markers if location in engines}
     believed = {location: engine for location, engine in ours.items() if await _is_ours(engine, markers[location])}
-    report = RepairReport(replayed=await replay(database, believed, library, tell), dead=await count_dead(database))
+    replayed = await replay(database, believed, library, tell)
+    report = RepairReport(replayed=replayed, dead=await count_dead(database), unreachable=replayed.unreached)
     for location in sorted(set(markers) & set(engines)):
         engine = engines[location]
         try:
@@ -99,7 +100,7 @@ async def repair(
             report = await check_objects(database, engine, location, tell, report)
         except (_Unreachable, EngineError) as error:
             tell(Finding("unreachable", location, str(error)))
-            report = evolve(report, unreachable=(*report.unreachable, location))
+            report = evolve(report, unreachable=tuple(dict.fromkeys((*report.unreachable, location))))
     report = evolve(report, lost=await name_lost(database, tell))
     if report.complete:
         await resume(database)

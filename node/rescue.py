@@ -82,7 +82,7 @@ async def rescue(
     await enrol_locations(database, sorted(engines), defaults)
     reachable = await _take_locations(database, engines, tell)
     report = RescueReport(await replay(database, reachable, library, tell, progress))
-    missing = set(engines) - set(reachable)
+    missing = set(engines) - set(reachable) | set(report.replayed.unreached)
     looked_at = RepairReport()
     for location, engine in sorted(reachable.items()):
         try:

@@ -93,6 +93,8 @@ class _Plan:
     fault: Fault
     call: int | None
     """The number of the one call it is for, None for every call."""
+    where: str
+    """What the keys contain that it is for."""
 
 
 @define(eq=False)
@@ -105,12 +107,15 @@ class FaultyEngine:
     _plans: dict[str, list[_Plan]] = field(factory=lambda: defaultdict(list))
     _counts: dict[str, int] = field(factory=lambda: defaultdict(int))
 
-    def plan(self, operation: str, fault: Fault, call: int | None = None) -> None:
-        """Fail `operation` (a method's name): its `call`-th call from now (from 0), or every one. Later plans go first."""
+    def plan(self, operation: str, fault: Fault, call: int | None = None, where: str = "") -> None:
+        """Fail `operation` (a method's name): its `call`-th call from now (from 0), or every one. Later plans go first.
+
+        Only for keys that contain `where`.
+        """
         if operation not in OPERATIONS:
             raise ValueError(f"an engine has no operation {operation!r}")
         number = None if call is None else self._counts[operation] + call
-        self._plans[operation].insert(0, _Plan(fault, number))
+        self._plans[operation].insert(0, _Plan(fault, number, where))
 
     def plan_all(self, fault: Fault) -> None:
         """Fail every operation, as a store does that is down or hangs."""
@@ -202,7 +207,7 @@ class FaultyEngine:
         self._counts[operation] += 1
         self.calls.append((operation, key))
         plans = self._plans.get(operation, ())
-        fault = next((plan.fault for plan in plans if plan.call in (None, number)), None)
+        fault = next((plan.fault for plan in plans if plan.call in (None, number) and plan.where in key), None)
         if isinstance(fault, Refuse):
             raise fault.error
         if isinstance(fault, Break | Stall) and not body:

@@ -73,6 +73,8 @@ class Replayed:
     tags_deleted: int = 0
     tags_without: int = 0
     """Tags whose manifest is missing."""
+    unreached: tuple[str, ...] = ()
+    """Locations whose store did not give all that was asked of it: the replay must be repeated with them."""
 
 
 @define(eq=False)
@@ -82,7 +84,14 @@ class _Work:
     library: str
     tell: Tell
     progress: Callable[[Replayed], None]
+    gaps: bool = False
+    """Whether a snapshot of the journals could not be read: they do not know all that the stores have."""
     done: Replayed = field(factory=Replayed)
+
+    def unreachable(self, location: str, error: EngineError, text: str) -> None:
+        """Tell that a store did not give what was asked of it."""
+        self.tell(Finding("unreachable", location, str(error), text))
+        self.note(unreached=tuple(sorted({*self.done.unreached, location})))
 
     def note(self, **counts: Any) -> None:
         self.done = evolve(self.done, **counts)
@@ -98,21 +107,21 @@ async def replay(
 ) -> Replayed:
     """Do all of the above. `library` is LIBRARY_NAMESPACE. Raises LedgerUnavailable.
 
-    A store that cannot be asked is told of and left out: repeating the replay when it is back does the rest.
+    A store that cannot be asked is told of and left out, and `unreached`: repeating the replay when it is back does the rest.
     """
     await clear_facts(database)
     found = await list_journals(engines, tell)
     journals = await read_journals(database, engines, found, tell)
     await stage_own(database)
     await drop_overtaken(database)
-    work = _Work(database, engines, library, tell, progress)
-    work.note(journals=journals.objects, until=journals.until)
+    work = _Work(database, engines, library, tell, progress, journals.gaps)
+    work.note(journals=journals.objects, until=journals.until, unreached=tuple(sorted(journals.unreached)))
     work.note(policies=await _policies(database), repositories_deleted=await delete_gone(database))
     for location, engine in sorted(engines.items()):
         await _copies(work, location, engine)
     await _manifests(work)
     for location, engine in sorted(engines.items()):
-        await _objects(work, location, engine, found.get(location, {}))
+        await _objects(work, location, engine, found.keys.get(location, {}))
     work.note(unlinked=await unlink_gone(database), copies_gone=await forget_gone_copies(database))
     tags = await move_tags_on(database)
     for line in tags.without:
@@ -150,7 +159,7 @@ async def _copies(work: _Work, location: str, engine: Engine) -> None:
             placed = await place_copies(work.database, location, [key for key in keys if not _ours(engine, key)])
             work.note(copies=work.done.copies + placed)
     except EngineError as error:
-        work.tell(Finding("unreachable", location, str(error), "its copies were not looked at to the end"))
+        work.unreachable(location, error, "its copies were not looked at to the end")
 
 
 def _ours(engine: Engine, key: str) -> bool:
@@ -213,7 +222,7 @@ async def _fetch(work: _Work, digest: str) -> bytes | None:
                 if stored is not None:
                     return stored.body
         except EngineError as error:
-            work.tell(Finding("unreachable", location, str(error), f"while the manifest {digest} was looked for"))
+            work.unreachable(location, error, f"while the manifest {digest} was looked for")
     return None
 
 
@@ -241,9 +250,10 @@ async def _objects(work: _Work, location: str, engine: Engine, journal: Mapping[
             for key, digest in objects.items():
                 if digest in strange and await _just_pushed(work, location, engine, key):
                     strange -= {digest}
-            await adopt_manifest_objects(work.database, location, objects)
+            # What no repository needs may be needed by what was not read.
+            await adopt_manifest_objects(work.database, location, objects, bury=not work.done.unreached)
     except EngineError as error:
-        work.tell(Finding("unreachable", location, str(error), "its manifests were not looked at to the end"))
+        work.unreachable(location, error, "its manifests were not looked at to the end")
     await adopt_journal_objects(work.database, location, {key: (said.kind, said.hour) for key, said in journal.items()})
 
 
@@ -253,7 +263,7 @@ async def _just_pushed(work: _Work, location: str, engine: Engine, key: str) -> 
     if stored is None:
         return False
     until = work.done.until
-    if until is not None and stored.at < until - _JUST_NOW:
+    if until is not None and stored.at < until - _JUST_NOW and not work.gaps:
         return False
     if await was_unlinked(work.database, stored.repository, stored.digest, stored.at):
         return False

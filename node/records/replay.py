@@ -23,8 +23,12 @@ async def clear_facts(database: Database) -> None:
     await database.fetch("DELETE FROM journal_fact", deadline=_SECONDS)
 
 
-async def stage(database: Database, entries: Sequence[Entry]) -> None:
-    """Stage entries; of each thing the last word stays."""
+async def stage(database: Database, entries: Sequence[Entry], since: float | None = None) -> None:
+    """Stage entries; of each thing the last word stays.
+
+    What a snapshot had, which was staged before, is not gone by what was noted before `since` (POSIX seconds): it has come again.
+    The times of things are those when their statements began, which may have waited until just those were deleted.
+    """
     last = last_words(entries)
     await database.fetch(
         """
@@ -32,12 +36,14 @@ async def stage(database: Database, entries: Sequence[Entry]) -> None:
         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::jsonb[])
         ON CONFLICT (kind, name) DO UPDATE SET at = excluded.at, seq = excluded.seq, fact = excluded.fact
         WHERE (f.at, f.seq) < (excluded.at, excluded.seq)
+        AND NOT coalesce(f.fact IS NOT NULL AND excluded.fact IS NULL AND excluded.at < $6, false)
         """,
         [entry.kind for entry in last],
         [entry.name for entry in last],
         [entry.at for entry in last],
         [entry.seq for entry in last],
         [None if entry.fact is None else json.dumps(entry.fact) for entry in last],
+        None if since is None else int(since * 1_000_000),
         deadline=_SECONDS,
     )
 
@@ -322,8 +328,11 @@ async def was_unlinked(database: Database, repository: str, digest: str, at: flo
     return bool(rows)
 
 
-async def adopt_manifest_objects(database: Database, location: str, objects: Mapping[str, str]) -> None:
-    """Record manifest objects that were seen in a location's store (key -> digest); what no repository needs becomes dead."""
+async def adopt_manifest_objects(database: Database, location: str, objects: Mapping[str, str], *, bury: bool) -> None:
+    """Record manifest objects that were seen in a location's store (key -> digest).
+
+    With `bury` those that no repository needs become dead.
+    """
     await database.fetch(
         """
         WITH here AS (SELECT id FROM location WHERE name = $1),
@@ -345,11 +354,12 @@ async def adopt_manifest_objects(database: Database, location: str, objects: Map
             ON CONFLICT DO NOTHING RETURNING key)
         INSERT INTO dead_object (location_id, key, not_before)
         SELECT here.id, s.key, now() + interval '1 day' FROM here, seen s LEFT JOIN lacking l USING (digest, n)
-        WHERE l.manifest_id IS NULL ON CONFLICT DO NOTHING
+        WHERE l.manifest_id IS NULL AND $4 ON CONFLICT DO NOTHING
         """,
         location,
         list(objects),
         list(objects.values()),
+        bury,
         deadline=_SECONDS,
     )
 

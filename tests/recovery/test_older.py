@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
+from node.journal import reader
 from node.records.collect import read_pause
 from node.records.permissions import settle_new_repositories
 from node.records.uploads import expire_uploads
 from replication.sweeper import Sweeper
 from tests.collection.clock import HOUR, pass_time
 from tests.collection.test_repair import run
+from tests.faulty_engine import Refuse
 from tests.recovery.test_journal import flush
 from tests.recovery.test_rescue import lose_the_database, pull
 from tests.registry.world import MakeWorld, Region, digest_of, image
@@ -92,5 +96,31 @@ async def test_a_push_that_is_refused_meanwhile_deletes_no_repository(world: Mak
     location = await us.start_upload("a/b")
     assert (await us.ask("DELETE", location)).status == 204
     await run(us)
+    await us.forget_everything()
+    assert await pull(us, "a/b", "v1") == pushed
+
+
+async def test_a_journal_that_a_store_does_not_give_keeps_collection_paused(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is only in that journal may still use what looks like garbage: the repair is to be repeated."""
+    monkeypatch.setattr(reader, "_PAUSE", 0.001)
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    await flush(us)
+    backup = await back_up(us)
+    await us.push_image("a/b", "v1", b"layer")
+    await flush(us)
+    pushed = await pull(us, "a/b", "v1")
+    await restore(us, backup)
+    us.engines["us"].plan("read", Refuse(), where="journal/")
+    us.engines["eu"].plan("list_keys", Refuse(), where="journal/")
+    report, _ = await run(us)
+    assert report.unreachable == ("eu", "us")
+    assert await read_pause(database) is not None
+    for engine in us.engines.values():
+        engine.clear()
+    report, _ = await run(us)
+    assert report.complete
     await us.forget_everything()
     assert await pull(us, "a/b", "v1") == pushed

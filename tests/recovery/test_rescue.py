@@ -1,11 +1,14 @@
 """The database is lost, or comes back older: what the stores' journals know comes back, whole or from where a backup ends."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import pytest
 
 from node.audit import AuditSettings, verify_location
 from node.findings import Finding
+from node.journal import reader
+from node.journal.reader import list_journals
 from node.journal.replay import replay
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
 from node.records.accounts import create_user
@@ -18,6 +21,8 @@ from node.records.quotas import write_quota
 from node.records.removal import delete_repository
 from node.rescue import NOT_KNOWN, NotEmpty, RescueReport, rescue
 from replication.policy import parse_policy
+from tests.collection.held import held_transaction
+from tests.collection.test_races import second
 from tests.collection.test_repair import copy_everything
 from tests.faulty_engine import Refuse
 from tests.recovery.test_journal import flush
@@ -154,6 +159,86 @@ async def test_a_rescue_goes_on_where_it_was_cut_off(world: MakeWorld) -> None:
     assert await read_pause(us.registry.database) is None
     with pytest.raises(NotEmpty, match="holds a registry"):
         await run(us)
+
+
+async def test_a_store_that_does_not_give_its_journal_leaves_the_rescue_unfinished(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be read now is not lost: nothing is buried, collected or journalled anew until the rescue was repeated."""
+    monkeypatch.setattr(reader, "_PAUSE", 0.001)
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    await us.push_image("a/b", "v1", b"one")
+    await copy_everything(us)
+    await database.fetch("DELETE FROM journal_entry")
+    await flush(us)
+    image = await pull(us, "a/b", "v1")
+    await lose_the_database(us)
+    for engine in us.engines.values():
+        engine.plan("read", Refuse(), where="/page.")
+    report, _ = await run(us)
+    assert report.unreachable == ("eu", "us")
+    assert await read_pause(database) is not None
+    assert await us.rows("SELECT * FROM dead_object") == []
+    for engine in us.engines.values():
+        engine.clear()
+        engine.plan("read", Refuse(), 0, where="journal/")
+    report, findings = await run(us)
+    assert (report.unreachable, report.lost, report.replayed.missing) == ((), 0, 0), findings
+    assert await pull(us, "a/b", "v1") == image
+    assert await read_pause(database) is None
+
+
+async def test_a_page_that_is_damaged_is_made_up_for_by_another_snapshot(world: MakeWorld) -> None:
+    """A snapshot of which a page is not what it was counts as far as it can be read, and another store's counts as well."""
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    for n in range(3):
+        await us.push_image("a/b", f"v{n}", f"layer {n}".encode())
+    await copy_everything(us)
+    await database.fetch("DELETE FROM journal_entry")
+    await flush(us, page=2)
+    images = [await pull(us, "a/b", f"v{n}") for n in range(3)]
+    listing = await list_journals(us.engines, lambda _: None)
+    newest = listing.newest_first()[0][0]
+    for key, said in listing.keys[newest].items():
+        if said.kind == "page":
+            await us.engines[newest].inner.put(key, b"rotten")
+    await lose_the_database(us)
+    report, findings = await run(us)
+    assert (report.lost, report.replayed.missing, report.unreachable) == (0, 0, ()), findings
+    assert {finding.kind for finding in findings} == {"damaged"}
+    assert [await pull(us, "a/b", f"v{n}") for n in range(3)] == images
+
+
+async def test_what_was_pushed_while_it_was_deleted_is_there(
+    world: MakeWorld, migrated_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest that came again by a statement which had waited for its delete is in the snapshot, whatever its time says."""
+    (us,) = await world("us eu", proxy_storage=True)
+    digest = await us.push_image("a/b", "v1", b"one")
+    await copy_everything(us)
+    image = await pull(us, "a/b", "v1")
+    async with held_transaction(migrated_uri) as held:
+        await held.fetch("SELECT FROM repository_manifest FOR UPDATE")
+        await second(
+            us.registry.database,
+            partial(_delete_and_commit, held, digest),
+            partial(us.push_manifest, "a/b", "v1", image[1], **{"content-type": OCI_MANIFEST}),
+        )
+        await held.fetch("BEGIN")
+    await flush(us)
+    # As if the snapshot had been made long after.
+    monkeypatch.setattr(reader, "_OVERLAP", -5.0)
+    await lose_the_database(us)
+    report, findings = await run(us)
+    assert (report.lost, report.replayed.missing, report.replayed.tags_without) == (0, 0, 0), findings
+    assert await pull(us, "a/b", "v1") == image
+
+
+async def _delete_and_commit(held: Database, digest: str) -> None:
+    assert await delete_manifest(held, "a/b", digest)
+    await held.fetch("COMMIT")
 
 
 async def test_what_the_journals_do_not_know_yet_is_found_by_its_digest(world: MakeWorld) -> None:
