@@ -323,7 +323,11 @@ def words_of(error: Exception) -> str:
 
 def _context(arguments: S3Arguments) -> ssl.SSLContext:
     """Return what all connections shake hands with: to read the public authorities for each takes 20 to 40 ms of the processor."""
-    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if arguments.verify_tls else ssl.CERT_NONE)
+    context = create_urllib3_context(
+        cert_reqs=ssl.CERT_REQUIRED if arguments.verify_tls else ssl.CERT_NONE,
+        # Else it would ask for what the asyncio library does not (`tls_trust.py`).
+        verify_flags=0,
+    )
     if arguments.verify_tls:
         context.load_verify_locations(arguments.ca_bundle or get_cert_path(verify=True))
     prefer_fast(context)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 
 _FAST = "TLS_AES_128_GCM_SHA256"
-_KNOWN = ((3, 11), (3, 12))
+_KNOWN = ((3, 11), (3, 12), (3, 13))
 """Versions of CPython whose contexts begin with OpenSSL's, then the protocols of ALPN and their length."""
 _HEAD = object.__basicsize__
 _WORD = ctypes.sizeof(ctypes.c_void_p)

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from engines.crossing import cross
+from engines.tls_trust import NOT_ASKED
 from node.config.settings import RedisSettings
 from node.hint_hub import Hub
 from node.hint_wire import encode
@@ -139,7 +140,7 @@ async def _open_redis(settings: RedisSettings) -> AsyncIterator[Line]:
         "protocol": 2,
     }
     if settings.tls:
-        options |= {"ssl": True, "ssl_ca_certs": settings.ca_file}
+        options |= {"ssl": True, "ssl_ca_certs": settings.ca_file, "ssl_exclude_verify_flags": list(NOT_ASKED)}
     client = redis.asyncio.Redis(**options)
     # Publish and subscribe know no database numbers, so that the number must be in the name.
     listener = client.pubsub()

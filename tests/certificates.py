@@ -24,10 +24,16 @@ class Authority:
     own: Pair
 
     @classmethod
-    def make(cls, folder: Path) -> "Authority":
+    def make(cls, folder: Path, *, old: bool = False) -> "Authority":
+        """Return a new authority; an `old` one says as little about itself as many that companies once made do."""
         folder.mkdir(parents=True, exist_ok=True)
         own = Pair(folder / "ca.crt", folder / "ca.key")
-        usage = ("-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        says = (
+            ["basicConstraints=CA:TRUE"]
+            if old
+            else ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"]
+        )
+        usage = [word for extension in says for word in ("-addext", extension)]
         _openssl("req", "-x509", *_CURVE, "-days", "2", "-subj", "/CN=a test's authority", *usage,
                  "-keyout", own.key, "-out", own.certificate)  # fmt: skip
         return cls(folder, own)

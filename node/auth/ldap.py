@@ -5,7 +5,6 @@ not followed: they would take the password wherever the directory says.
 """
 
 import secrets
-import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +16,7 @@ from ldap3 import BASE, NONE, SIMPLE, SUBTREE, SYNC, Connection, Server, Tls
 from ldap3.core.exceptions import LDAPExceptionError
 from ldap3.utils.conv import escape_filter_chars
 
+from engines.tls_trust import trusting
 from node.auth.directory import DirectoryUnavailable, Person
 from node.auth.passwords import MOST
 from node.auth.told import Unread
@@ -99,7 +99,7 @@ class _Tls(Tls):  # type: ignore[misc] # the library ships no types
 
     def wrap_socket(self, connection: Connection, do_handshake: bool = False) -> None:
         """Put TLS around the connection's socket. Raises OSError."""
-        context = ssl.create_default_context(cafile=self.ca_certs_file)
+        context = trusting(self.ca_certs_file)
         connection.socket = context.wrap_socket(
             connection.socket, server_hostname=connection.server.host, do_handshake_on_connect=do_handshake
         )

@@ -1,7 +1,6 @@
 """Asks an identity provider over HTTP: only https, to addresses that may be, no redirects, within a deadline and a size."""
 
 import json
-import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import httpcore
 import trio
 from attrs import field, frozen
 
+from engines.tls_trust import trusting
 from node.answers import Headers
 from node.hooks.addresses import Network, networks, refuse_url
 from node.hooks.network import Checked, Refused
@@ -59,7 +59,7 @@ class Outgoing:
 
     async def _ask(self, url: str, form: Mapping[str, str] | None, headers: Headers) -> Reply:
         pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(cafile=self.authorities),
+            ssl_context=trusting(self.authorities),
             max_connections=1,
             max_keepalive_connections=0,
             network_backend=Checked(self.allowed),

@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from engines.tls_trust import NOT_ASKED
 from node.config.settings import RedisSettings
 
 _log = structlog.get_logger("antipode.logins")
@@ -49,7 +50,9 @@ class SharedCounts:
 
 def shared_counts(settings: RedisSettings) -> SharedCounts:
     """Return the counts of a Redis."""
-    options: dict[str, Any] = {"ssl": True, "ssl_ca_certs": settings.ca_file} if settings.tls else {}
+    options: dict[str, Any] = {}
+    if settings.tls:
+        options = {"ssl": True, "ssl_ca_certs": settings.ca_file, "ssl_exclude_verify_flags": list(NOT_ASKED)}
     return SharedCounts(
         redis.Redis(
             host=settings.host,

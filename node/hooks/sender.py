@@ -12,6 +12,7 @@ import httpcore
 import trio
 from attrs import frozen
 
+from engines.tls_trust import trusting
 from node.hooks.addresses import Network
 from node.hooks.message import Message
 from node.hooks.network import Checked, Refused
@@ -68,7 +69,7 @@ async def _send(
     ]
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), deadline)
     pool = httpcore.AsyncConnectionPool(
-        ssl_context=ssl.create_default_context(cafile=authorities),
+        ssl_context=trusting(authorities),
         max_connections=1,
         max_keepalive_connections=0,
         network_backend=network,

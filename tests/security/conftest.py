@@ -33,8 +33,8 @@ class Guarded:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who vouches for everything here."""
-    return Authority.make(tmp_path_factory.mktemp("authority"))
+    """Who vouches for everything here: whom a node trusts on one Python it has to trust on every other."""
+    return Authority.make(tmp_path_factory.mktemp("authority"), old=True)
 
 
 @pytest.fixture(scope="session")

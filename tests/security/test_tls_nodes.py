@@ -8,6 +8,7 @@ import httpx
 import pytest
 import trio
 
+from engines.tls_trust import trusting
 from tests.certificates import Authority, Pair
 from tests.cluster import Cluster, StartCluster
 from tests.security.conftest import MARK, Guarded
@@ -69,7 +70,7 @@ async def test_an_image_goes_in_here_and_out_there(
     us, eu = (f"docker://127.0.0.1:{nodes[name].port}/{repository}:v1" for name in ("us", "eu"))
     await skopeo("--dest-cert-dir", trusted, f"oci:{layout}", us)
 
-    trust = ssl.create_default_context(cafile=str(authority.own.certificate))
+    trust = trusting(authority.own.certificate)
     async with httpx.AsyncClient(verify=trust, timeout=60) as client:
         for node in nodes:
             facts = (await client.get(f"{node.url}/health/endtoend")).json()["data"]["services"]
