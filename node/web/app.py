@@ -6,7 +6,7 @@ from typing import cast
 from quart import Blueprint
 
 from node.config.settings import Settings
-from node.errors import UNAVAILABLE, RegistryError
+from node.errors import UNAVAILABLE, Code, RegistryError
 from node.health import HealthSource
 from node.metrics import Metrics
 from node.web.access import BELIEVED, AccessLog, Observe, address_text, exchange_of, unobserved
@@ -24,6 +24,7 @@ BEYOND_LIMIT = "antipode.beyond_limit"
 """Key of the ASGI state of a connection that is one too many: it serves health checks and tells everybody else to come back."""
 
 _ALWAYS = (b"/health", b"/status", b"/metrics", b"/_internal_ping", b"/v1/_internal_ping")
+_NO_METHOD = Code("UNSUPPORTED", 501, "the operation is unsupported")
 _BUSY = {"reason": "this node has as many connections as it may (MAXIMUM_CONNECTIONS)"}
 _RETRY_AFTER_BUSY = 5
 """Seconds. Long enough for a pull to end and free a connection."""
@@ -83,11 +84,9 @@ class Router:
         self._operator = operator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. WebSockets are refused (403)."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-            return
+        """Answer one request."""
         try:
+            _check_method(scope["method"])
             path = origin_form(scope["raw_path"])
         except RegistryError as error:
             await _refuse(error, scope, send)
@@ -98,6 +97,12 @@ class Router:
             return
         inner = self._registry if path == b"/v2" or path.startswith(b"/v2/") else self._operator
         await inner(scope, receive, send)
+
+
+def _check_method(method: str) -> None:
+    # Frameworks take `head` for HEAD, and leave out the body that a client waits for who knows that they differ (RFC 9110, 9.1).
+    if not method.isupper():
+        raise RegistryError(_NO_METHOD, {"method": method[:80], "reason": "methods are written in capital letters"})
 
 
 async def _refuse(error: RegistryError, scope: Scope, send: Send) -> None:

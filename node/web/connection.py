@@ -8,7 +8,10 @@ from typing import Any
 
 import h11
 import trio
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.events import Closed
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ConnectionState
@@ -50,11 +53,51 @@ class Pushback:
         return getattr(self._stream, name)
 
 
+def is_ambiguous(request: h11.Request) -> bool:
+    """Tell whether others may see the body end elsewhere than h11 does, and take what follows for requests (RFC 9112, 6.1)."""
+    names = {name for name, _ in request.headers}
+    return b"transfer-encoding" in names and (b"content-length" in names or request.http_version != b"1.1")
+
+
 class Http1(H11Protocol):
-    """HTTP/1.1 and 1.0, nothing else."""
+    """HTTP/1.1 and 1.0, nothing else: a client that would upgrade to another protocol is answered in this one (RFC 9110, 7.8)."""
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Go on with HTTP/1.1 whatever the client would rather upgrade to (RFC 9110, 7.8: an upgrade may be ignored)."""
+        """Stay with HTTP/1.1."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Begin to answer a request: as Hypercorn, but for what it makes of some.
+
+        It would begin a WebSocket, and leave the connection open for ever where it refuses the handshake; and take `head` for HEAD,
+        which h11 does not (RFC 9110, 9.1: they differ), so that the answer has a length and no body.
+        """
+        if is_ambiguous(request):
+            await self._send_error_response(400)
+            await self.send(Closed())
+            return
+        self.stream = stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii"),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
 
 
 class Connection(TCPServer):

@@ -46,6 +46,8 @@ def create_operator_app(
     # Quart would end a slow client's answer after a minute without a word, and take 16 MiB of body.
     app.config.update(RESPONSE_TIMEOUT=None, MAX_CONTENT_LENGTH=MAXIMUM_BODY)
     app.url_map.strict_slashes = False
+    # It would redirect `/a//b` to `/a/b` of whatever host the client names.
+    app.url_map.merge_slashes = False
 
     def expanded() -> bool:
         given = quart.request.headers.get(DEBUG_HEADER, "")

@@ -112,15 +112,36 @@ async def test_no_http_2_preface(node: Node) -> None:
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_no_websockets(node: Node) -> None:
-    """A WebSocket handshake is refused."""
+@either
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nContent-Length: 2\r\n\r\nab",
+        b"Sec-WebSocket-Version: 1\r\n\r\n",
+        b"\r\n",
+    ],
+)
+async def test_no_websockets(node: Node, target: str, lines: bytes) -> None:
+    """A WebSocket handshake, whatever is wrong with it, is a request like any other, and its connection closes when it idles."""
+    await node.start(hello, keep_alive=0.5)
+    async with node.client() as client:
+        start = f"GET {target} HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        await client.send(start.encode() + lines)
+        assert (await client.reply()).status == 200
+        assert (await client.ask(target)).status == 200
+        assert await client.closed()
+
+
+@pytest.mark.parametrize("method", ["head", "Head", "get"])
+@either
+async def test_methods_are_what_they_are(node: Node, method: str, target: str) -> None:
+    """A method in small letters is another one, which nobody has: its answer has all the bytes that it promises."""
     await node.start(hello)
     async with node.client() as client:
-        await client.send(
-            b"GET /v2/ HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        assert (await client.head()).status == 403
+        await client.send(f"{method} {target} HTTP/1.1\r\nHost: node\r\n\r\n".encode())
+        assert (await client.reply()).status == 501
+        assert (await client.ask(target)).status == 200
 
 
 async def test_no_server_header(node: Node) -> None:

@@ -125,6 +125,18 @@ async def test_framework_errors(node: Node) -> None:
         assert (await client.ask("/health")).status == 200
 
 
+@pytest.mark.parametrize(
+    "target", ["//health", "/health//endtoend", "/api//v1/health/locations", "/health/", "/status/"]
+)
+async def test_no_redirects(node: Node, target: str) -> None:
+    """Nothing is redirected to the host that a client names, whatever its path looks like."""
+    await node.start(hello)
+    async with node.client() as client:
+        reply = await client.ask(target)
+        assert reply.status in (200, 404)
+        assert "location" not in reply.headers
+
+
 async def test_bug_in_an_operator_view(node: Node, logged: Logged) -> None:
     """A bug here too is a 500 in JSON without a word about its cause, and logged once with the request id."""
 
