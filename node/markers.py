@@ -7,12 +7,25 @@ import trio
 
 from engines.contract import Engine, EngineError, ObjectMissing
 from node.records.members import LocationRow
-from replication.watcher import ProbeKeys
+from replication.watcher import ProbeKeys, probe_keys
 
 _log = structlog.get_logger("antipode.locations")
 
 _RETRY = 5.0
 _MOST = 4096
+
+
+class NotOurs(Exception):
+    """A store is not the one whose objects the records mean; the text says what it bears."""
+
+
+async def check_marker(engine: Engine, wanted: str) -> None:
+    """Refuse to conclude anything from a store that does not bear this marker. Raises NotOurs, EngineError."""
+    found = await _read(engine, probe_keys(engine.prefix, "-").marker)
+    if found is None:
+        raise NotOurs("its store holds no marker: is it another bucket, or was it emptied?")
+    if found != wanted.encode():
+        raise NotOurs(f"its store bears the marker of another location, not {wanted!r}")
 
 
 async def keep_markers(

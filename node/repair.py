@@ -24,6 +24,7 @@ from node.audit import Distrust, Orphan, find_orphans
 from node.findings import Finding as Finding
 from node.findings import Tell
 from node.journal.replay import Replayed, replay
+from node.markers import NotOurs, check_marker
 from node.records.audit import Copy, list_copies
 from node.records.collect import resume
 from node.records.postgres import Database
@@ -39,7 +40,6 @@ from node.records.repair import (
 )
 from replication.model import Blob
 from replication.offload import in_thread
-from replication.watcher import probe_keys
 
 _PAGE = 500
 _AT_ONCE = 8
@@ -72,10 +72,6 @@ class RepairReport:
         return not self.unreachable
 
 
-class _Unreachable(Exception):
-    """A store that cannot be looked at; the text says why."""
-
-
 async def repair(
     database: Database,
     engines: Mapping[str, Engine],
@@ -95,10 +91,10 @@ async def repair(
     for location in sorted(set(markers) & set(engines)):
         engine = engines[location]
         try:
-            await _check_marker(engine, markers[location])
+            await check_marker(engine, markers[location])
             report = await _check_copies(database, engine, location, distrust, tell, report)
             report = await check_objects(database, engine, location, tell, report)
-        except (_Unreachable, EngineError) as error:
+        except (NotOurs, EngineError) as error:
             tell(Finding("unreachable", location, str(error)))
             report = evolve(report, unreachable=tuple(dict.fromkeys((*report.unreachable, location))))
     report = evolve(report, lost=await name_lost(database, tell))
@@ -130,22 +126,10 @@ async def name_lost(database: Database, tell: Tell) -> int:
 async def _is_ours(engine: Engine, marker: str) -> bool:
     """Whether a store is the location's, as far as it can be asked now; the repair itself says why it is not."""
     try:
-        await _check_marker(engine, marker)
-    except (_Unreachable, EngineError):
+        await check_marker(engine, marker)
+    except (NotOurs, EngineError):
         return False
     return True
-
-
-async def _check_marker(engine: Engine, wanted: str) -> None:
-    """Refuse to conclude anything from a store that is not the one whose copies the records mean."""
-    key = probe_keys(engine.prefix, "-").marker
-    try:
-        facts = await engine.head(key)
-        found = await engine.read(key, 0, min(facts.size, 4096))
-    except ObjectMissing:
-        raise _Unreachable("its store holds no marker: is it another bucket, or was it emptied?") from None
-    if found != wanted.encode():
-        raise _Unreachable(f"its store bears the marker of another location, not {wanted!r}")
 
 
 async def _check_copies(

@@ -8,7 +8,9 @@ from attrs import asdict
 from node.audit import Orphan, find_orphans
 from node.commands.options import config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, size, work
+from node.markers import NotOurs, check_marker
 from node.records.collect import read_pause
+from node.records.repair import read_markers
 
 
 @click.command("orphans", epilog=EXIT_CODES)
@@ -19,8 +21,9 @@ from node.records.collect import read_pause
 def command(location: str, delete: bool, config: str | None, output: str) -> None:
     """List objects in a location's store, below its storage path, that no row of the database accounts for.
 
-    Nothing is deleted unless --delete is given, and then only what the store says was written more than a day ago. Run `antipode
-    repair --after-restore` first if the database was restored from a backup.
+    Nothing is deleted unless --delete is given, and then only what the store says was written more than a day ago, in the store
+    whose marker this database knows: to another database, such as a new one, all objects are unknown. Run `antipode repair
+    --after-restore` first if the database was restored from a backup.
     """
 
     async def verb(desk: Desk) -> int:
@@ -32,6 +35,11 @@ def command(location: str, delete: bool, config: str | None, output: str) -> Non
         found: list[Orphan] = []
         deleted: set[str] = set()
         async with settings.locations[location].engine.open() as engine:
+            if delete and (marker := (await read_markers(desk.database)).get(location)) is not None:
+                try:
+                    await check_marker(engine, marker)
+                except NotOurs as error:
+                    raise Refused(f"nothing is deleted: {error}") from None
             async for orphan in find_orphans(desk.database, engine, location, time.time()):
                 found.append(orphan)
                 if delete and orphan.old:

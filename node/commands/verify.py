@@ -5,12 +5,15 @@ from uuid import uuid4
 import click
 from attrs import asdict
 
+from engines.contract import EngineError
 from node.audit import AuditReport, AuditSettings, verify_location
 from node.commands.options import config_option, output_option
 from node.commands.tools import Desk, Refused, progress_bar, show, size, work
+from node.markers import NotOurs, check_marker
 from node.records.audit import count_copies
 from node.records.ledger import PostgresLedger
 from node.records.members import Membership
+from node.records.repair import read_markers
 from replication.ports import Placed, Wake
 
 EXIT_BAD = 1
@@ -57,6 +60,13 @@ def command(location: str, fraction: float, streams: int, config: str | None, ou
         ledger = PostgresLedger(database=desk.database, member=member)
 
         async with settings.locations[location].engine.open() as engine:
+            try:
+                if (marker := (await read_markers(desk.database)).get(location)) is not None:
+                    await check_marker(engine, marker)
+            except NotOurs as error:
+                raise Refused(f"nothing is concluded from it: {error}") from None
+            except EngineError:
+                pass  # The report says what could not be read.
             with progress_bar() as bar:
                 task = bar.add_task(f"verifying {location}", total=round(copies * fraction))
 
