@@ -52,6 +52,8 @@ class ObjectFacts:
     etag: str | None = None
     modified: float | None = None
     """When it was written, POSIX seconds by the store's clock; only `head` knows it."""
+    found: bool = False
+    """`finish_parts` found the write ended and an object of the right size: of these parts, unless another call ended it."""
 
 
 @frozen
@@ -178,7 +180,7 @@ class Engine(Protocol):
         ...
 
     async def finish_parts(self, key: str, upload: str, parts: Sequence[Part]) -> ObjectFacts:
-        """Make the parts, in this order, the object `key`. Repeating it after success succeeds.
+        """Make the parts, in this order, the object `key`. Repeating it after success succeeds, and says so (`found`).
 
         Raises PartsMissing when a part is unknown or too small, or the write is gone and no object of the right size is there.
         """

@@ -207,7 +207,7 @@ class Files:
             # Finished before, perhaps by a call whose answer was lost. Keys are never used twice.
             if target.is_file() and target.stat().st_size == total:
                 self.abandon(key, upload)
-                return ObjectFacts(total)
+                return ObjectFacts(total, found=True)
             if isinstance(error, PartsMissing):
                 raise
             raise PartsMissing(f"{key}: multi-part write {upload} ended meanwhile") from error

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from . import presign
 from .contract import (
@@ -148,14 +148,15 @@ class S3Engine:
         try:
             return ObjectFacts(size, await self._client.finish(key, upload, parts))
         except PartsMissing:
-            # Stores forget a finished write sooner or later. Keys are never used twice: what stands there is this write's.
+            # Stores forget a finished write sooner or later. Keys are never used twice: what stands there is this write's, though
+            # perhaps of other parts.
             try:
                 facts = await self._client.head(key)
             except ObjectMissing:
                 facts = None
             if facts is None or facts.size != size:
                 raise
-            return facts
+            return evolve(facts, found=True)
 
     async def abandon_parts(self, key: str, upload: str | None = None) -> None:
         """Forget a multi-part write, or every open one of this key."""

@@ -178,7 +178,8 @@ class UploadWriter:
     async def finish(self, expected: str) -> StoredObject:
         """End the upload: return the one object that holds all its bytes.
 
-        Raises DigestMismatch before the object exists if the hasher knows that its digest is not `expected`.
+        Raises DigestMismatch before the object exists if the hasher knows that its digest is not `expected`. Where the store says
+        that the upload had been ended before, that may have been with the bytes of another request: its digest is not known then.
         """
         key = self._state.key
         if self._upload is None and self._tail is not None:
@@ -200,8 +201,8 @@ class UploadWriter:
         await self._settle()
         self._check(expected)
         with self._waiting():
-            await self._engine.finish_parts(key, self._upload, self._ordered())
-        return self._stored(key)
+            facts = await self._engine.finish_parts(key, self._upload, self._ordered())
+        return StoredObject(key, self.offset, None) if facts.found else self._stored(key)
 
     def _known(self, size: int) -> str | None:
         """Return the SHA-256 of the `size` bytes that are about to be stored, where they are all that was hashed, else None.

@@ -10,7 +10,7 @@ from engines.contract import EngineUnavailable
 from node.answers import ClientGone
 from node.janitor import sweep_up
 from tests.faulty_engine import Hold, LoseAnswer, Refuse, Wrong
-from tests.registry.world import MIB, Body, MakeWorld, Region, digest_of
+from tests.registry.world import MIB, Body, MakeWorld, Region, Reply, digest_of
 
 SIZES = [1, MIB, 4 * MIB + 900_000, 5 * MIB, 5 * MIB + 100_000, 11 * MIB]
 PART = 64 * 1024
@@ -313,3 +313,34 @@ async def test_a_tail_that_does_not_come_back_as_it_was_stored(
             assert (await us.ask("GET", reply.location)).body == first + second
             assert (await us.ask("DELETE", f"/v2/{repository}/blobs/{digest_of(first + second)}")).status == 202
     assert (await eu.ask("HEAD", f"/v2/{repository}/blobs/{digest_of(first + second)}")).status == 404
+
+
+async def test_an_upload_that_another_request_ended_is_not_taken_for_ones_own(
+    world: MakeWorld, repository: str
+) -> None:
+    """Of two requests that end an upload at once with as many bytes, but not the same, none becomes the other's blob."""
+    us, eu = await world("us eu", "us eu", part_size=PART)
+    begun, good, bad = secrets.token_bytes(2 * PART), secrets.token_bytes(PART), secrets.token_bytes(PART)
+    location = await us.start_upload(repository)
+    location = (await us.patch(location, begun)).location
+    last, ends, ended = [Hold(), Hold()], dict[str, Reply](), {"bad": trio.Event(), "good": trio.Event()}
+    us.engines["us"].plan("put_part", last[0], 0)
+    eu.engines["us"].plan("put_part", last[1], 0)
+
+    async def end(region: Region, data: bytes, name: str) -> None:
+        ends[name] = await region.put(location, digest_of(begun + data), data)
+        ended[name].set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end, us, bad, "bad")
+        with trio.fail_after(60):
+            await last[0].reached.wait()
+            nursery.start_soon(end, eu, good, "good")
+            await last[1].reached.wait()
+            last[0].go_on.set()
+            await ended["bad"].wait()
+            last[1].go_on.set()
+    assert ends["bad"].status != 201
+    assert ends["good"].failure == (400, "DIGEST_INVALID")
+    assert await eu.rows("SELECT * FROM placement") == []
+    assert await eu.unaccounted("us") == set()
