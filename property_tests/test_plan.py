@@ -7,13 +7,17 @@ from property_tests.strategies import LOCATIONS, locations, preferences
 from replication.model import ClusterView, LocationHealth, LocationState, NodeView, Verdict
 from replication.plan import (
     BACKOFF_CAP,
+    FAR,
     MOST_SIZE_SECONDS,
     PRIORITY_SECONDS,
+    SHARED_BY,
+    SMALL,
     backoff,
-    copies_to_claim,
     duties,
+    free_streams,
     is_stalled,
     precedence,
+    stream_share,
 )
 
 nodes = st.lists(
@@ -42,15 +46,13 @@ def test_a_draining_node_takes_on_nothing() -> None:
     assert duties(("us",), LOCATIONS, ClusterView((), all_active), 10.0, draining=True).sweeps == ()
 
 
-running_counts = st.dictionaries(locations, st.integers(0, 6))
+taken_streams = st.dictionaries(locations, st.integers(0, 6 * SHARED_BY).map(lambda shares: shares / SHARED_BY))
 
 
-@given(running_counts, st.sampled_from(Verdict), st.integers(1, 10), st.integers(1, 10))
-def test_claims_keep_to_the_limits(running: dict[str, int], verdict: Verdict, total: int, per_location: int) -> None:
+@given(taken_streams, st.sampled_from(Verdict), st.integers(1, 10), st.integers(1, 10))
+def test_copies_keep_to_the_limits(running: dict[str, float], verdict: Verdict, total: int, per_location: int) -> None:
     """Never beyond the location's limit or into one that is down; beyond the node's streams only the first of an idle one."""
-    room = copies_to_claim(
-        "us", LOCATIONS, running, LocationHealth("us", verdict), total=total, per_location=per_location
-    )
+    room = free_streams("us", LOCATIONS, running, LocationHealth("us", verdict), total=total, per_location=per_location)
     own = running.get("us", 0)
     assert room >= 0
     if verdict is Verdict.DOWN:
@@ -64,14 +66,22 @@ def test_claims_keep_to_the_limits(running: dict[str, int], verdict: Verdict, to
 @given(st.integers(1, 10), st.integers(1, 10), st.lists(locations, min_size=1, max_size=60))
 def test_no_location_waits_for_another(total: int, per_location: int, order: list[str]) -> None:
     """However greedily some claim, a served location that runs nothing can always start, and streams stay bounded."""
-    running: dict[str, int] = {}
+    running: dict[str, float] = {}
     for name in order:
         health = LocationHealth(name, Verdict.HEALTHY)
-        running[name] = running.get(name, 0) + copies_to_claim(
+        running[name] = running.get(name, 0) + free_streams(
             name, LOCATIONS, running, health, total=total, per_location=per_location
         )
         assert sum(running.values()) <= max(total, len(LOCATIONS))
         assert running[name] >= 1
+
+
+@given(st.integers(0, 1 << 40), st.none() | st.floats(0, 10))
+def test_only_what_waits_shares_a_stream(size: int, distance: float | None) -> None:
+    """A copy is never more than a stream, and less only if its blob is small and its way long; an unknown way is not."""
+    share = stream_share(size, distance)
+    assert share in (1.0, 1 / SHARED_BY)
+    assert (share < 1) == (size <= SMALL and distance is not None and distance >= FAR)
 
 
 tasks = st.tuples(st.floats(0, 1e6), st.integers(0, 2), st.integers(0, 1 << 45))

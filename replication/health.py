@@ -10,6 +10,7 @@ from math import inf
 
 from attrs import evolve, field, frozen
 
+from replication.distance import Distance
 from replication.model import Board, LocationHealth, Verdict
 
 
@@ -52,6 +53,7 @@ class Record:
     strikes: int = 0
     """Falls that followed a recovery too soon."""
     slow: bool = False
+    distance: Distance = field(factory=Distance)
 
 
 MOST_STRIKES = 3
@@ -73,13 +75,15 @@ def _with_verdict(record: Record, verdict: Verdict, reason: str, now: float) -> 
     return evolve(record, health=evolve(health, verdict=verdict, reason=reason, since=since))
 
 
-def _with_latency(record: Record, rules: HealthRules, latency: float | None) -> Record:
+def _with_latency(record: Record, rules: HealthRules, latency: float | None, now: float) -> Record:
     if latency is None:
         return record
     before = record.health.latency
     smoothed = latency if before is None else before + rules.smoothing * (latency - before)
     slow = smoothed > (rules.slow * 0.8 if record.slow else rules.slow)
-    return evolve(record, slow=slow, health=evolve(record.health, latency=smoothed))
+    distance = record.distance.after(latency, now)
+    health = evolve(record.health, latency=smoothed, distance=distance.seconds)
+    return evolve(record, slow=slow, distance=distance, health=health)
 
 
 def _failed(record: Record, rules: HealthRules, now: float, reason: str) -> Record:
@@ -126,7 +130,7 @@ def probed(
     if not ok:
         record = evolve(record, health=evolve(record.health, probe_good=False))
         return _failed(record, rules, now, reason or "probe failed")
-    record = _with_latency(record, rules, latency)
+    record = _with_latency(record, rules, latency, now)
     fresh_until = began + rules.freshness
     record = evolve(record, health=evolve(record.health, probe_good=True, fresh_until=fresh_until))
     return _good(record, rules, now)
@@ -147,7 +151,7 @@ def witnessed(
     Success tells the latency and nothing else: a store may serve what it has cached and be ill. A probe decides.
     """
     if ok:
-        return _with_latency(record, rules, latency)
+        return _with_latency(record, rules, latency, now)
     if lied:
         record = doubted(record, rules, now)
     if record.traffic_counted:

@@ -25,6 +25,8 @@ class Held:
     since: float
     sure_until: float
     scope: trio.CancelScope = field(factory=trio.CancelScope)
+    share: float = 1.0
+    """How much of a stream it takes (`plan.stream_share`)."""
     landed: bool = False
     """Its bytes are where they belong, and only the ledger is left to be told."""
 
@@ -45,13 +47,20 @@ class Leases:
             held = Held(task, asked, asked + self._seconds())
             insort(self._waiting.setdefault(task.destination, []), held, key=lambda other: other.task.place)
 
-    def begin(self, location: str) -> Held | None:
-        """Take the first task that waits for a stream into a location, None if there is none."""
+    def begin(
+        self, location: str, free: float = 1.0, share: Callable[[CopyTask], float] = lambda _task: 1.0
+    ) -> Held | None:
+        """Take the first task that waits for a stream into a location; None if there is none, or its share is not free."""
         waiting = self._waiting.get(location, [])
         while waiting:
-            held = waiting.pop(0)
+            held = waiting[0]
             # Of one that is not sure any more another node may be at work.
-            if held.sure_until > trio.current_time():
+            sure = held.sure_until > trio.current_time()
+            held.share = share(held.task)
+            if sure and held.share > free:
+                return None
+            waiting.pop(0)
+            if sure:
                 self._paid[held.task.lease] = held
                 return held
         return None
@@ -80,13 +89,20 @@ class Leases:
         if self._paid.pop(held.task.lease, None) is not None:
             await self._give_back([held])
 
-    def count(self, *, landed: bool) -> dict[str, int]:
-        """Return how many copies are under way by destination, those that have landed included or not."""
+    def count(self) -> dict[str, int]:
+        """Return how many copies have been begun and not ended, by destination."""
         counts: dict[str, int] = {}
         for held in self._paid.values():
-            if landed or not held.landed:
-                counts[held.task.destination] = counts.get(held.task.destination, 0) + 1
+            counts[held.task.destination] = counts.get(held.task.destination, 0) + 1
         return counts
+
+    def streams(self) -> dict[str, float]:
+        """Return how many streams are taken by destination: a copy that has landed has left its own."""
+        taken: dict[str, float] = {}
+        for held in self._paid.values():
+            if not held.landed:
+                taken[held.task.destination] = taken.get(held.task.destination, 0.0) + held.share
+        return taken
 
     def count_landed(self) -> int:
         """Return how many copies are being recorded."""

@@ -76,6 +76,8 @@ class LocationHealth:
     """When the latest finished probe began."""
     doubted_until: float = float("-inf")
     """Wrong bytes came from there: until then nobody is sent where no node looks at the bytes."""
+    distance: float | None = None
+    """The least time to first byte of the last minutes, in seconds: the way there and back (`replication/distance.py`)."""
 
 
 Board = Mapping[str, LocationHealth]

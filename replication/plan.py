@@ -8,6 +8,11 @@ from replication.model import ClusterView, LocationHealth, LocationState, Verdic
 
 MIB = 1 << 20
 
+SMALL = MIB // 4
+FAR = 0.02
+SHARED_BY = 4
+"""As many copies of blobs up to `SMALL` bytes share a stream where a store is `FAR` seconds away or farther."""
+
 STALLED_AFTER = 8
 """Tries that failed before a task counts as stalled: about four minutes of back-off. It is still retried."""
 
@@ -70,31 +75,41 @@ def duties(
     )
 
 
-def copies_to_claim(
+def stream_share(size: int, distance: float | None) -> float:
+    """Return how much of a stream the copy of a blob takes: all of it, or a quarter where a small one has a long way to go.
+
+    `size` is in bytes, `distance` in seconds: there and back to the farther one of its two stores, None where that is unknown. Such
+    a copy does nothing but wait nearly all the time: of 16 KiB from 100 ms away eight streams bring 60 in a second, and a backlog
+    has hundreds of thousands of them.
+    """
+    return 1 / SHARED_BY if size <= SMALL and distance is not None and distance >= FAR else 1.0
+
+
+def free_streams(
     location: str,
     served: Sequence[str],
-    running: Mapping[str, int],
+    running: Mapping[str, float],
     health: LocationHealth,
     *,
     total: int,
     per_location: int,
-) -> int:
-    """Return how many more copies into `location` may start now.
+) -> float:
+    """Return how many more streams copies into `location` may take now.
 
-    `running` counts copies by destination. None start into a location that is down, one at a time where nothing is known, half of
-    `per_location` where it is degraded. Every other served location that runs nothing keeps one of the `total` streams free for
+    `running` is how many are taken, by destination. None is free into a location that is down, one where nothing is known, half
+    of `per_location` where it is degraded. Every other served location that runs nothing keeps one of the `total` streams free for
     itself, and a location that runs nothing may always start one, so that none ever waits for another: the streams of a node are
     bounded by the greater of `total` and the number of served locations.
     """
     if health.verdict is Verdict.DOWN:
-        return 0
-    own = running.get(location, 0)
+        return 0.0
+    own = running.get(location, 0.0)
     most = {Verdict.HEALTHY: per_location, Verdict.DEGRADED: (per_location + 1) // 2}.get(health.verdict, 1)
     idle_others = sum(1 for other in served if other != location and not running.get(other))
     free = total - sum(running.values()) - idle_others
     if own == 0:
-        free = max(free, 1)
-    return max(0, min(most - own, free))
+        free = max(free, 1.0)
+    return max(0.0, min(most - own, free))
 
 
 def worth_claiming(sizes: Sequence[int], most: int, ahead: int) -> int:

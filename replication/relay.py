@@ -30,7 +30,9 @@ T = TypeVar("T")
 Send = Callable[[ChunkMaker, float], Awaitable[T]]
 
 IN_FLIGHT = 4 * MIB
-"""What one relay holds of the pool: a piece of its own, and what the kernel keeps for its two sockets."""
+"""What one relay holds of the pool at most: a piece of its own, and what the kernel keeps for its two sockets."""
+_BUFFERS = 3
+"""In how many places its bytes may be, where they are fewer."""
 
 _SHARED = 2
 """A relay is one of many on the same line: its source may be so much slower than one that has the line to itself."""
@@ -150,7 +152,7 @@ class Relay:
         """
         settings, check = transfer.tools.settings, transfer.check
         assert check is not None
-        async with self._pool.hold(IN_FLIGHT):
+        async with self._pool.hold(min(IN_FLIGHT, _BUFFERS * length)):
             for candidate in transfer.roster.tries():
                 engine = self._streaming.get(candidate.placement.location)
                 if engine is None:

@@ -10,7 +10,7 @@ from replication.copier import Copier, CopyEnd, CopyReport
 from replication.leases import HAND_BACK_DEADLINE, Held, Leases
 from replication.model import Board, ClusterView, CopyTask, Verdict
 from replication.ports import Hints, Ledger, LedgerUnavailable, Placed, Wake
-from replication.sources import health_of
+from replication.sources import choose_sources, health_of
 from replication.sweeper import Sweeper
 
 
@@ -19,7 +19,7 @@ class SchedulerSettings:
     """Durations in seconds."""
 
     streams: int = 8
-    """Copies at once, per node."""
+    """Copies at once, per node; of small blobs with a long way several share one (`plan.stream_share`)."""
     streams_per_location: int = 8
     lease_seconds: float = 30.0
     poll: float = 30.0
@@ -121,7 +121,7 @@ class Scheduler:
     @property
     def statistics(self) -> Statistics:
         """Return the counts as of now."""
-        return evolve(self._statistics, running=self._leases.count(landed=True), last_error=dict(self._last_error))
+        return evolve(self._statistics, running=self._leases.count(), last_error=dict(self._last_error))
 
     @property
     def duties(self) -> plan.Duties:
@@ -241,7 +241,7 @@ class Scheduler:
         if location not in self._duties.copies:
             return settings.poll if lane.sweeping else await self._until_due(lane)
         self._start_waiting(lane)
-        room, ahead = self._room(location), self._room_ahead(lane)
+        room, ahead = int(self._room(location)), self._room_ahead(lane)
         if room or ahead:
             asked = trio.current_time()
             lane.claiming = room
@@ -258,15 +258,15 @@ class Scheduler:
         lane.hungry = True
         return settings.poll
 
-    def _room(self, location: str) -> int:
-        """Return how many copies into a location may start now."""
+    def _room(self, location: str) -> float:
+        """Return how many streams are free for copies into a location."""
         if location not in self._duties.copies or self.draining:
-            return 0
-        running = self._leases.count(landed=False)
+            return 0.0
+        running = self._leases.streams()
         for lane in self._lanes.values():
             if lane.claiming:
                 running[lane.location] = running.get(lane.location, 0) + lane.claiming
-        return plan.copies_to_claim(
+        return plan.free_streams(
             location,
             self._duties.copies,
             running,
@@ -287,19 +287,25 @@ class Scheduler:
         """Give free streams to what waits for them."""
         if lane.nursery is None or not self._leases.count_waiting(lane.location):
             return
-        for _ in range(self._room(lane.location)):
-            held = self._leases.begin(lane.location)
+        while (free := self._room(lane.location)) > 0.0:
+            held = self._leases.begin(lane.location, free, self._share)
             if held is None:
                 return
             lane.nursery.start_soon(self._pay, lane, held)
 
+    def _share(self, task: CopyTask) -> float:
+        board = self._board()
+        source = choose_sources(task.placements, self._preference, board)[:1]
+        ways = (health_of(board, name).distance for name in (task.destination, *(copy.location for copy in source)))
+        return plan.stream_share(task.blob.size, max((way for way in ways if way is not None), default=None))
+
     def _freed(self, lane: _Lane) -> None:
         """A stream is free: the location with the fewest copies has it first."""
         lane.slow = False
-        running = self._leases.count(landed=False)
+        running = self._leases.streams()
         for other in sorted(self._lanes.values(), key=lambda lane: running.get(lane.location, 0)):
             self._start_waiting(other)
-            if other.hungry and (self._room_ahead(other) or self._room(other.location)):
+            if other.hungry and (self._room_ahead(other) or self._room(other.location) >= 1.0):
                 other.wake()
 
     async def _until_due(self, lane: _Lane) -> float:

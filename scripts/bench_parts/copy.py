@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -14,6 +15,7 @@ import trio
 from attrs import frozen
 
 from engines.contract import Part
+from replication.plan import SHARED_BY, SMALL
 from replication.ports import Wake
 from tests.services import fresh_database, required
 
@@ -69,8 +71,8 @@ async def _exactly(receive: Callable[[int], Awaitable[bytes]], size: int) -> byt
     return bytes(got)
 
 
-async def by_rclone(ground: Ground, label: str) -> None:
-    """`rclone copy` from bucket to bucket, as many files at once as we; for the rest with its defaults: four parts of 5 MiB."""
+async def by_rclone(ground: Ground, label: str, at_once: int = AT_ONCE) -> None:
+    """`rclone copy` from bucket to bucket, `at_once` files at a time; for the rest with its defaults: four parts of 5 MiB."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     for name in ("us", "eu"):
         store, stem = ground.stores[name], f"RCLONE_CONFIG_{name.upper()}_"
@@ -86,7 +88,7 @@ async def by_rclone(ground: Ground, label: str) -> None:
         f"us:{ground.stores['us'].bucket}/{folder}",
         f"eu:{ground.stores['eu'].bucket}/{ground.prefix}/rclone",
     )
-    many = ("--transfers", str(AT_ONCE), "--checkers", str(AT_ONCE))
+    many = ("--transfers", str(at_once), "--checkers", str(at_once))
     trust = [word for ca in {ground.stores[name].ca for name in ("us", "eu")} if ca for word in ("--ca-cert", ca)]
     command = ["rclone", "--config", os.devnull, "--s3-no-check-bucket", *many, *trust, "copy", source, destination]
     await trio.run_process(command, env=environment, stdin=subprocess.DEVNULL)
@@ -125,10 +127,14 @@ def _s5cmd() -> str | None:
     return str(beside) if beside.exists() else shutil.which("s5cmd")
 
 
-def ways(*, peers: bool) -> Mapping[str, Callable[[Ground, str], Awaitable[None]]]:
+def ways(*, peers: bool, far: bool) -> Mapping[str, Callable[[Ground, str], Awaitable[None]]]:
     """Return what can be measured here, by name; what cannot is said aloud."""
     found = {OURS: by_us, SERIAL: by_serial_stream}
-    for name, way, program in (("rclone copy", by_rclone, shutil.which("rclone")), ("s5cmd cp", by_s5cmd, _s5cmd())):
+    others = [("rclone copy", by_rclone, shutil.which("rclone")), ("s5cmd cp", by_s5cmd, _s5cmd())]
+    if far:
+        many = SHARED_BY * AT_ONCE
+        others.insert(1, (f"rclone copy, {many} at once", partial(by_rclone, at_once=many), shutil.which("rclone")))
+    for name, way, program in others:
         if peers and program is None:
             say(f"SKIPPED {name}: there is no {name.split()[0]} on this machine")
         elif peers:
@@ -156,7 +162,7 @@ def compare_copies(sizes: Sizes, *, peers: bool) -> list[Outcome]:
     """Measure all ways in turns."""
     sets = {f"{count} blob{'s' * (count > 1)} of {words(size)}": (count, size) for count, size in sizes.copies}
     with fresh_database(required("ANTIPODE_TEST_POSTGRES")) as uri:
-        found = trio.run(_compare, sizes, sets, ways(peers=peers), uri)
+        found = trio.run(_compare, sizes, sets, ways(peers=peers, far=sizes.far), uri)
     return [_outcome(found, sizes)]
 
 
@@ -252,6 +258,10 @@ def _outcome(found: Mapping[str, Mapping[str, Sequence[_Copied]]], sizes: Sizes)
         notes.append(
             f"The store that is copied from is {1000 * ROUND_TRIP:.0f} ms away, with at most {WINDOW // MIB} MiB under way on each "
             "connection."
+        )
+        notes.append(
+            f"There Antipode by itself copies {SHARED_BY} blobs of at most {SMALL // 1024} KiB at once where it copies one else. "
+            f"rclone can be told to, and is measured with {SHARED_BY * AT_ONCE} of any size, too."
         )
     return Outcome(
         "copy" + "-far" * sizes.far + "-tls" * sizes.tls, title, header, rows, Chart(title, "MiB/s", groups), notes
