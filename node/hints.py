@@ -36,6 +36,8 @@ IDLE_SECONDS = 2.0
 """Silence after which a line is asked whether it still stands."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between two attempts to open a line."""
+REASONS = 10
+"""That are told of one outage, at most."""
 CHANNEL = "antipode_hints"
 
 _POSTGRES_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError)
@@ -273,7 +275,7 @@ async def _use(hub: Hub, line: Line) -> None:
 
 async def _keep_line(hub: Hub, open_line: Callable[[], AbstractAsyncContextManager[Line]]) -> None:
     """Keep a line open, for ever."""
-    pause = FIRST_PAUSE
+    pause, told = FIRST_PAUSE, set[str]()
     while True:
         try:
             async with open_line() as line:
@@ -281,9 +283,12 @@ async def _keep_line(hub: Hub, open_line: Callable[[], AbstractAsyncContextManag
                 hub.line_stands()
                 log.info("hints connected", transport=hub.transport, again=stood)
                 pause = FIRST_PAUSE
+                told.clear()
                 await _use(hub, line)
         except LineLost as error:
-            if hub.statistics().connected or hub.statistics().last_error is None:
+            # Each reason once until the line stands again: behind a bus that was slow at first may be a password that is wrong.
+            if str(error) not in told and len(told) < REASONS:
+                told.add(str(error))
                 log.warning("hints lost their connection", transport=hub.transport, error=str(error))
             hub.line_lost(str(error))
         # Not all nodes at once when the bus comes back.

@@ -11,13 +11,15 @@ import asyncpg
 import pytest
 import redis
 import trio
+import trio.testing
 from attrs import define, field
+from structlog.testing import capture_logs
 
 from engines.crossing import Trouble, cross, open_bridge
 from node import hints
 from node.config.settings import RedisSettings
 from node.hint_hub import Hub, Subscription
-from node.hints import CHANNEL, IDLE_SECONDS, open_hints
+from node.hints import CHANNEL, IDLE_SECONDS, LineLost, _keep_line, open_hints
 from replication.ports import Forget, Hint, Placed, Wake
 from scripts.services.postgres import Postgres
 from scripts.services.processes import Daemon, accepts_connections, free_ports
@@ -337,3 +339,33 @@ async def test_redis_over_tls_is_checked(
             assert "certificate" in str(stranger.statistics().last_error).lower()
     finally:
         await trio.to_thread.run_sync(server.stop)
+
+
+async def test_each_reason_of_an_outage_is_told_once(autojump_clock: trio.testing.MockClock) -> None:
+    """Behind a bus that was slow at first may be a wrong password: that is told, too, and no reason twice before a line stands."""
+    outages = iter(("slow", "slow", "wrong password", "slow", "", "slow"))
+    over = trio.Event()
+
+    class Broken:
+        async def send(self, payload: str) -> None:  # noqa: ARG002 - the protocol names it
+            raise LineLost("gone")
+
+        async def receive(self) -> list[str | bytes]:
+            raise LineLost("gone")
+
+    @asynccontextmanager
+    async def line() -> AsyncIterator[Broken]:
+        reason = next(outages, None)
+        if reason is None:
+            over.set()
+            await trio.sleep_forever()
+        elif reason:
+            raise LineLost(reason)
+        yield Broken()
+
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_line, Hub("us"), line)
+            await over.wait()
+            nursery.cancel_scope.cancel()
+    assert [entry["error"] for entry in logs if "error" in entry] == ["slow", "wrong password", "gone", "slow"]
