@@ -27,6 +27,10 @@ OWE = """
 Whoever calls it makes the links first: `linked` comes from them.
 """
 
+_DOUBTFUL = """(p.state = 'suspect' OR EXISTS (
+                SELECT FROM unverified_copy u WHERE u.blob_id = p.blob_id AND u.location_id = p.location_id AND u.key = p.key))"""
+"""A copy that is distrusted, or that a rescue took from the journals and nobody has read: what has just come is better."""
+
 # A namespace that the statement itself makes is not in the view yet, and has no policy.
 _REQUIRED_OF_NEW = """(
             SELECT namespace_id, location_id FROM required_location
@@ -57,7 +61,8 @@ async def commit_blob(
     """Publish a finished upload: the blob, its link, its first placement and its debt, in one transaction.
 
     None: the upload is gone, or somebody else owns it. If its location has a good copy already, ours becomes a dead object, like
-    the `leftovers` (keys of tails that are part of the object now). A suspect copy there is replaced by ours.
+    the `leftovers` (keys of tails that are part of the object now). A suspect copy there is replaced by ours, and one that nobody
+    has read since a rescue.
     """
     owe = OWE.format(
         required="required_location", replicate="$9", besides=" AND r.location_id <> (SELECT location_id FROM gone)"
@@ -71,7 +76,7 @@ async def commit_blob(
             RETURNING u.repository_id, u.location_id, home.namespace_id),
         before AS (
             SELECT p.key FROM blob b JOIN placement p ON p.blob_id = b.id JOIN gone ON gone.location_id = p.location_id
-            WHERE b.digest = $4 AND p.state = 'suspect'),
+            WHERE b.digest = $4 AND {_DOUBTFUL}),
         new AS (
             INSERT INTO blob AS b (digest, size, pieces, macs) SELECT $4, $5, $6, $10 FROM gone
             ON CONFLICT (digest) DO UPDATE
@@ -84,7 +89,9 @@ async def commit_blob(
             INSERT INTO placement AS p (blob_id, location_id, key) SELECT new.id, gone.location_id, $7 FROM gone, new
             ON CONFLICT (blob_id, location_id)
             DO UPDATE SET key = excluded.key, state = 'present', reason = NULL, created_at = now()
-            WHERE p.state = 'suspect' RETURNING blob_id),
+            WHERE {_DOUBTFUL} RETURNING blob_id, location_id),
+        read AS (
+            DELETE FROM unverified_copy u USING placed WHERE (u.blob_id, u.location_id) = (placed.blob_id, placed.location_id)),
         paid AS (
             DELETE FROM task t USING new, gone
             WHERE t.blob_id = new.id AND t.location_id = gone.location_id AND (t.lease_until IS NULL OR t.lease_until < now())

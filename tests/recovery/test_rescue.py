@@ -13,6 +13,8 @@ from node.journal.replay import replay
 from node.push.reading import OCI_INDEX, OCI_MANIFEST
 from node.records.accounts import create_user
 from node.records.collect import read_pause
+from node.records.journal import seal
+from node.records.locations import Change, note_drained, remove_location, set_state
 from node.records.manifests import delete_manifest, delete_tag
 from node.records.permissions import is_public, set_visibility
 from node.records.policies import read_policy, write_policy
@@ -20,12 +22,13 @@ from node.records.postgres import Database
 from node.records.quotas import write_quota
 from node.records.removal import delete_repository
 from node.rescue import NOT_KNOWN, NotEmpty, RescueReport, rescue
+from replication.model import LocationState
 from replication.policy import parse_policy
 from tests.collection.held import held_transaction
 from tests.collection.test_races import second
 from tests.collection.test_repair import copy_everything
 from tests.faulty_engine import Refuse
-from tests.recovery.test_journal import flush
+from tests.recovery.test_journal import flush, writer
 from tests.registry.world import MakeWorld, Region, digest_of, index
 
 
@@ -342,3 +345,43 @@ async def test_nodes_must_not_run(world: MakeWorld, database: Database) -> None:
     await us.node.ledger.heartbeat()
     with pytest.raises(NotEmpty, match="stop them"):
         await run(us)
+
+
+async def test_a_location_is_not_drained_by_copies_that_were_only_seen(world: MakeWorld) -> None:
+    """What a rescue took from the journals was made some time ago, and nobody has read it since: it proves nothing."""
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    await us.push_image("a/b", "v1", b"one")
+    await copy_everything(us)
+    await set_state(database, "eu", LocationState.DRAINING)
+    await seal(database)
+    assert await writer(us).write("us")
+    await lose_the_database(us)
+    report, findings = await run(us)
+    assert (report.lost, report.unverified) == (0, 4), findings
+    assert await note_drained(database) == []
+    assert (await remove_location(database, "eu")).outcome is Change.ONLY_COPIES
+    audit = await verify_location(database, us.engines["us"], "us", AuditSettings(), us.node.ledger.mark_suspect)
+    assert audit.findings == ()
+    assert await note_drained(database) == ["eu"]
+
+
+async def test_a_push_replaces_a_copy_that_was_only_seen(world: MakeWorld) -> None:
+    """Bytes that have just come are not thrown away for some that nobody has read since a rescue."""
+    (us,) = await world("us", proxy_storage=True)
+    database = us.registry.database
+    await us.push_image("a/b", "v1", b"one")
+    await flush(us)
+    (row,) = await us.rows("SELECT p.key FROM placement p JOIN blob b ON b.id = p.blob_id WHERE b.size = 3")
+    engine = us.engines["us"].inner
+    await engine.put(row["key"], b"bad")
+    await lose_the_database(us)
+    report, _ = await run(us)
+    assert report.unverified == 2
+    digest = await us.push_blob("a/b", b"one")
+    await us.forget_everything()
+    assert (await us.ask("GET", f"/v2/a/b/blobs/{digest}")).body == b"one"
+    assert len(await us.rows("SELECT * FROM unverified_copy")) == 1
+    assert row["key"] in {dead["key"] for dead in await us.rows("SELECT key FROM dead_object")}
+    audit = await verify_location(database, us.engines["us"], "us", AuditSettings(), us.node.ledger.mark_suspect)
+    assert audit.bad == 0

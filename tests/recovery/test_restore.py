@@ -214,7 +214,10 @@ async def test_a_registry_without_its_database_is_rebuilt_from_its_stores(
     for location in ("us", "eu"):
         await _command(later, "verify", "--location", location)
     assert await trio.to_thread.run_sync(fetch_rows, restored, "SELECT * FROM unverified_copy") == []
-    assert json.loads(await _command(later, "orphans", "--location", "us", "--output", "json"))["orphans"] == []
+    orphans = json.loads(await _command(later, "orphans", "--location", "us", "--output", "json"))["orphans"]
+    # A copy that was tried twice, on a busy machine, leaves an object that waited to be deleted when the database went.
+    waited = await trio.to_thread.run_sync(fetch_rows, database_uri, "SELECT key FROM dead_object")
+    assert {orphan["key"] for orphan in orphans} <= {key for (key,) in waited}, orphans
     await _stop(later)
 
 
