@@ -1,11 +1,13 @@
 """The command line: `antipode serve`, `antipode config check`. Its help is the manual; errors are lines, not tracebacks."""
 
+import errno
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
@@ -19,6 +21,8 @@ from node.config.values import Unfit, parse_bind
 from node.services import NodeFailure
 
 EXIT_CLEAN = 0
+
+_OUTPUT_LOST = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 _MANUAL = """A geo-replicated container registry.
 
@@ -80,6 +84,26 @@ class _Lazy(click.Group):
             return super().get_command(ctx, cmd_name)
         command: click.Command = import_module(f"node.commands.{_TOPICS[cmd_name]}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. What ends it from outside is no bug: Ctrl-C, a reader that has left, a full disk below its output.
+
+        These come up in a nursery, so that click sees a group of them and not what it knows.
+        """
+        try:
+            return super().invoke(ctx)
+        except (OSError, BaseExceptionGroup) as error:
+            leaves = list(_leaves(error))
+            lost = [leaf for leaf in leaves if isinstance(leaf, OSError) and leaf.errno in _OUTPUT_LOST]
+            interrupted = [leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)]
+            if len(lost) + len(interrupted) < len(leaves):
+                raise
+            if interrupted:
+                raise KeyboardInterrupt from error
+            if lost[0].errno == errno.EPIPE:
+                # click ends without a word.
+                raise lost[0] from None
+            raise click.ClickException(f"the output cannot be written: {lost[0].strerror}") from error
 
 
 _TOPICS = {

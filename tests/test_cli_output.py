@@ -1,0 +1,95 @@
+"""Commands whose output goes nowhere, or that Ctrl-C ends, end in order: no traceback, and an exit code that says so."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from node.commands.options import EXIT_FAILED
+from node.commands.tables import show
+from tests.cluster import program
+
+_SECONDS = 60.0
+_DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+_SHOW = """\
+import sys, trio, click
+from node.cli import main
+from node.commands.tables import show
+@main.command()
+def shown():
+    async def verb():
+        async with trio.open_nursery():
+            show(None, "table", ("rows", [{"a": 1}]))
+    trio.run(verb)
+main(["shown"])
+"""
+
+
+def _run(words: list[str], output: int) -> tuple[int, str]:
+    done = subprocess.run(words, stdout=output, stderr=subprocess.PIPE, text=True, timeout=_SECONDS, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_has_left_is_no_bug() -> None:
+    """As in `antipode audit | head -1`: what is shown from within a nursery ends without a word."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        assert _run([*program()[:2], _SHOW], writes) == (EXIT_FAILED, "")
+    finally:
+        os.close(writes)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_full_disk_is_one_line(tmp_path: Path, inside: bool) -> None:
+    """Where the output cannot be written, the error says that, whether a nursery is around it or not."""
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(_document(tmp_path)))
+    words = [*program()[:2], _SHOW] if inside else [*program(), "config", "check", str(config)]
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        assert _run(words, full.fileno()) == (
+            EXIT_FAILED,
+            "Error: the output cannot be written: No space left on device\n",
+        )
+
+
+def test_ctrl_c_ends_a_wait_without_a_traceback() -> None:
+    """Who loses patience with `antipode wait` is told nothing of nurseries."""
+    with socket.create_server(("127.0.0.1", 0)) as registry:
+        registry.settimeout(_SECONDS)
+        image = f"127.0.0.1:{registry.getsockname()[1]}/team/app:v1"
+        waiting = subprocess.Popen(
+            [*program(), "wait", image, "--location", "eu"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        asked, _ = registry.accept()
+        with asked:
+            waiting.send_signal(signal.SIGINT)
+            _, said = waiting.communicate(timeout=_SECONDS)
+    assert (waiting.returncode, said.strip()) == (EXIT_FAILED, "Aborted!")
+
+
+def test_a_row_is_a_line_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Digests stay whole for grep however wide a table is, and a title is not folded to it."""
+    row = {"digest": _DIGEST, "reason": "it burns " * 40, "key": _DIGEST}
+    show(None, "table", ("what nothing can move", [row]), ("a title that is wide", [{"a": 1}]))
+    title, _, found, wide, *_ = capsys.readouterr().out.splitlines()
+    assert (title, wide) == ("what nothing can move", "a title that is wide")
+    assert found.count(_DIGEST) == 2
+
+
+def _document(folder: Path) -> dict[str, object]:
+    return {
+        "SERVER_HOSTNAME": "registry.example.com",
+        "PREFERRED_URL_SCHEME": "http",
+        "DB_URI": "postgresql://antipode@db.example.com/antipode",
+        "DISTRIBUTED_STORAGE_CONFIG": {"here": ["LocalStorage", {"storage_path": str(folder / "store")}]},
+        "FEATURE_OPEN_REGISTRY": True,
+    }
