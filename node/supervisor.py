@@ -153,7 +153,7 @@ async def _prepare(database: Database, settings: Settings) -> Mapping[str, Locat
     counted = await default_locations(database)
     if set(counted) != set(settings.default_locations):
         _log.warning(
-            "the database's default locations differ from this file's, and count until all live nodes agree",
+            "the database's default locations differ from this file's, and count until all live nodes have changed to another list",
             database=sorted(counted),
             file=sorted(settings.default_locations),
         )

@@ -130,8 +130,8 @@ def remove(namespace: str, dry_run: bool, config: str | None, output: str) -> No
 def apply(namespace: str | None, config: str | None) -> None:
     """Make this file's default locations the database's at once, and have every policy obeyed anew.
 
-    Without this a new DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS takes effect when all live nodes have it. NAMESPACE is only checked:
-    the nodes go over all blobs.
+    Without this a new DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS takes effect when all live nodes have it. What this makes the default
+    counts until they all have changed to another list. NAMESPACE is only checked: the nodes go over all blobs.
     """
 
     async def verb(desk: Desk) -> None:

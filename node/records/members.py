@@ -45,7 +45,11 @@ async def enrol_locations(
         new AS (
             INSERT INTO location (name) SELECT n.name FROM turn, unnest($1::text[]) WITH ORDINALITY n (name, place)
             ORDER BY n.place ON CONFLICT (name) DO NOTHING RETURNING id, name),
-        every AS (SELECT id, name FROM new UNION SELECT id, name FROM location)
+        every AS (SELECT id, name FROM new UNION SELECT id, name FROM location),
+        agreed AS (
+            INSERT INTO agreed_default (names)
+            SELECT $2::text[] FROM turn WHERE NOT EXISTS (SELECT FROM default_location) AND cardinality($2::text[]) > 0
+            ON CONFLICT DO NOTHING)
         INSERT INTO default_location (location_id) SELECT id FROM every
         WHERE name = ANY($2::text[]) AND NOT EXISTS (SELECT FROM default_location) ON CONFLICT DO NOTHING
         """,
@@ -81,8 +85,7 @@ async def heartbeat(
     """Say that this node lives; return the other nodes and the locations' states. Nodes silent for long are forgotten.
 
     `throughput` is what this node's copies bring into each location, bytes per second, and `down` for how many seconds it has seen
-    which locations down, so that any node can tell. When all live nodes agree on another default list than the database's, it
-    becomes the database's.
+    which locations down, so that any node can tell.
     """
     rows = await database.fetch(
         """
@@ -142,11 +145,22 @@ async def living_nodes(database: Database, me: UUID, live_seconds: float) -> fro
 
 
 async def agree_on_defaults(database: Database, live_seconds: float) -> tuple[str, ...] | None:
-    """Make the default list that all live nodes name the database's, if it is another one; return it if it changed."""
+    """Make the default list that all live nodes name the database's, if they named another one before; return it if it changed.
+
+    As long as they go on naming the same, what `policy apply` or `location add --default` made the database's stays.
+    """
     rows = await database.fetch(
         """
-        WITH live AS (SELECT DISTINCT defaults FROM node WHERE seen_at > now() - $1 * interval '1 second'),
-        agreed AS (SELECT unnest(defaults) AS name FROM live WHERE (SELECT count(*) FROM live) = 1),
+        -- One node at a time, as when locations are enrolled.
+        WITH turn AS (SELECT pg_advisory_xact_lock(x'616e746b'::integer)),
+        live AS (SELECT DISTINCT defaults FROM turn, node WHERE seen_at > now() - $1 * interval '1 second'),
+        new_wish AS (
+            SELECT defaults FROM live WHERE (SELECT count(*) FROM live) = 1 AND cardinality(defaults) > 0
+            AND NOT EXISTS (SELECT FROM agreed_default a WHERE a.names @> defaults AND a.names <@ defaults)),
+        noted AS (
+            INSERT INTO agreed_default (names) SELECT defaults FROM new_wish
+            ON CONFLICT (one) DO UPDATE SET names = excluded.names),
+        agreed AS (SELECT unnest(defaults) AS name FROM new_wish),
         gone AS (
             DELETE FROM default_location d WHERE EXISTS (SELECT FROM agreed)
             AND d.location_id NOT IN (SELECT l.id FROM location l JOIN agreed USING (name)) RETURNING location_id),

@@ -11,7 +11,7 @@ from node.policies import Amount, preview
 from node.records.debt import list_stalled, list_stuck
 from node.records.ledger import PostgresLedger
 from node.records.locations import Change, apply_defaults, list_locations
-from node.records.members import Membership, default_locations
+from node.records.members import Membership, agree_on_defaults, default_locations, heartbeat, sign_off
 from node.records.reconcile import PostgresRounds, look_at_round
 from replication.macs import PieceProofs
 from replication.model import LocationState
@@ -254,3 +254,31 @@ async def test_apply_makes_the_file_count(world: World) -> None:
     assert await apply_defaults(world.database, ["us", "ap"])
     assert set(await default_locations(world.database)) == {"us", "ap"}
     assert not await apply_defaults(world.database, ["us", "ap"])
+
+
+async def _say(world: World, node: int, *defaults: str) -> None:
+    member = Membership(UUID(int=node), ("us",), defaults, "test")
+    # A node's list is as its row was made: another list is another start.
+    await sign_off(world.database, member)
+    await heartbeat(world.database, member, draining=False, forget_after=60.0)
+
+
+async def test_a_file_counts_when_all_live_nodes_have_changed_to_it(world: World) -> None:
+    """What is made the default beside the files stays while nodes go on saying what they said, also when they start again."""
+    for node in (1, 2):
+        await _say(world, node, "us", "eu")
+    await apply_defaults(world.database, ["us", "eu", "ap"])
+    assert await agree_on_defaults(world.database, 10.0) is None
+    await _say(world, 1, "eu", "us")
+    assert await agree_on_defaults(world.database, 10.0) is None
+    assert set(await default_locations(world.database)) == {"us", "eu", "ap"}
+
+    await _say(world, 1, "us")
+    assert await agree_on_defaults(world.database, 10.0) is None, "the other says something else"
+    await _say(world, 2, "us")
+    assert await agree_on_defaults(world.database, 10.0) == ("us",)
+    assert await default_locations(world.database) == ("us",)
+    assert await agree_on_defaults(world.database, 10.0) is None
+    for node in (1, 2):
+        await _say(world, node, "us", "eu")
+    assert await agree_on_defaults(world.database, 10.0) == ("eu", "us"), "back by the files, too"
