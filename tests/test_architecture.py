@@ -229,3 +229,9 @@ def late(now: datetime, then: datetime) -> bool:
 """
     assert impurities(source, "replication/plan.py") == []
     assert against_arrows("from engines.contract import Engine\nimport attrs", "replication/plan.py") == []
+
+
+def test_every_migration_has_a_number_of_its_own() -> None:
+    """Two that were numbered side by side make no database: here, as this is asked of every change."""
+    names = sorted(path.name for path in (repository_root() / "node" / "records" / "schema").glob("*.sql"))
+    assert len({name[:4] for name in names}) == len(names), names

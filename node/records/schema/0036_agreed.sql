@@ -1,5 +1,5 @@
 -- The default locations that all live nodes' files named last. What an operator makes the default, beside the files, counts until these
--- change: to agree on what they said before is no wish. Expands 0001 to 0034: nodes of the release before go on as they did, and put
+-- change: to agree on what they said before is no wish. Expands 0001 to 0035: nodes of the release before go on as they did, and put
 -- their files' list back.
 CREATE TABLE agreed_default (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
