@@ -19,6 +19,8 @@ ANYWHERE = networks(("0.0.0.0/0", "::/0"))
 """For what an operator named."""
 _SECONDS = 5.0
 _MOST = 256 * 1024
+_LOOKUPS = trio.CapacityLimiter(8)
+"""Threads that look up names of identity providers: no tenant's webhook keeps a login waiting."""
 
 
 class NoAnswer(Exception):
@@ -62,7 +64,7 @@ class Outgoing:
             ssl_context=trusting(self.authorities),
             max_connections=1,
             max_keepalive_connections=0,
-            network_backend=Checked(self.allowed),
+            network_backend=Checked(self.allowed, _LOOKUPS),
         )
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), _SECONDS)
         sent = [("accept", "application/json"), ("connection", "close"), *headers]

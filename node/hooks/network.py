@@ -5,6 +5,8 @@ differently a moment later changes nothing.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
+from socket import SOCK_STREAM, getaddrinfo
 from typing import Any
 
 import httpcore
@@ -17,16 +19,21 @@ _log = structlog.get_logger("antipode.webhooks")
 
 _MOST_ADDRESSES = 8
 
+LOOKUPS = trio.CapacityLimiter(32)
+"""Threads that look up names which tenants chose. Nobody can stop one that waits for a name server, so they are none of those in
+which hashing runs: who owns a name server that never answers keeps webhooks waiting, and no push."""
+
 
 class Refused(Exception):
     """Nothing may be sent there; the text says why."""
 
 
 class Checked(httpcore.AsyncNetworkBackend):
-    """Connects only where that is allowed."""
+    """Connects only where that is allowed; `lookups` bounds the threads that look up names."""
 
-    def __init__(self, allowed: Sequence[Network]) -> None:
+    def __init__(self, allowed: Sequence[Network], lookups: trio.CapacityLimiter = LOOKUPS) -> None:
         self._allowed = allowed
+        self._lookups = lookups
         self._inner = httpcore.TrioBackend()
 
     async def connect_tcp(
@@ -38,7 +45,8 @@ class Checked(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the first address of a name that answers; refuse a name that has any address which is not allowed."""
-        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+        ask = partial(getaddrinfo, host, port, type=SOCK_STREAM)
+        found = await trio.to_thread.run_sync(ask, limiter=self._lookups, abandon_on_cancel=True)
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:_MOST_ADDRESSES]
         for address in addresses:
             reason = refuse_address(address, self._allowed)
