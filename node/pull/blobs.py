@@ -40,7 +40,7 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         raise RegistryError(BLOB_UNKNOWN, {"name": repository, "digest": digest})
     size = found.blob.size
     try:
-        wanted = parse_range(request.headers.get("range"), size)
+        wanted = parse_range(_asked_range(request, digest), size)
     except RangeNotSatisfiable as error:
         raise RegistryError(
             _RANGE_UNSATISFIABLE, {"range": str(error)}, headers=(("content-range", f"bytes */{size}"),)
@@ -68,6 +68,13 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         registry.note_redirect(repository, digest, best)
         return redirect.answer
     return _stream(registry, repository, found, sources, wanted, headers)
+
+
+def _asked_range(request: Request, digest: str) -> str | None:
+    """Return the Range header where it counts: with GET, and where a client does not go on with something else (If-Range)."""
+    condition = request.headers.get("if-range")
+    same = condition is None or condition.strip() == _etag(digest)
+    return request.headers.get("range") if request.method == "GET" and same else None
 
 
 def _note_wanted(registry: Registry, found: FoundBlob) -> None:
@@ -100,10 +107,14 @@ def blob_at_once(registry: Registry, request: Request, repository: str, digest: 
     return again.answer
 
 
+def _etag(digest: str) -> str:
+    return f'"{digest}"'
+
+
 def _headers(digest: str) -> Headers:
     return (
         ("docker-content-digest", digest),
-        ("etag", f'"{digest}"'),
+        ("etag", _etag(digest)),
         ("accept-ranges", "bytes"),
         ("docker-distribution-api-version", "registry/2.0"),
     )

@@ -142,6 +142,7 @@ def _answer(found: FoundManifest, request: Request, outcome: str) -> Answer:
         ("etag", etag),
         ("docker-distribution-api-version", "registry/2.0"),
     )
-    if etag in (request.headers.get("if-none-match") or ""):
+    known = request.headers.get("if-none-match") or ""
+    if etag in known or known.strip() == "*":
         return Answer(304, headers[1:], outcome=outcome)
     return Answer(200, headers, found.body or b"", outcome=outcome)

@@ -64,7 +64,8 @@ async def test_unknown_blobs(us: Region, repository: str) -> None:
 async def test_ranges(us: Region, repository: str, size: int) -> None:
     """One range is answered with exactly its bytes; one outside the blob is 416 and says how long the blob is."""
     data = secrets.token_bytes(size)
-    path = f"/v2/{repository}/blobs/{await us.push_blob(repository, data)}"
+    digest = await us.push_blob(repository, data)
+    path = f"/v2/{repository}/blobs/{digest}"
     for header, (start, stop) in OTHER_FORM:
         part = await us.ask("GET", path, headers={"range": header})
         first = start if start >= 0 else size + start
@@ -74,6 +75,12 @@ async def test_ranges(us: Region, repository: str, size: int) -> None:
         refused = await us.ask("GET", path, headers={"range": header})
         assert (refused.status, refused.headers["content-range"]) == (416, f"bytes */{size}")
     assert (await us.ask("GET", path, headers={"range": "bytes=0-1,3-4"})).body == data
+    for header in ("bytes=0-0", f"bytes={size}-"):
+        head = await us.ask("HEAD", path, headers={"range": header})
+        assert (head.status, head.length) == (200, size), "a range is of a GET only (RFC 9110, 14.2)"
+        for known, status in ((digest, 206 if header == "bytes=0-0" else 416), ("sha256:other", 200)):
+            part = await us.ask("GET", path, headers={"range": header, "if-range": f'"{known}"'})
+            assert part.status == status, "whoever goes on with another blob begins anew (RFC 9110, 13.1.5)"
 
 
 async def test_redirects(world: MakeWorld, repository: str) -> None:
