@@ -27,6 +27,7 @@ from node.web.asgi import Scope
 from node.web.cross_site import is_foreign
 from node.web.failures import INTERNAL, answer_to
 from node.web.identity import identity, require, require_namespace, require_superuser, require_user
+from node.web.incoming import MOST_PARAMETERS
 
 __all__ = ["PREFIX", "create_api", "failed"]
 
@@ -149,15 +150,16 @@ async def _body(fits: Draft202012Validator) -> object:
     text = await quart.request.get_data()
     try:
         given = json.loads(text, parse_constant=_no_constant)
+        wrong = [
+            Wrong(_place(error.absolute_path), show(error.instance)[:80], error.message[:300])
+            for error, _ in zip(fits.iter_errors(given), range(_MOST_WRONG), strict=False)
+        ]
+        if not wrong and not _sane_deep(given):
+            wrong = [Wrong("body", "a control character", "leave it out")]
     except (ValueError, RecursionError) as error:
+        # Whoever looks at what is nested goes deeper than the reader of JSON.
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Problem(400, "a body that is not JSON", reason[:200]) from None
-    wrong = [
-        Wrong(_place(error.absolute_path), show(error.instance)[:80], error.message[:300])
-        for error, _ in zip(fits.iter_errors(given), range(_MOST_WRONG), strict=False)
-    ]
-    if not wrong and not _sane_deep(given):
-        wrong = [Wrong("body", "a control character", "leave it out")]
     if wrong:
         detail = "; ".join(f"{line.field}: {line.right}" for line in wrong)
         raise Problem(400, "a body that cannot be used", detail, wrong=tuple(wrong))
@@ -199,6 +201,9 @@ def failed(error: Exception) -> quart.Response:
 
 def _query() -> dict[str, tuple[str, ...]]:
     given = quart.request.args
+    if len(given) > MOST_PARAMETERS:
+        # Each would be compared with all that are known, and named in the answer.
+        raise Problem(400, "parameters that cannot be used", f"more than {MOST_PARAMETERS} query parameters")
     found = {name: tuple(given.getlist(name)) for name in given}
     for name, values in found.items():
         if not _sane(name) or not all(map(_sane, values)):

@@ -170,6 +170,31 @@ async def test_pages_of_other_sites_push_nothing(world: MakeWorld, site: dict[st
     assert pulled.status == 200
 
 
+async def test_bodies_that_are_nested(world: MakeWorld) -> None:
+    """A body that nobody can look into is refused as one that cannot be read, however deep it goes."""
+    (us,) = await settled(world)
+    await us.node.access.open()
+    root = ROLES["superuser"]
+    assert root is not None
+    async with httpx.AsyncClient(transport=app_of(us), base_url="http://registry.test") as http:
+        for depth in (300, 400, 900, 5000):
+            for begin, end in (("[", "]"), ('{"a":', "}")):
+                body = f'{{"rules": {begin * depth}1{end * depth}}}'
+                answer = await http.put(f"{PREFIX}/namespace/private/policy", content=body, headers=root.basic)
+                assert answer.status_code == 400, (depth, begin)
+
+
+async def test_parameters_without_number(world: MakeWorld) -> None:
+    """Who asks with thousands of parameters, which need not be logged in, gets a short answer, and it takes no time to make."""
+    (us,) = await settled(world)
+    await us.node.access.open()
+    query = "&".join(f"{number:x}q" for number in range(3000))
+    async with httpx.AsyncClient(transport=app_of(us), base_url="http://registry.test") as http:
+        for path in ("login", "me", "repository/public/app/tag"):
+            answer = await http.get(f"{PREFIX}/{path}?{query}")
+            assert (answer.status_code, len(answer.content) < 1000) == (400, True), path
+
+
 @pytest.mark.parametrize("who", ["nobody", "reader"])
 async def test_me(world: MakeWorld, who: str) -> None:
     """Anybody may ask who they are."""
