@@ -107,7 +107,9 @@ class Federation:
             header = jwt.get_unverified_header(token)
             issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
             # Nobody is asked whom no rule names.
-            if header.get("alg") not in ALGORITHMS or issuer not in {rule.issuer for rule in rules}:
+            if not isinstance(issuer, str) or issuer not in {rule.issuer for rule in rules}:
+                return None
+            if header.get("alg") not in ALGORITHMS:
                 return None
             key = await self._issuers.key(issuer, header.get("kid"))
             if key is None or header["alg"] not in key.algorithms:

@@ -142,6 +142,10 @@ async def test_key_confusion() -> None:
     assert await proving.prove(ROBOT, forged) is None
     foreign = jwt.encode({**told, "iss": "https://evil.test"}, RSA, algorithm="RS256", headers={"kid": "one"})
     assert await proving.prove(ROBOT, foreign) is None
+    for odd in (["https://i.test"], {"https://i.test": 1}, None, 1, True):
+        parts = [json.dumps(part).encode() for part in ({"alg": "RS256", "kid": "one"}, {**told, "iss": odd})]
+        unsigned = b".".join(jwt.utils.base64url_encode(part) for part in (*parts, b"nobody's")).decode()
+        assert await proving.prove(ROBOT, unsigned) is None, odd
     assert issuers.asked == asked, "nobody is asked for what cannot count"
 
 
