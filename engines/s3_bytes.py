@@ -39,6 +39,9 @@ T = TypeVar("T")
 _ERROR_BYTES = 64 * 1024
 """How much of an error's text is read."""
 
+_ERROR = re.compile(r"\s*(<\?xml[^>]*\?>)?\s*<Error[\s>]")
+"""How the text of an error begins."""
+
 _ELSEWHERE = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
@@ -235,7 +238,7 @@ class ByteLane:
             if answer.status >= 300:
                 answer = _refused(answer, method)
             elif sends:
-                answer.drain()
+                _check_taken(answer, method)
         return answer
 
 
@@ -308,6 +311,19 @@ def _refused(answer: Answer, method: str) -> Answer:
         raise Elsewhere(code or str(answer.status))
     error = {"Code": code or str(answer.status), "Message": message}
     raise ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": answer.status}}, method)  # type: ignore[unused-ignore]
+
+
+def _check_taken(answer: Answer, method: str) -> None:
+    """Be done with the answer to a body. Raises ClientError for one of 200 that tells of an error, as botocore does."""
+    if answer.ended:
+        answer.drain()
+        return
+    known = 0 < answer.size <= _ERROR_BYTES
+    text = answer.receive(answer.size).decode("utf-8", "replace") if known else answer.text(_ERROR_BYTES)
+    answer.drain()
+    if _ERROR.match(text):
+        error = {"Code": _element(text, "Code") or "InternalError", "Message": _element(text, "Message")}
+        raise ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": 500}}, method)  # type: ignore[unused-ignore]
 
 
 def _element(text: str, name: str) -> str:

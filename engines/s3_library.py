@@ -288,11 +288,17 @@ class Library:
     async def list_keys(self, prefix: str, after: str | None, most: int) -> KeyPage:
         """Return one page of keys."""
         more = {} if after is None else {"StartAfter": after}
-        answer = await self._again_if_dead(
-            self._client.list_objects_v2, Bucket=self._arguments.bucket, Prefix=prefix, MaxKeys=most, **more
-        )
-        keys = tuple(item["Key"] for item in answer.get("Contents", ()))
-        return KeyPage(keys, keys[-1] if answer.get("IsTruncated") and keys else None)
+        while True:
+            answer = await self._again_if_dead(
+                self._client.list_objects_v2, Bucket=self._arguments.bucket, Prefix=prefix, MaxKeys=most, **more
+            )
+            keys = tuple(item["Key"] for item in answer.get("Contents", ()))
+            if keys or not answer.get("IsTruncated"):
+                return KeyPage(keys, keys[-1] if answer.get("IsTruncated") else None)
+            # Nothing that can be seen among what the store has looked at, which is not the end: old versions, say.
+            if not answer.get("NextContinuationToken"):
+                raise OSError("the store sent an empty page of keys, and not how to go on")
+            more = {"ContinuationToken": answer["NextContinuationToken"]}
 
 
 class _Body(io.BytesIO):

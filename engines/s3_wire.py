@@ -74,6 +74,11 @@ class Answer:
     """Bytes of the body that have not been given out; None: as many as come before the connection ends."""
     _keep: bool = True
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of the body is left."""
+        return self._left == 0
+
     def receive(self, size: int) -> bytes:
         """Return exactly `size` bytes of the body."""
         # One allocation that the kernel fills; with a buffer of one byte nothing is kept back.

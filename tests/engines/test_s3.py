@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from engines import parse_engine
-from engines.contract import Engine, EngineError, EngineRefused, EngineUnavailable, Part
+from engines.contract import Engine, EngineError, EngineRefused, EngineUnavailable, KeyPage, Part
 from engines.crossing import Bridge
 from scripts.services.processes import free_ports
 from tests.engines.stores import spec_of
@@ -209,6 +209,46 @@ async def test_errors_of_the_store(bridge: Bridge, status: int, code: str, expec
         with pytest.raises(expected, match=f"{code}.*words of the store"):
             await engine.put("k", b"x")
     assert requests == 1
+
+
+@pytest.mark.parametrize("token", [b"<NextContinuationToken>t/2</NextContinuationToken>", b""])
+async def test_an_empty_page_is_not_the_end(bridge: Bridge, token: bytes) -> None:
+    """A page without keys that says that more follow is gone on from; a store that does not say how is not taken for empty."""
+    asked: list[str] = []
+
+    async def handler(stream: trio.SocketStream) -> None:
+        while head := bytes(await stream.receive_some(65536)):
+            asked.append(head.decode().partition(" HTTP")[0])
+            found = b"<IsTruncated>false</IsTruncated><Contents><Key>p/k</Key><Size>1</Size></Contents>"
+            more = b"<IsTruncated>true</IsTruncated>" + token
+            xml = (
+                b"<ListBucketResult>" + (found if "continuation-token" in asked[-1] else more) + b"</ListBucketResult>"
+            )
+            said = b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(xml)
+            await stream.send_all(said + xml)
+
+    async with scripted(handler) as engine:
+        if token:
+            assert await engine.list_keys("p/") == KeyPage(("p/k",), None)
+            assert "continuation-token=t%2F2" in asked[-1]
+        else:
+            with pytest.raises(EngineUnavailable, match="empty page"):
+                await engine.list_keys("p/")
+
+
+@pytest.mark.parametrize(("call", "key"), [("finish_parts", "k"), ("put", "k")])
+async def test_an_error_in_an_answer_of_200(bridge: Bridge, call: str, key: str) -> None:
+    """The end of a multi-part write may be told to have failed after the store has said 200: it is an error all the same."""
+    xml = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>words of the store</Message></Error>"
+
+    async def handler(stream: trio.SocketStream) -> None:
+        while await stream.receive_some(65536):
+            said = b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(xml)
+            await stream.send_all(said + xml)
+
+    async with scripted(handler) as engine:
+        with pytest.raises(EngineUnavailable):
+            await CALLS[call](engine)
 
 
 async def test_no_trailing_checksums(bridge: Bridge) -> None:
