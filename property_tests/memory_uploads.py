@@ -56,7 +56,7 @@ async def move_upload(database: Line, upload: UUID, epoch: int, choices: Sequenc
     chosen = None if row is None else _allowed(truth, choices, row.namespace)
     if row is not None and chosen is not None:
         _bury_all(truth, row)
-        row.location, row.state = chosen.location, chosen.state
+        row.location, row.state, row.epoch = chosen.location, chosen.state, row.epoch + 1
     database.done()
     return chosen
 

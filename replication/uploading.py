@@ -127,8 +127,7 @@ class UploadWriter:
         self._taken = 0
         self._buffer: deque[bytes] = deque()
         self._buffered = 0
-        # More than the upload has where its bytes are written once more, elsewhere.
-        self._hashed_ahead = hasher.offset - state.offset if hasher else 0
+        self._hashed_ahead = 0
         self._tail = state.tail
         self._in_parts = state.offset - (state.tail.size if state.tail else 0)
         self._parts = {part.number: part for part in state.parts}
@@ -349,8 +348,7 @@ async def open_writer(
 ) -> AsyncIterator[UploadWriter]:
     """Open a writer for one request. `record` commits a state in the middle of a long one, at least every `record_every` parts.
 
-    Each call on the store is made inside a `waiting()` of its own, which may end it with an EngineError. Where `hasher` is ahead
-    of the state, its bytes are being written a second time, from the state's offset on, and not hashed again.
+    Each call on the store is made inside a `waiting()` of its own, which may end it with an EngineError.
     A part that fails cancels the request; its EngineError comes out of the context as itself, not in a group.
     """
     part_size = max(part_size, engine.part_minimum)

@@ -66,7 +66,9 @@ async def move(registry: Registry, session: Session, tried: Collection[str]) -> 
     chosen = await move_upload(registry.database, row.id, row.epoch, choices)
     if chosen is None:
         return False
-    session.row = evolve(row, location=chosen.location)
+    session.row = evolve(row, location=chosen.location, epoch=row.epoch + 1)
+    # All is hashed again, as it is written: what it comes from is a disk, which is trusted only after a look.
+    session.hasher = BlobHasher(row.state.algorithm, registry.macs.current)
     session.advance(chosen.state)
     return True
 

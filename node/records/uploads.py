@@ -168,8 +168,9 @@ async def begin_upload(
 async def move_upload(database: Database, upload: UUID, epoch: int, choices: Sequence[Choice]) -> Choice | None:
     """Begin an upload anew in another store, from its first byte on, for the owner of `epoch`.
 
-    The first choice counts that the namespace's policy does not forbid. What the old store has of it becomes dead objects. None: no
-    choice is left, or the upload is somebody else's by now or gone; nothing was changed then.
+    The first choice counts that the namespace's policy does not forbid. What the old store has of it becomes dead objects, and the
+    owner has the next epoch: what it still records of the old store comes too late. None: no choice is left, or the upload is
+    somebody else's by now or gone; nothing was changed then.
     """
     row = await database.fetch_row(
         """
@@ -189,8 +190,10 @@ async def move_upload(database: Database, upload: UUID, epoch: int, choices: Seq
             SELECT old_location_id, k, now() + interval '1 minute'
             FROM choice, unnest(ARRAY[old_key, old_reserved_key, old_tail_key]) k WHERE k IS NOT NULL
             ON CONFLICT (location_id, key) DO UPDATE SET not_before = least(dead_object.not_before, excluded.not_before))
-        UPDATE upload u SET location_id = choice.id, key = choice.key, reserved_key = choice.reserved_key, byte_offset = 0,
-            parts_upload = NULL, parts = '[]', next_part = 1, tail_key = NULL, tail_size = 0, hash_state = NULL, updated_at = now()
+        UPDATE upload u SET epoch = u.epoch + 1, location_id = choice.id, key = choice.key,
+            reserved_key = choice.reserved_key, byte_offset = 0,
+            parts_upload = NULL, parts = '[]', next_part = 1, tail_key = NULL, tail_size = 0, hash_state = NULL,
+            updated_at = now()
         FROM choice WHERE u.id = $1 AND u.epoch = $2 RETURNING choice.place
         """,
         upload,

@@ -1,5 +1,6 @@
 """Uploads whose store fails, in process: where they go, what is left of them, and what the spool may cost."""
 
+import os
 import secrets
 from pathlib import Path
 from uuid import uuid4
@@ -7,11 +8,13 @@ from uuid import uuid4
 import pytest
 import trio
 
-from engines.contract import EngineError, EngineRefused, EngineUnavailable, PartsMissing
+from engines.contract import EngineError, EngineRefused, EngineUnavailable, Part, PartsMissing
 from node.config.settings import SpoolSettings
 from node.push.begin_again import begin_again
+from node.records.uploads import record_upload
 from replication.model import Verdict
 from replication.patience import SILENCE
+from replication.uploading import UploadState
 from tests.faulty_engine import Fault, Hold, LoseAnswer, Refuse, Stall
 from tests.registry.test_any_node import bury_due
 from tests.registry.world import MIB, Body, MakeWorld, Region, digest_of
@@ -70,6 +73,37 @@ async def test_small_tails_survive(world: MakeWorld, tmp_path: Path, fault: Faul
     assert await us.push_blob("a/b", small) == digest_of(small)
     sha512 = await us.push_blob("a/b", secrets.token_bytes(100), "sha512")
     await all_gone(us, eu, digest_of(data), digest_of(small), sha512)
+
+
+async def test_the_disk_is_not_believed(world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that the spool does not give back as they came are no blob, though the client's had the right digest."""
+    us, eu = await world("us eu", "eu us", upload_spool=spool(tmp_path))
+    data = secrets.token_bytes(DATA)
+    read = os.pread
+    monkeypatch.setattr(
+        os,
+        "pread",
+        lambda file, size, at: bytes([read(file, 1, at)[0] ^ 1]) + read(file, size - 1, at + 1),
+    )
+    location = (await us.patch(await us.start_upload("a/b"), data)).location
+    us.engines["us"].plan("finish_parts", Refuse())
+    assert (await us.put(location, digest_of(data))).failure == (400, "DIGEST_INVALID")
+    await all_gone(us, eu)
+
+
+async def test_what_comes_late_of_the_old_store_changes_nothing(world: MakeWorld, tmp_path: Path) -> None:
+    """A record of what the store had that died, held back on its way, does not hit the upload that has begun anew elsewhere."""
+    us, eu = await world("us eu", "eu us", upload_spool=spool(tmp_path))
+    data = secrets.token_bytes(DATA)
+    location = (await us.patch(await us.start_upload("a/b"), data[:-MIB])).location
+    (row,) = await us.rows("SELECT id, epoch FROM upload")
+    us.engines["us"].plan_all(Refuse())
+    location = (await us.patch(location, data[-MIB:])).location
+    late = UploadState("uploads/old", "uploads/reserved", offset=5, parts_upload="old", parts=(Part(1, 5, "etag"),))
+    assert not await record_upload(us.registry.database, row["id"], row["epoch"], late)
+    # By what the row says, as on a node that knows nothing else.
+    assert (await us.put(location.partition("?")[0], digest_of(data))).status == 201
+    await all_gone(us, eu, digest_of(data))
 
 
 async def test_a_read_back_that_fails(world: MakeWorld, tmp_path: Path) -> None:
