@@ -26,7 +26,7 @@ from node.findings import Tell
 from node.journal.replay import Replayed, replay
 from node.markers import NotOurs, check_marker
 from node.records.audit import Copy, list_copies
-from node.records.collect import resume
+from node.records.collect import pause, resume
 from node.records.postgres import Database
 from node.records.repair import (
     GONE,
@@ -79,10 +79,11 @@ async def repair(
     tell: Tell,
     library: str = "library",
 ) -> RepairReport:
-    """Do all of the above; afterwards collection goes on, unless a location could not be looked at. Raises LedgerUnavailable.
+    """Do all of the above; collection is paused until it was done, and all locations could be looked at. Raises LedgerUnavailable.
 
     `tell` hears of every finding as it is made. `library` is LIBRARY_NAMESPACE.
     """
+    await pause(database)
     markers = await read_markers(database)
     ours = {location: engines[location] for location in markers if location in engines}
     believed = {location: engine for location, engine in ours.items() if await _is_ours(engine, markers[location])}

@@ -167,6 +167,14 @@ async def read_pause(database: Database) -> str | None:
     return f"the database is {row['now']} and was {row['before']}: it was restored, or another server has taken over"
 
 
+async def pause(database: Database) -> None:
+    """Pause collection until `resume`, also where it would not by itself: what the database is compared with is not read yet."""
+    await database.fetch(
+        "INSERT INTO bookmark (name, value) VALUES ('collection', '{\"identity\": \"not looked at to the end\"}') "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = now()"
+    )
+
+
 async def resume(database: Database) -> bool:
     """Let collection go on with the database as it is now; return whether it was paused."""
     row = await database.fetch_row(

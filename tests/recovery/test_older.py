@@ -28,8 +28,8 @@ async def back_up(us: Region) -> Backup:
     return {table: await us.rows(f"SELECT to_jsonb(t)::text AS row FROM {table} t") for table in _TABLES}  # noqa: S608  # our names
 
 
-async def restore(us: Region, backup: Backup) -> None:
-    """Let the database be as it was, on another server: collection pauses by itself."""
+async def restore(us: Region, backup: Backup, *, noticed: bool = True) -> None:
+    """Let the database be as it was, on another server: collection pauses by itself, unless that is not `noticed`."""
     await lose_the_database(us)
     database = us.registry.database
     for table in _TABLES:
@@ -40,11 +40,12 @@ async def restore(us: Region, backup: Backup) -> None:
                 line["row"],
             )
     await database.fetch("DELETE FROM journal_entry")
-    await database.fetch(
-        "INSERT INTO bookmark (name, value) VALUES ('collection', jsonb_build_object('identity', '7/8/9')) "
-        "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-    )
-    assert await read_pause(database) is not None
+    if noticed:
+        await database.fetch(
+            "INSERT INTO bookmark (name, value) VALUES ('collection', jsonb_build_object('identity', '7/8/9')) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+        )
+    assert (await read_pause(database) is not None) is noticed
 
 
 async def sweep(us: Region) -> int:
@@ -100,8 +101,9 @@ async def test_a_push_that_is_refused_meanwhile_deletes_no_repository(world: Mak
     assert await pull(us, "a/b", "v1") == pushed
 
 
+@pytest.mark.parametrize("noticed", [True, False])
 async def test_a_journal_that_a_store_does_not_give_keeps_collection_paused(
-    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch, noticed: bool
 ) -> None:
     """What is only in that journal may still use what looks like garbage: the repair is to be repeated."""
     monkeypatch.setattr(reader, "_PAUSE", 0.001)
@@ -112,7 +114,7 @@ async def test_a_journal_that_a_store_does_not_give_keeps_collection_paused(
     await us.push_image("a/b", "v1", b"layer")
     await flush(us)
     pushed = await pull(us, "a/b", "v1")
-    await restore(us, backup)
+    await restore(us, backup, noticed=noticed)
     us.engines["us"].plan("read", Refuse(), where="journal/")
     us.engines["eu"].plan("list_keys", Refuse(), where="journal/")
     report, _ = await run(us)
