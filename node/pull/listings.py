@@ -13,7 +13,7 @@ from node.registry import Registry
 INDEX = "application/vnd.oci.image.index.v1+json"
 _JSON: Headers = (("content-type", "application/json"), ("docker-distribution-api-version", "registry/2.0"))
 _REFERRERS_PAGE = 500
-"""Referrers per page: with a few hundred bytes of annotations each, a page stays below the 4 MiB that clients take."""
+"""Referrers per page, and fewer with long annotations: a page stays below the 4 MiB that clients take."""
 
 
 async def answer_tags(registry: Registry, request: Request, repository: str) -> Answer:

@@ -71,6 +71,10 @@ class Referrer:
     annotations: Mapping[str, str] | None
 
 
+_MOST_ANNOTATED = 1 << 20
+"""Bytes of manifests with annotations of one page, which has at least one."""
+
+
 @frozen
 class ReferrersPage:
     """One page of referrers in the order of their digests, and whether more follow."""
@@ -82,19 +86,31 @@ class ReferrersPage:
 async def list_referrers(
     database: Database, repository: str, subject: str, artifact_type: str | None, after: str, most: int
 ) -> ReferrersPage:
-    """Return manifests of the repository whose subject is this digest, of one artifact type if that is given."""
+    """Return manifests of the repository whose subject is this digest, of one artifact type if that is given.
+
+    At most `most`, and fewer where their annotations are long: whoever may push decides how long those are, up to whole manifests.
+    """
+    # A manifest's length is known without reading it, and its annotations are never longer than three times that.
     rows = await database.fetch(
         """
-        SELECT m.digest, rm.media_type, octet_length(m.bytes) AS size, m.artifact_type, m.annotations
-        FROM manifest m JOIN repository_manifest rm ON rm.manifest_id = m.id JOIN repository r ON r.id = rm.repository_id
-        WHERE m.subject = $2 AND r.name = $1 AND ($3::text IS NULL OR m.artifact_type = $3) AND m.digest > $4
-        ORDER BY m.digest LIMIT $5
+        WITH page AS (
+            SELECT m.digest, rm.media_type, octet_length(m.bytes) AS size, m.artifact_type, m.annotations
+            FROM manifest m JOIN repository_manifest rm ON rm.manifest_id = m.id JOIN repository r ON r.id = rm.repository_id
+            WHERE m.subject = $2 AND r.name = $1 AND ($3::text IS NULL OR m.artifact_type = $3) AND m.digest > $4
+            ORDER BY m.digest LIMIT $5),
+        counted AS (
+            SELECT *, count(*) OVER () AS found, row_number() OVER line AS place,
+                sum(CASE WHEN annotations IS NULL THEN 0 ELSE size END) OVER line AS length
+            FROM page WINDOW line AS (ORDER BY digest))
+        SELECT digest, media_type, size, artifact_type, annotations, found FROM counted
+        WHERE place = 1 OR length <= $6 ORDER BY digest
         """,
         repository,
         subject,
         artifact_type,
         after,
         most + 1,
+        _MOST_ANNOTATED,
     )
     found = [
         Referrer(
@@ -106,4 +122,5 @@ async def list_referrers(
         )
         for row in rows
     ]
-    return ReferrersPage(tuple(found[:most]), len(found) > most)
+    kept = tuple(found[:most])
+    return ReferrersPage(kept, bool(rows) and rows[0]["found"] > len(kept))

@@ -300,6 +300,25 @@ async def test_referrers(us: Region, repository: str) -> None:
     assert (await us.ask("GET", f"/v2/another/one/referrers/{subject}")).json["manifests"] == []
 
 
+async def test_referrers_with_long_annotations(us: Region, repository: str) -> None:
+    """However long the annotations of what is attached, a page of referrers stays short, and all pages together have it all."""
+    subject = {"mediaType": OCI_MANIFEST, "digest": digest_of(b"s"), "size": 1}
+    config = await push_config(us, repository)
+    pushed = set()
+    for number, long in enumerate((3_000_000, 10, 400_000, 400_000, 400_000, 400_000, 10, 10)):
+        annotated = {**image(config, subject=subject), "annotations": {"n": f"{number}" * long}}
+        pushed.add(await us.push_manifest(repository, f"v{number}", annotated))
+    seen, target, longest = [], f"/v2/{repository}/referrers/{subject['digest']}", 0
+    while target:
+        page = await us.ask("GET", target)
+        manifests = page.json["manifests"]
+        longest = max(longest, len(page.body) if len(manifests) > 1 else 0)
+        seen += [item["digest"] for item in manifests]
+        target = page.headers.get("link", "").partition(">")[0].removeprefix("<")
+    assert (len(seen), set(seen)) == (8, pushed)
+    assert longest < 1_100_000
+
+
 async def test_an_image_refers_by_its_configs_type(us: Region, repository: str) -> None:
     """Without an artifactType an image is listed with its config's type, an index without any."""
     subject = {"mediaType": OCI_MANIFEST, "digest": digest_of(b"s"), "size": 1}
