@@ -1,15 +1,10 @@
-"""Transactions that come to the same rows come to them in one order: then they wait for each other, and never in a circle.
+"""Transactions that come to the same rows come to them in one order: then they wait for each other, and never in a circle."""
 
-Each circle would have two halves. One is held open here; the other waits for it, and has not yet what the first comes to next.
-"""
-
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import trio
-from attrs import frozen
 
 from node.auth.memberships import Bound
 from node.auth.model import Role
@@ -36,6 +31,7 @@ from node.records.uploads import Choice, begin_upload, cancel_upload, expire_upl
 from node.records.webhooks import redeliver
 from replication.model import LocationState
 from replication.uploading import UploadState
+from tests.circles import NAMESPACE, Half, check
 from tests.collection.held import held_transaction, wait_until_one_waits
 from tests.replication.conftest import world
 from tests.replication.world import World, digest_of
@@ -44,17 +40,6 @@ __all__ = ["world"]
 
 _UPLOAD = UUID(int=7)
 _NOW = CollectRules(grace=0, retention=0, tag_expiration=0)
-
-Act = Callable[[World], Awaitable[object]]
-
-
-@frozen
-class Half:
-    """What one transaction has, what another does that waits for it, and what the first comes to next."""
-
-    has: str
-    does: Act
-    next: str
 
 
 def ledger(database: Database) -> PostgresLedger:
@@ -95,7 +80,6 @@ async def step(world: World) -> object:
 
 
 _REPOSITORY = "SELECT FROM repository WHERE name = 'team/a' FOR UPDATE"
-_NAMESPACE = "SELECT FROM namespace WHERE name = 'team' FOR UPDATE"
 _B1 = "(SELECT id FROM blob WHERE size = 1001)"
 _BLOB = f"SELECT FROM blob WHERE id = {_B1} FOR UPDATE"
 _COPY = f"SELECT FROM placement WHERE blob_id = {_B1} FOR UPDATE"
@@ -111,13 +95,13 @@ _TOLD = "SELECT FROM delivery WHERE id {} (SELECT min(id) FROM delivery) FOR UPD
 
 HALVES = {
     "a repository is deleted while an upload ends": Half(_REPOSITORY, commit, "SELECT FROM upload FOR UPDATE"),
-    "a namespace is deleted while an upload ends": Half(_NAMESPACE, commit, _REPOSITORY),
-    "a namespace is deleted while a blob is mounted": Half(_NAMESPACE, mount, _REPOSITORY),
+    "a namespace is deleted while an upload ends": Half(NAMESPACE, commit, _REPOSITORY),
+    "a namespace is deleted while a blob is mounted": Half(NAMESPACE, mount, _REPOSITORY),
     "a namespace is deleted while a blob is unlinked": Half(
-        _NAMESPACE, lambda w: unlink_blob(w.database, "team/a", digest_of("b2")), _LINKS
+        NAMESPACE, lambda w: unlink_blob(w.database, "team/a", digest_of("b2")), _LINKS
     ),
     "a namespace is deleted while an image is linked again": Half(
-        _NAMESPACE,
+        NAMESPACE,
         lambda w: relink_closure(w.database, "team/a", digest_of("manifest m1"), {}, replicate=True),
         _REPOSITORY,
     ),
@@ -264,13 +248,7 @@ async def test_who_waits_has_not_what_the_other_comes_to_next(full: World, datab
         for at in ("eu", "us"):
             await full.state(at, LocationState.DRAINING)
         await full.database.fetch("DELETE FROM placement")
-    async with trio.open_nursery() as nursery, held_transaction(database_uri) as held:
-        await held.fetch("SET LOCAL lock_timeout = '200ms'")
-        await held.fetch(half.has)
-        nursery.start_soon(half.does, full)
-        await wait_until_one_waits(full.database)
-        await held.fetch(half.next)
-        await held.fetch("ROLLBACK")
+    await check(half, full, database_uri)
 
 
 async def dead_node(world: World) -> object:

@@ -241,15 +241,9 @@ async def delete_account(database: Database, name: str) -> Deletion:
     row = await database.fetch_row(
         """
         WITH used AS (SELECT FROM namespace n JOIN repository r ON r.namespace_id = n.id WHERE n.name = $1 LIMIT 1),
-        -- Before the permissions on them, as whoever deletes them has both.
-        held AS (
-            SELECT id FROM repository WHERE id IN (
-                SELECT p.repository_id FROM account a JOIN account r ON a.id IN (r.id, r.owner_id)
-                LEFT JOIN team t ON t.organization_id = r.id JOIN permission p ON p.account_id = r.id OR p.team_id = t.id
-                WHERE a.name = $1) ORDER BY id FOR NO KEY UPDATE),
-        gone AS (
-            DELETE FROM account WHERE name = $1 AND NOT EXISTS (SELECT FROM used) AND (SELECT count(*) FROM held) >= 0
-            AND in_time($0) RETURNING name),
+        there AS MATERIALIZED (SELECT id FROM account WHERE name = $1 AND NOT EXISTS (SELECT FROM used) AND in_time($0)),
+        held AS MATERIALIZED (SELECT id FROM there WHERE hold_account(id)),
+        gone AS (DELETE FROM account a USING held WHERE a.id = held.id RETURNING a.name),
         empty AS (SELECT n.id FROM namespace n JOIN gone ON gone.name = n.name),
         hooks AS (DELETE FROM webhook w USING empty WHERE w.namespace_id = empty.id),
         patterns AS (DELETE FROM immutable_pattern p USING empty WHERE p.namespace_id = empty.id),

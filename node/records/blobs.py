@@ -34,7 +34,8 @@ _DOUBTFUL = """(p.state = 'suspect' OR EXISTS (
 # A namespace that the statement itself makes is not in the view yet, and has no policy.
 _REQUIRED_OF_NEW = """(
             SELECT namespace_id, location_id FROM required_location
-            UNION ALL SELECT n.id, d.location_id FROM namespace_new n CROSS JOIN default_location d)"""
+            UNION ALL SELECT n.namespace_id, d.location_id FROM repository_new n CROSS JOIN default_location d
+            WHERE n.namespace_id NOT IN (SELECT id FROM namespace_found))"""
 
 
 @frozen

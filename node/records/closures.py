@@ -258,10 +258,12 @@ async def move_tags(
     A manifest that is gone meanwhile is `missing`. `note` is the line of the audit log. Of all calls with the same `once` one moves
     them: the others say that it is `done`. Raises RightsLapsed where the rights `held` hold no longer, unless it was done before.
     """
+    several = len(set(tags.tags)) > 1
     row = await database.fetch_row(
         f"""
         WITH {seen("$8")}, {lapsed("$1", "$9", "$10")},
-        found AS (SELECT id, namespace_id FROM repository WHERE name = $1 FOR KEY SHARE),
+        -- Several come to much else there, and do so one at a time.
+        found AS (SELECT id, namespace_id FROM repository WHERE name = $1 FOR {"NO KEY UPDATE" if several else "KEY SHARE"}),
         m AS (
             SELECT rm.repository_id, rm.manifest_id AS id FROM found JOIN repository_manifest rm ON rm.repository_id = found.id
             JOIN manifest m ON m.id = rm.manifest_id WHERE m.digest = $2 FOR KEY SHARE OF rm),
@@ -274,12 +276,13 @@ async def move_tags(
         ok AS (SELECT * FROM allowed WHERE $8::uuid IS NULL OR EXISTS (SELECT FROM first)),
         tags AS (
             INSERT INTO tag (repository_id, name, manifest_id) SELECT ok.repository_id, t, ok.id FROM ok, unnest($3::text[]) t
-            ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id),
+            ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id RETURNING repository_id, name),
         wanted_place AS (
-            SELECT ok.repository_id, u.name, l.id AS location_id
-            FROM ok, unnest($5::text[], $6::text[]) AS u (name, location) JOIN location l ON l.name = u.location),
+            SELECT tags.repository_id, tags.name, l.id AS location_id
+            FROM tags JOIN unnest($5::text[], $6::text[]) AS u (name, location) USING (name)
+            JOIN location l ON l.name = u.location),
         unplaced AS (
-            DELETE FROM tag_location tl USING ok WHERE tl.repository_id = ok.repository_id AND tl.name = ANY($3::text[])
+            DELETE FROM tag_location tl USING tags WHERE tl.repository_id = tags.repository_id AND tl.name = tags.name
             AND (tl.name, tl.location_id) NOT IN (SELECT name, location_id FROM wanted_place)),
         placed AS (
             INSERT INTO tag_location (repository_id, name, location_id) SELECT repository_id, name, location_id FROM wanted_place

@@ -68,7 +68,8 @@ async def add_link(database: Database, name: str, issuer: str, subject: str) -> 
     """Let a provider's person have a user's account. None: there is no such user, or the person has another's."""
     row = await database.fetch_row(
         f"""
-        WITH a AS (SELECT id, name, secret FROM account WHERE name = $1 AND kind = 'user' AND in_time($0)),
+        -- Before whom it belongs to, as whoever deletes it has both.
+        WITH a AS (SELECT id, name, secret FROM account WHERE name = $1 AND kind = 'user' AND in_time($0) FOR NO KEY UPDATE),
         f AS (
             INSERT INTO federated_login AS l (issuer, subject, account_id) SELECT $2, $3, a.id FROM a
             ON CONFLICT (issuer, subject) DO UPDATE SET account_id = l.account_id

@@ -13,7 +13,7 @@ from node.records.idempotency import Ended, first, how_it_ended, seen
 from node.records.postgres import Database, Reads, Row
 from node.records.quotas import OverQuota, Usage
 from node.records.rights import RightsLapsed, lapsed, terms
-from node.records.uploads import REPOSITORY_UNLESS_DONE
+from node.records.uploads import REPOSITORY_ALONE_UNLESS_DONE, REPOSITORY_UNLESS_DONE
 
 
 @frozen
@@ -90,7 +90,8 @@ async def commit_manifest(
     """
     row = await database.fetch_row(
         f"""
-        WITH RECURSIVE {seen("$18")}, {lapsed("$1", "$20", "$21")}, {REPOSITORY_UNLESS_DONE},
+        WITH RECURSIVE {seen("$18")}, {lapsed("$1", "$20", "$21")},
+        {REPOSITORY_UNLESS_DONE if len(set(tags.tags)) < 2 else REPOSITORY_ALONE_UNLESS_DONE},
         wanted_blob AS (SELECT unnest($4::text[]) AS digest),
         found_blob AS (
             SELECT b.id, b.digest FROM wanted_blob w JOIN blob b ON b.digest = w.digest
@@ -137,12 +138,14 @@ async def commit_manifest(
             -- After the link, as whoever deletes the manifest has them.
             INSERT INTO tag (repository_id, name, manifest_id)
             SELECT link.repository_id, t, link.manifest_id FROM link, unnest($12::text[]) t
-            ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id),
+            ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id RETURNING repository_id, name),
+        -- After the tags, as whoever deletes one has them.
         wanted_place AS (
-            SELECT ok.id AS repository_id, u.name, l.id AS location_id
-            FROM ok, unnest($14::text[], $15::text[]) AS u (name, location) JOIN location l ON l.name = u.location),
+            SELECT tags.repository_id, tags.name, l.id AS location_id
+            FROM tags JOIN unnest($14::text[], $15::text[]) AS u (name, location) USING (name)
+            JOIN location l ON l.name = u.location),
         unplaced AS (
-            DELETE FROM tag_location tl USING ok WHERE tl.repository_id = ok.id AND tl.name = ANY($12::text[])
+            DELETE FROM tag_location tl USING tags WHERE tl.repository_id = tags.repository_id AND tl.name = tags.name
             AND (tl.name, tl.location_id) NOT IN (SELECT name, location_id FROM wanted_place)),
         placed AS (
             INSERT INTO tag_location (repository_id, name, location_id) SELECT repository_id, name, location_id FROM wanted_place

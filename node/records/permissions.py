@@ -35,13 +35,17 @@ class Granting(Enum):
     """No such account or team, or it had no such permission."""
 
 
-# A team's organisation is the account that has the repository's namespace's name. $2 account, $3 team.
+# A team's organisation is the account that has the repository's namespace's name. $2 account, $3 team. They are locked before the
+# repository, as whoever deletes an account or a team has them.
 _GRANTEE = """
-    grantee AS (
-        SELECT a.id AS account_id, NULL::bigint AS team_id FROM account a WHERE a.name = $2 AND a.kind <> 'organization'
-        UNION ALL
-        SELECT NULL, t.id FROM repo JOIN namespace n ON n.id = repo.namespace_id JOIN account o ON o.name = n.name
-        JOIN team t ON t.organization_id = o.id WHERE t.name = $3)
+    their_account AS (SELECT id FROM account WHERE name = $2 AND kind <> 'organization' FOR KEY SHARE),
+    their_team AS (
+        SELECT t.id FROM repository r JOIN namespace n ON n.id = r.namespace_id JOIN account o ON o.name = n.name
+        JOIN team t ON t.organization_id = o.id WHERE r.name = $1 AND t.name = $3 FOR KEY SHARE OF t),
+    grantee AS MATERIALIZED (
+        SELECT id AS account_id, NULL::bigint AS team_id FROM their_account UNION ALL SELECT NULL, id FROM their_team),
+    repo AS (
+        SELECT id FROM repository WHERE name = $1 AND in_time($0) AND (SELECT count(*) FROM grantee) >= 0 FOR NO KEY UPDATE)
 """
 
 
@@ -49,7 +53,7 @@ async def set_permission(database: Database, repository: str, grantee: Grantee, 
     """Give a user, a robot or a team a permission on a repository, in place of the one it had there."""
     row = await database.fetch_row(
         f"""
-        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1 AND in_time($0) FOR NO KEY UPDATE), {_GRANTEE},
+        WITH {_GRANTEE},
         changed AS (
             UPDATE permission p SET role = $4 FROM repo, grantee g WHERE p.repository_id = repo.id
             AND (p.account_id = g.account_id OR p.team_id = g.team_id) RETURNING p.id),
@@ -71,7 +75,7 @@ async def remove_permission(database: Database, repository: str, grantee: Grante
     """Take the permission of a user, a robot or a team on a repository away."""
     row = await database.fetch_row(
         f"""
-        WITH repo AS (SELECT id, namespace_id FROM repository WHERE name = $1 AND in_time($0) FOR NO KEY UPDATE), {_GRANTEE},
+        WITH {_GRANTEE},
         gone AS (
             DELETE FROM permission p USING repo, grantee g WHERE p.repository_id = repo.id
             AND (p.account_id = g.account_id OR p.team_id = g.team_id) RETURNING p.id)
@@ -113,8 +117,11 @@ def _permission(row: Row) -> Permission:
 
 async def set_visibility(database: Database, repository: str, *, public: bool) -> bool:
     """Make a repository public or private. False: no such repository."""
+    # All at once: a row that its transaction changes a second time has its namespace looked up, and waits for whoever deletes that.
     row = await database.fetch_row(
-        "UPDATE repository SET public = $2 WHERE name = $1 AND in_time($0) RETURNING id", repository, public
+        "UPDATE repository SET public = $2, made_for_push = NULL WHERE name = $1 AND in_time($0) RETURNING id",
+        repository,
+        public,
     )
     return row is not None
 
@@ -140,25 +147,29 @@ async def create_repository(
     """
     row = await database.fetch_row(
         """
-        WITH namespace_found AS (SELECT id FROM namespace WHERE name = $2),
-        namespace_new AS (
-            INSERT INTO namespace (name) SELECT $2 WHERE NOT EXISTS (SELECT FROM namespace_found)
-            ON CONFLICT (name) DO UPDATE SET created_at = namespace.created_at RETURNING id),
-        new AS (
-            INSERT INTO repository (namespace_id, name, public, made_for_push)
-            SELECT n.id, $1, $4, CASE WHEN $5 THEN now() END
-            FROM (SELECT id FROM namespace_found UNION ALL SELECT id FROM namespace_new) n
-            WHERE in_time($0)
-            ON CONFLICT (name) DO NOTHING RETURNING id),
-        creator AS (SELECT id FROM account WHERE name = $3 AND kind <> 'organization'),
+        WITH creator AS (SELECT id FROM account WHERE name = $3 AND kind <> 'organization'),
+        owner AS (SELECT id FROM account WHERE name = $2),
         given AS (
             SELECT c.id AS account_id, NULL::bigint AS team_id, 3 AS role FROM creator c WHERE $3 <> $2
             UNION ALL
-            SELECT d.account_id, d.team_id, d.role FROM default_permission d JOIN account o ON o.id = d.namespace_id
-            WHERE o.name = $2 AND (d.creator_id IS NULL OR d.creator_id = (SELECT id FROM creator))),
+            SELECT d.account_id, d.team_id, d.role FROM default_permission d JOIN owner ON owner.id = d.namespace_id
+            WHERE d.creator_id IS NULL OR d.creator_id = (SELECT id FROM creator)),
+        -- The namespace, those who are given something, and the repository, as whoever deletes one of them comes to them.
+        home AS MATERIALIZED (SELECT hold_namespace($2) AS id WHERE in_time($0)),
+        accounts AS MATERIALIZED (
+            SELECT id FROM account WHERE id IN (SELECT account_id FROM given UNION ALL SELECT id FROM owner)
+            AND EXISTS (SELECT FROM home) ORDER BY id FOR KEY SHARE),
+        teams AS MATERIALIZED (
+            SELECT id FROM team WHERE id IN (SELECT team_id FROM given) AND (SELECT count(*) FROM accounts) >= 0
+            ORDER BY id FOR KEY SHARE),
+        new AS (
+            INSERT INTO repository (namespace_id, name, public, made_for_push)
+            SELECT home.id, $1, $4, CASE WHEN $5 THEN now() END FROM home WHERE (SELECT count(*) FROM teams) >= 0
+            ON CONFLICT (name) DO NOTHING RETURNING id),
         permissions AS (
             INSERT INTO permission (repository_id, account_id, team_id, role)
-            SELECT new.id, g.account_id, g.team_id, max(g.role) FROM new, given g GROUP BY 1, 2, 3)
+            SELECT new.id, g.account_id, g.team_id, max(g.role) FROM new, given g
+            WHERE g.account_id IN (SELECT id FROM accounts) OR g.team_id IN (SELECT id FROM teams) GROUP BY 1, 2, 3)
         SELECT id FROM new
         """,
         repository,

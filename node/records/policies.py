@@ -117,14 +117,19 @@ async def place_tags(database: Database, tags: Sequence[tuple[int, str, Policy]]
     places = [(repository, tag, at) for repository, tag, policy in tags for at in sorted(policy.for_tag(tag))]
     row = await database.fetch_row(
         """
-        WITH wanted AS (
+        WITH homes AS (SELECT id FROM repository WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE),
+        held AS MATERIALIZED (
+            SELECT t.repository_id, t.name FROM tag t JOIN unnest($1::bigint[], $2::text[]) AS u (repository_id, name)
+            ON t.repository_id = u.repository_id AND t.name = u.name WHERE (SELECT count(*) FROM homes) > 0
+            ORDER BY t.repository_id, t.name FOR NO KEY UPDATE OF t),
+        wanted AS (
             SELECT u.repository_id, u.name, l.id AS location_id
             FROM unnest($3::bigint[], $4::text[], $5::text[]) AS u (repository_id, name, location)
             JOIN location l ON l.name = u.location
-            JOIN tag t ON t.repository_id = u.repository_id AND t.name = u.name),
+            JOIN held h ON h.repository_id = u.repository_id AND h.name = u.name),
         less AS (
-            DELETE FROM tag_location tl USING unnest($1::bigint[], $2::text[]) AS u (repository_id, name)
-            WHERE tl.repository_id = u.repository_id AND tl.name = u.name
+            DELETE FROM tag_location tl USING held u WHERE (SELECT count(*) FROM held) > 0
+            AND tl.repository_id = u.repository_id AND tl.name = u.name
             AND (tl.repository_id, tl.name, tl.location_id) NOT IN (SELECT repository_id, name, location_id FROM wanted)
             RETURNING 1),
         more AS (

@@ -114,7 +114,7 @@ async def remove_lost(database: Database, after: int, most: int = 100) -> Sequen
             AND EXISTS (SELECT FROM placement p WHERE p.blob_id = b.id AND p.state = 'suspect' AND p.reason LIKE $3 || '%')
             AND NOT EXISTS (SELECT FROM placement p WHERE p.blob_id = b.id
                 AND (p.state = 'present' OR p.reason IS NULL OR p.reason NOT LIKE $3 || '%'))
-            ORDER BY b.id LIMIT $2 FOR UPDATE OF b),
+            ORDER BY b.id LIMIT $2 FOR NO KEY UPDATE OF b),
         removed AS (
             DELETE FROM placement p USING lost WHERE p.blob_id = lost.id AND p.state = 'suspect'
             RETURNING p.location_id, p.key),

@@ -34,9 +34,12 @@ async def bind_team(database: Database, organization: str, team: str, service: s
                 created_at = now(), synced_at = NULL, leased_until = NULL, held_since = NULL
             WHERE (s.service, s.group_name) <> (excluded.service, excluded.group_name)
                 OR (s.service = 'ldap' AND s.held_since IS NOT NULL) RETURNING team_id, service),
+        held AS MATERIALIZED (
+            SELECT m.team_id, m.account_id FROM team_member m JOIN bound b ON b.team_id = m.team_id AND b.service = 'oidc'
+            JOIN account a ON a.id = m.account_id AND a.kind = 'user' ORDER BY m.team_id, m.account_id FOR UPDATE OF m),
         left_it AS (
-            DELETE FROM team_member m USING bound b, account a
-            WHERE m.team_id = b.team_id AND b.service = 'oidc' AND a.id = m.account_id AND a.kind = 'user')
+            DELETE FROM team_member m USING held h
+            WHERE (SELECT count(*) FROM held) > 0 AND m.team_id = h.team_id AND m.account_id = h.account_id)
         SELECT EXISTS (SELECT FROM fit) AS gone, EXISTS (SELECT FROM t) AS found
         """,  # noqa: S608  # a constant
         organization,

@@ -116,12 +116,9 @@ async def delete_team(database: Database, organization: str, name: str) -> TeamD
         WITH t AS (
             SELECT t.* FROM team t JOIN account o ON o.id = t.organization_id
             WHERE o.name = $1 AND t.name = $2 AND in_time($0)),
-        -- Before the permissions on them, as whoever deletes them has both.
-        held AS (
-            SELECT id FROM repository WHERE id IN (SELECT p.repository_id FROM t JOIN permission p ON p.team_id = t.id)
-            ORDER BY id FOR NO KEY UPDATE),
+        held AS MATERIALIZED (SELECT id FROM t WHERE hold_team(id)),
         gone AS (
-            DELETE FROM team USING t WHERE team.id = t.id AND (SELECT count(*) FROM held) >= 0 AND (t.role < 3
+            DELETE FROM team USING t, held WHERE team.id = t.id AND held.id = t.id AND (t.role < 3
                 OR NOT EXISTS (SELECT FROM team_member m WHERE m.team_id = t.id)
                 OR {OTHERS.format(team="t", besides="ot.id <> t.id")}) RETURNING team.id)
         SELECT EXISTS (SELECT FROM gone) AS gone, EXISTS (SELECT FROM t) AS found
@@ -155,11 +152,12 @@ async def add_member(database: Database, organization: str, team: str, account: 
     """
     row = await database.fetch_row(
         f"""
-        WITH new AS (
+        -- Before the team and its robot, as whoever deletes it has all three.
+        WITH o AS MATERIALIZED (SELECT id FROM account WHERE name = $1 AND in_time($0) FOR KEY SHARE),
+        new AS (
             SELECT t.id AS team_id, a.id AS account_id, {_DECIDED} AS synced
-            FROM team t JOIN account o ON o.id = t.organization_id, account a
-            WHERE o.name = $1 AND t.name = $2 AND a.name = $3 AND (a.kind = 'user' OR a.owner_id = o.id)
-            AND in_time($0)),
+            FROM team t JOIN o ON o.id = t.organization_id, account a
+            WHERE t.name = $2 AND a.name = $3 AND (a.kind = 'user' OR a.owner_id = o.id)),
         made AS (
             INSERT INTO team_member (team_id, account_id) SELECT team_id, account_id FROM new WHERE NOT synced
             ON CONFLICT DO NOTHING)

@@ -24,20 +24,15 @@ these does it, and shared with everybody else."""
 _REPOSITORY = """
     found AS ({found}),
     namespace_found AS (SELECT id FROM namespace WHERE name = $2),
-    namespace_new AS (
-        -- Whom another was quicker than changes no key, which would hold up those that have found it.
-        INSERT INTO namespace (name) SELECT $2 WHERE NOT EXISTS (SELECT FROM namespace_found){unless}
-        ON CONFLICT (name) DO UPDATE SET created_at = namespace.created_at RETURNING id),
-    repository_new AS (
-        INSERT INTO repository (namespace_id, name)
-        SELECT n.id, $1 FROM (SELECT id FROM namespace_found UNION ALL SELECT id FROM namespace_new) n
-        WHERE NOT EXISTS (SELECT FROM found){unless}
-        ON CONFLICT (name) DO UPDATE SET created_at = repository.created_at RETURNING id, namespace_id),
+    repository_made AS MATERIALIZED (
+        SELECT CASE WHEN EXISTS (SELECT FROM found){unless} THEN NULL ELSE hold_repository($2, $1) END AS made),
+    repository_new AS (SELECT (made).id, (made).namespace_id FROM repository_made WHERE (made).id IS NOT NULL),
     repo AS (SELECT id, namespace_id FROM found UNION ALL SELECT id, namespace_id FROM repository_new)
 """
 _FOUND = "SELECT id, namespace_id FROM repository WHERE name = $1 FOR KEY SHARE"
-_MISSING = " AND NOT EXISTS (SELECT FROM missing)"
-_DONE = " AND NOT EXISTS (SELECT FROM seen) AND NOT EXISTS (SELECT FROM lapsed)"
+_FOUND_ALONE = "SELECT id, namespace_id FROM repository WHERE name = $1 FOR NO KEY UPDATE"
+_MISSING = " OR EXISTS (SELECT FROM missing)"
+_DONE = " OR EXISTS (SELECT FROM seen) OR EXISTS (SELECT FROM lapsed)"
 
 REPOSITORY_TO_LINK = _REPOSITORY.format(found=HOME.format(name="$1"), unless="")
 """Finds or makes the repository named $1 in the namespace $2, for blobs to be linked into it.
@@ -54,6 +49,9 @@ REPOSITORY_TO_LINK_UNLESS_MISSING = _REPOSITORY.format(found=HOME.format(name="$
 
 REPOSITORY_UNLESS_DONE = _REPOSITORY.format(found=_FOUND, unless=_MISSING + _DONE)
 """The same, but nothing for what was done or refused before either (`seen` of node/records/idempotency.py), nor without rights."""
+
+REPOSITORY_ALONE_UNLESS_DONE = _REPOSITORY.format(found=_FOUND_ALONE, unless=_MISSING + _DONE)
+"""The same for who comes to several tags of it: one at a time, with whoever deletes or collects several things there."""
 
 
 class TooManyUploads(Exception):

@@ -68,15 +68,11 @@ async def write_webhook(database: Database, webhook: Webhook, secret: bytes, *, 
     """
     row = await database.fetch_row(
         """
-        WITH found AS (SELECT id FROM namespace WHERE name = $1),
-        made AS (
-            INSERT INTO namespace (name) SELECT $1 WHERE $1::text IS NOT NULL AND NOT EXISTS (SELECT FROM found)
-            ON CONFLICT (name) DO UPDATE SET created_at = namespace.created_at RETURNING id),
-        here AS (SELECT CASE WHEN $1::text IS NULL THEN NULL ELSE (SELECT id FROM found UNION SELECT id FROM made) END AS id),
+        WITH here AS MATERIALIZED (SELECT CASE WHEN $1::text IS NULL THEN NULL ELSE hold_namespace($1) END AS id WHERE in_time($0)),
         others AS (SELECT w.name FROM webhook w, here WHERE w.namespace_id IS NOT DISTINCT FROM here.id AND w.name <> $2),
         written AS (
             INSERT INTO webhook AS w (namespace_id, name, url, secret, events, active)
-            SELECT here.id, $2, $3, $4, $5, $6 FROM here WHERE (SELECT count(*) FROM others) < $8 AND in_time($0)
+            SELECT here.id, $2, $3, $4, $5, $6 FROM here WHERE (SELECT count(*) FROM others) < $8
             ON CONFLICT (namespace_id, name) DO UPDATE SET url = excluded.url, events = excluded.events, active = excluded.active,
                 secret = CASE WHEN $7 THEN excluded.secret ELSE w.secret END
             RETURNING xmax = 0 AS fresh)

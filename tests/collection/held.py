@@ -50,14 +50,27 @@ async def held_transaction(uri: str) -> AsyncIterator[Any]:
         connection.terminate()
 
 
-async def wait_until_one_waits(database: Database) -> None:
-    """Return when a statement in this database waits for a lock."""
+async def wait_until_one_waits(database: Database, several: int = 1) -> None:
+    """Return when a statement in this database waits for a lock, or so many do."""
     with trio.fail_after(_SECONDS):
         while True:
             row = await database.fetch_row(
                 "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )
             assert row is not None
-            if row["n"]:
+            if row["n"] >= several:
+                return
+            await trio.sleep(0.01)
+
+
+async def wait_until_one_waits_for(database: Database, held: Held) -> None:
+    """Return when a statement in this database waits for what this transaction has."""
+    (mine,) = await held.fetch("SELECT pg_backend_pid() AS pid")
+    with trio.fail_after(_SECONDS):
+        while True:
+            if await database.fetch(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND $1 = ANY(pg_blocking_pids(pid))",
+                mine["pid"],
+            ):
                 return
             await trio.sleep(0.01)
