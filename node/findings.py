@@ -9,8 +9,9 @@ from attrs import frozen
 class Finding:
     """One thing that was found. `text` says the rest for people.
 
-    `kind`: gone, adopted, unknown, lost, unreachable, damaged (an object of the journal), missing (a manifest that no store has)
-    or untagged (a manifest that the journals do not know yet: its tag, if it had one, is not known either).
+    `kind`: gone, adopted, unknown, lost, unreachable, damaged (an object of the journal), missing (a manifest that no store has),
+    untagged (a manifest that the journals do not know yet: its tag, if it had one, is not known either) or marker (that of a
+    location which came after the backup).
     """
 
     kind: str

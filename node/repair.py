@@ -1,6 +1,7 @@
 """Repair after the database was restored from a backup: the records against the stores, in both directions.
 
-0. What the stores' journals know and the records do not is replayed (`node/journal/replay.py`): what came after the backup.
+0. A location that came after the backup gets the marker that its store bears. What the stores' journals know and the records do
+   not is replayed (`node/journal/replay.py`): what came after the backup.
 1. Every copy that the records have is looked for in its store. One that is gone becomes suspect, and is healed from another.
 2. Every object below our prefixes that the records do not know is named, and adopted as a copy where its bytes, read and hashed,
    are those of a blob that lacks one there. Nothing is deleted.
@@ -23,6 +24,7 @@ from engines.contract import Engine, EngineError, ObjectMissing
 from node.audit import Distrust, Orphan, find_orphans
 from node.findings import Finding as Finding
 from node.findings import Tell
+from node.journal.reader import list_journals, read_journals
 from node.journal.replay import Replayed, replay
 from node.markers import NotOurs, check_marker
 from node.records.audit import Copy, list_copies
@@ -34,10 +36,12 @@ from node.records.repair import (
     adopt_object,
     candidates_for,
     count_dead,
+    empty_locations,
     read_markers,
     remove_lost,
     without_copies,
 )
+from node.records.replay import clear_facts, staged, take_location
 from replication.model import Blob
 from replication.offload import in_thread
 
@@ -84,9 +88,8 @@ async def repair(
     `tell` hears of every finding as it is made. `library` is LIBRARY_NAMESPACE.
     """
     await pause(database)
-    markers = await read_markers(database)
-    ours = {location: engines[location] for location in markers if location in engines}
-    believed = {location: engine for location, engine in ours.items() if await _is_ours(engine, markers[location])}
+    markers = await _take_markers(database, engines, tell)
+    believed = {at: engines[at] for at in markers if at in engines and await _is_ours(engines[at], markers[at])}
     replayed = await replay(database, believed, library, tell)
     report = RepairReport(replayed=replayed, dead=await count_dead(database), unreachable=replayed.unreached)
     for location in sorted(set(markers) & set(engines)):
@@ -102,6 +105,27 @@ async def repair(
     if report.complete:
         await resume(database)
     return report
+
+
+async def _take_markers(database: Database, engines: Mapping[str, Engine], tell: Tell) -> Mapping[str, str]:
+    """Return the markers of the locations; of one that came after the backup, that of its store, if the journals know it, too.
+
+    A node that starts gives such a location a marker of its own, which its store does not bear.
+    """
+    markers = dict(await read_markers(database))
+    ours = {at: engines[at] for at in markers if at in engines and await _is_ours(engines[at], markers[at])}
+    new = [at for at in await empty_locations(database) if at in engines and at not in ours]
+    if not new:
+        return markers
+    await clear_facts(database)
+    await read_journals(database, ours, await list_journals(ours, tell), tell)
+    for named in await staged(database, "location"):
+        marker = None if named.fact is None else str(named.fact["marker"])
+        if named.name in new and marker is not None and await _is_ours(engines[named.name], marker):
+            await take_location(database, named.name, marker, None)
+            markers[named.name] = marker
+            tell(Finding("marker", named.name, marker, "it came after the backup: restart the nodes that have it"))
+    return markers
 
 
 async def name_lost(database: Database, tell: Tell) -> int:

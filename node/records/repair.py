@@ -16,6 +16,14 @@ async def read_markers(database: Database) -> Mapping[str, str]:
     return {row["name"]: str(row["marker"]) for row in await database.fetch("SELECT name, marker FROM location")}
 
 
+async def empty_locations(database: Database) -> Sequence[str]:
+    """Return the locations that the records place nothing in, by name."""
+    rows = await database.fetch(
+        "SELECT l.name FROM location l WHERE NOT EXISTS (SELECT FROM placement p WHERE p.location_id = l.id) ORDER BY 1"
+    )
+    return [row["name"] for row in rows]
+
+
 async def count_dead(database: Database) -> int:
     """Return how many objects wait to be deleted."""
     row = await database.fetch_row("SELECT count(*) AS dead FROM dead_object", deadline=60.0)

@@ -10,6 +10,7 @@ from node.records.collect import read_pause
 from node.records.permissions import settle_new_repositories
 from node.records.uploads import expire_uploads
 from replication.sweeper import Sweeper
+from replication.watcher import probe_keys
 from tests.collection.clock import HOUR, pass_time
 from tests.collection.test_repair import run
 from tests.faulty_engine import Refuse
@@ -126,3 +127,26 @@ async def test_a_journal_that_a_store_does_not_give_keeps_collection_paused(
     assert report.complete
     await us.forget_everything()
     assert await pull(us, "a/b", "v1") == pushed
+
+
+async def test_a_location_that_came_after_the_backup_is_known_by_its_marker(world: MakeWorld) -> None:
+    """A node that started meanwhile gave it another one: its store is the location's all the same, and what it holds comes back."""
+    us, eu = await world("us eu", "eu us", proxy_storage=True)
+    database = us.registry.database
+    await flush(us)
+    backup = await back_up(us)
+    await eu.push_image("a/b", "v1", b"only in eu")
+    await flush(us)
+    pushed = await pull(us, "a/b", "v1")
+    for known in (True, False):
+        await restore(us, backup)
+        await database.fetch("UPDATE location SET marker = gen_random_uuid() WHERE name = 'eu'")
+        await database.fetch("DELETE FROM journal_entry")
+        if not known:
+            engine = us.engines["eu"].inner
+            await engine.put(probe_keys(engine.prefix, "-").marker, b"another bucket's")
+        report, findings = await run(us)
+        assert report.unreachable == (() if known else ("eu",)), findings
+        if known:
+            await us.forget_everything()
+            assert await pull(us, "a/b", "v1") == pushed
