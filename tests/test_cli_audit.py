@@ -22,7 +22,7 @@ from engines.contract import EngineError
 from engines.crossing import open_bridge
 from node.api.frame import Problem
 from node.cli import main
-from node.commands.options import EXIT_FAILED
+from node.commands.options import EXIT_CONFIGURATION, EXIT_FAILED
 from node.commands.tools import Desk, Refused, work
 from node.records.accounts import create_organization, create_user
 from node.records.auditlog import Filter, Line, read_lines
@@ -294,6 +294,35 @@ def config(database_uri: str, tmp_path: Path) -> str:
     return str(file)
 
 
+@pytest.mark.usefixtures("logs_as_before")
+def test_a_name_that_nobody_has_is_refused(monkeypatch: pytest.MonkeyPatch, config: str, database_uri: str) -> None:
+    """A slip in a name is no empty list and no organisation without an admin; what is refused is not done, and has no line."""
+
+    def run(line: str, code: int) -> None:
+        invoke(monkeypatch, [*shlex.split(line), "--config", config], code)
+
+    run("org create team", 0)
+    for line in (
+        "org create other --admin nobody",
+        "org create other --admin team",
+        "org defaults nobody",
+        "replication stalled --location mars",
+        "robot list nobody",
+        "team list nobody",
+        "team members team nobody",
+        "token list nobody",
+        "permission set team/app nobody read",
+    ):
+        run(line, EXIT_FAILED)
+    for line in ("token create team ''", "token create team laptop --lifetime 0s"):
+        run(line, EXIT_CONFIGURATION)
+    for line in ("org defaults team", "robot list", "robot list team", "team list team", "team members team owners"):
+        run(line, 0)
+    assert [line.detail["arguments"][:3] for line in trio.run(ask, database_uri, _written)] == [
+        ["org", "create", "team"]
+    ]
+
+
 async def _written(database: Database) -> list[Line]:
     return [kept.line for kept in await read_lines(database, Filter(), None, 1000)][::-1]
 
@@ -350,5 +379,5 @@ def test_what_only_looks_writes_nothing(monkeypatch: pytest.MonkeyPatch, databas
         if result.exit_code:
             failed[name_of(line)] = result.output
     # What is not there, and a store that is not reached.
-    assert set(failed) == {"orphans", "robot federations", "tag history", "webhook deliveries"}
+    assert set(failed) == {"orphans", "robot federations", "tag history", "team members", "webhook deliveries"}
     assert "read-only" not in "".join(failed.values()), failed

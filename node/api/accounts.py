@@ -28,6 +28,8 @@ from node.records.application_tokens import ApplicationToken, create_token, dele
 Admit = Callable[[bool], Awaitable[None]]
 """Returns if whoever asks may make (True) or change (False) the organisation. Raises RegistryError."""
 
+MOST_TITLE = 200
+"""Characters of what an application token is for."""
 _MOST_TOKEN_SECONDS = 10 * 365 * 86400.0
 
 
@@ -161,16 +163,22 @@ async def get_tokens(means: Means, account: str) -> Json:
     return {"tokens": [_token(token) for token in await list_tokens(means.database, account)]}
 
 
+def parse_token_lifetime(given: object) -> float:
+    """Return for how many seconds an application token is good, from text such as "90d". Raises Unfit."""
+    seconds = parse_duration(given)
+    if not 60 <= seconds <= _MOST_TOKEN_SECONDS:
+        raise Unfit("write a minute to ten years")
+    return seconds
+
+
 async def add_token(means: Means, account: str, body: Mapping[str, object]) -> Json:
     """Make an application token: `title`, and `lifetime` such as "90d"; shows its secret. Raises Problem: 400, 404."""
     lifetime = None
     if (given := body.get("lifetime")) is not None:
         try:
-            lifetime = parse_duration(given)
+            lifetime = parse_token_lifetime(given)
         except Unfit as error:
             raise _lifetime(given, str(error)) from None
-        if not 60 <= lifetime <= _MOST_TOKEN_SECONDS:
-            raise _lifetime(given, "write a minute to ten years")
     secret = new_secret(APPLICATION)
     made = await create_token(means.database, account, str(body.get("title", "")), hash_secret(secret), lifetime)
     if made is None:

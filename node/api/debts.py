@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from attrs import asdict
 
 from node.api.frame import Json, Problem, Wrong
-from node.records.debt import count_running, list_stalled
+from node.records.debt import count_running, list_down, list_stalled
 from node.records.journal import JournalLag, journal_lag
 from node.records.postgres import Database
 from node.records.reconcile import look_at_round
@@ -17,7 +17,11 @@ RESIDENCY_NOTE = "Residency is about blobs. Manifests and tags live in PostgreSQ
 
 
 async def replication_status(database: Database) -> Json:
-    """Return the debt of every location: blobs, bytes, the oldest, what runs, what is stalled; and how far the reconciler is."""
+    """Return the debt of every location: blobs, bytes, the oldest, what runs, what is stalled; and how far the reconciler is.
+
+    `down_seconds` is for how long all live nodes have seen a location down; None where any of them sees it well.
+    """
+    down = await list_down(database)
     totals, running, at = await look_at_totals(database), await count_running(database), await look_at_round(database)
     return {
         "locations": [
@@ -29,6 +33,7 @@ async def replication_status(database: Database) -> Json:
                 "running": running.get(line.location, 0),
                 "stalled": line.stalled,
                 "dead_objects": line.dead_objects,
+                "down_seconds": None if (seconds := down.get(line.location)) is None else round(seconds, 1),
             }
             for line in totals
         ],
@@ -41,7 +46,12 @@ async def replication_status(database: Database) -> Json:
 
 
 async def stalled_copies(database: Database, location: str | None, most: int) -> Json:
-    """Return the copies that keep failing, with their last error and since when. They are still retried."""
+    """Return the copies that keep failing, with their last error and since when. They are still retried.
+
+    Raises Problem (404) for an unknown location.
+    """
+    if location is not None and "location" not in await known_names(database, location):
+        raise _no_such_location(location)
     return {"stalled": [asdict(line) for line in await list_stalled(database, location, most)]}
 
 
@@ -53,7 +63,7 @@ async def replication_risk(database: Database, location: str | None, most: int) 
     """
     totals = await risk_totals(database, location)
     if location is not None and not totals:
-        raise Problem(404, "no such location", f"{location[:100]} is not a location of this registry")
+        raise _no_such_location(location)
     lines: list[Json] = []
     for total in totals:
         line: Json = {
@@ -67,6 +77,10 @@ async def replication_risk(database: Database, location: str | None, most: int) 
         line["more_tags"] = page is not None and page.more
         lines.append(line)
     return {"risk": lines, "database": _database_risk(await journal_lag(database))}
+
+
+def _no_such_location(name: str) -> Problem:
+    return Problem(404, "no such location", f"{name[:100]} is not a location of this registry")
 
 
 def _database_risk(journals: Sequence[JournalLag]) -> Json:

@@ -8,6 +8,7 @@ from node.policies import Preview, change_policy, preview
 from node.records.locations import list_locations
 from node.records.policies import list_policies, read_policy
 from node.records.postgres import Database
+from replication.durable import refusal
 from replication.model import LocationState
 from replication.policy import NO_POLICY, Policy, PolicyInvalid, dump_policy, parse_policy
 from replication.ports import Publish
@@ -73,12 +74,17 @@ def describe(shown: Preview) -> Json:
 
 
 async def _parse(database: Database, document: object) -> Policy:
-    known = [line.name for line in await list_locations(database) if line.state is not LocationState.REMOVED]
+    states = {line.name: line.state for line in await list_locations(database)}
     try:
-        return parse_policy(document, known)
+        policy = parse_policy(document, [name for name, state in states.items() if state is not LocationState.REMOVED])
     except PolicyInvalid as error:
         wrong = tuple(Wrong(problem.partition(":")[0], "what cannot be obeyed", problem) for problem in error.problems)
         raise Problem(400, "the policy cannot be obeyed", str(error), wrong=wrong) from None
+    # Every push would be refused. A policy that was set stays one when a location goes: this is asked here alone.
+    if (reason := refusal(policy.durability, states, policy.never)) is not None:
+        wrong = (Wrong("durability", str(policy.durability), reason),)
+        raise Problem(400, "the policy cannot be obeyed", f"durability: {reason}", wrong=wrong)
+    return policy
 
 
 def _check(namespace: str) -> None:

@@ -4,7 +4,7 @@ import click
 
 from node.auth.model import Kind, Role
 from node.commands.options import config_option, output_option
-from node.commands.people import ACCOUNT, row_of, show_account
+from node.commands.people import ACCOUNT, need, row_of, show_account
 from node.commands.permission import ROLE, grantee_of, row_of_grant
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
 from node.records.accounts import create_organization, list_accounts
@@ -28,6 +28,8 @@ def create(name: str, admin: str | None, email: str | None, config: str | None, 
     """Make the organisation NAME with a team of admins, `owners`. The namespace of the same name is its own from then on."""
 
     async def verb(desk: Desk) -> None:
+        if admin is not None:
+            await need(desk, admin, Kind.USER)
         made = await create_organization(desk.database, name, admin, email=email, adopt=True)
         if made is None:
             raise Refused(f"the name {name} is taken")
@@ -57,6 +59,7 @@ def defaults(name: str, config: str | None, output: str) -> None:
     """List the permissions that new repositories of the organisation NAME begin with."""
 
     async def verb(desk: Desk) -> None:
+        await need(desk, name, Kind.ORGANIZATION)
         rows = [
             {"id": line.id, **row_of_grant(line.grantee, line.role), "when_made_by": line.creator}
             for line in await list_defaults(desk.database, name)

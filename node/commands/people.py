@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import click
 
 from node.auth.changes import ACCESS_CHANGED
+from node.auth.model import Kind
 from node.auth.passwords import check_password, hash_now
 from node.commands.tools import Desk, Refused, show
 from node.config.values import Unfit
 from node.names import NAME_MOST, is_account
-from node.records.accounts import Account
+from node.records.accounts import Account, find_account
 
 
 class AccountName(click.ParamType[str]):
@@ -30,6 +31,7 @@ class AccountName(click.ParamType[str]):
 
 
 ACCOUNT = AccountName()
+_WORDS = {Kind.USER: "user", Kind.ORGANIZATION: "organisation", Kind.ROBOT: "robot"}
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 PASSWORD = click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input, one line, instead of asking for it."
@@ -67,6 +69,13 @@ def show_account(account: Account | None, name: str, output: str, **more: object
     if account is None:
         raise Refused(f"there is no account {name}")
     show({**row_of(account), **more}, output, ("account", [{**row_of(account), **more}]))
+
+
+async def need(desk: Desk, name: str, *kinds: Kind) -> None:
+    """Refuse a name that no account of these kinds has: an empty list would look as if it had nothing."""
+    found = await find_account(desk.database, name)
+    if found is None or found.kind not in kinds:
+        raise Refused(f"there is no {' or '.join(_WORDS[kind] for kind in kinds)} {name}")
 
 
 def told(desk: Desk) -> None:

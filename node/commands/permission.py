@@ -70,7 +70,7 @@ def set_one(repository: str, grantee: str, role: str, config: str | None) -> Non
         _done(
             await set_permission(desk.database, repository, grantee_of(grantee), Role[role.upper()]),
             repository,
-            grantee,
+            f"there is no {grantee} that can be given {repository}: write a user, a robot, or team:NAME of its organisation",
         )
         told(desk)
         click.echo(f"{grantee} has {role} on {repository}")
@@ -86,7 +86,11 @@ def remove(repository: str, grantee: str, config: str | None) -> None:
     """Take the permission of GRANTEE on a REPOSITORY away; it is gone at once."""
 
     async def verb(desk: Desk) -> None:
-        _done(await remove_permission(desk.database, repository, grantee_of(grantee)), repository, grantee)
+        _done(
+            await remove_permission(desk.database, repository, grantee_of(grantee)),
+            repository,
+            f"{grantee} has no permission of its own on {repository}",
+        )
         told(desk)
         click.echo(f"{grantee} has no permission of its own on {repository}")
 
@@ -109,8 +113,8 @@ def visibility(repository: str, visibility: str, config: str | None) -> None:
     work(config, verb, changes="permission visibility")
 
 
-def _done(outcome: Granting, repository: str, grantee: str) -> None:
+def _done(outcome: Granting, repository: str, nobody: str) -> None:
     if outcome is Granting.NO_REPOSITORY:
         raise Refused(f"there is no repository {repository}")
     if outcome is Granting.NO_GRANTEE:
-        raise Refused(f"there is no {grantee}, or it has no permission on {repository}")
+        raise Refused(nobody)

@@ -1,6 +1,6 @@
 """`antipode replication`: what is owed, what keeps failing, what would be lost; and a reconciliation at once."""
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -8,6 +8,7 @@ import click
 from node.api.debts import replication_risk, replication_status, residency, stalled_copies
 from node.commands.options import config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, progress_bar, show, size, work
+from node.config.values import say_duration
 from node.records.reconcile import PostgresRounds, count_blobs
 from replication.reconciler import Findings, ReconcilerSettings, backfill
 
@@ -21,16 +22,24 @@ def command() -> None:
 @config_option
 @output_option
 def status(config: str | None, output: str) -> None:
-    """Show what is owed to every location, the oldest of it, what runs and what is stalled."""
+    """Show what is owed to every location, the oldest of it, what runs and what is stalled, and for how long a store is down."""
 
     async def verb(desk: Desk) -> None:
         document = await replication_status(desk.database)
         rows = [{**row, "debt_bytes": size(row["debt_bytes"])} for row in _rows(document["locations"])]
         show(document, output, ("debt", rows))
         if output == "table":
-            click.echo(f"reconciliation: {json.dumps(document['reconciliation'])}")
+            at = document["reconciliation"]
+            assert isinstance(at, Mapping)
+            click.echo(_say_round(at))
 
     work(config, verb)
+
+
+def _say_round(at: Mapping[str, Any]) -> str:
+    ended = at["completed_seconds_ago"]
+    when = "none has ended yet" if ended is None else f"the last one ended {say_duration(round(ended))} ago"
+    return f"reconciliation: round {at['round']}{', in a hurry' if at['hurry'] else ''}; {when}"
 
 
 @command.command()

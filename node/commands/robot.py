@@ -9,7 +9,7 @@ from node.api.tags import Means
 from node.auth.model import Kind
 from node.auth.secrets import ROBOT, hash_secret, new_secret
 from node.commands.options import config_option, output_option
-from node.commands.people import YES, row_of, show_account, told
+from node.commands.people import YES, need, row_of, show_account, told
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
 from node.names import is_account
 from node.records.accounts import Deletion, create_robot, delete_account, find_account, list_accounts, set_secret
@@ -45,7 +45,7 @@ def create(name: str, description: str | None, config: str | None, output: str) 
         token = new_secret(ROBOT)
         made = await create_robot(desk.database, owner, own, hash_secret(token), description=description)
         if made is None:
-            raise Refused(f"there is a robot {name}, or no {owner} that can have it")
+            raise Refused(f"{name} cannot be made: there is such a robot, or no user or organisation {owner}")
         show_account(made, name, output, token=token)
 
     work(config, verb, changes="robot create")
@@ -59,6 +59,8 @@ def list_all(owner: str | None, config: str | None, output: str) -> None:
     """List the robots, all or those of OWNER."""
 
     async def verb(desk: Desk) -> None:
+        if owner is not None:
+            await need(desk, owner, Kind.USER, Kind.ORGANIZATION)
         found = await list_accounts(desk.database, Kind.ROBOT, owner=owner, most=_MOST)
         rows = [row_of(account) for account in found]
         show({"robots": rows}, output, ("robots", rows))

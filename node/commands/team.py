@@ -5,9 +5,9 @@ import click
 from node.api.frame import timestamp
 from node.api.tags import Means
 from node.api.team_sync import end_sync, set_sync
-from node.auth.model import TeamRole
+from node.auth.model import Kind, TeamRole
 from node.commands.options import config_option, output_option
-from node.commands.people import ACCOUNT, YES, told
+from node.commands.people import ACCOUNT, YES, need, told
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
 from node.records.teams import (
     Team,
@@ -82,6 +82,7 @@ def list_all(organization: str, config: str | None, output: str) -> None:
     """List the teams of an ORGANIZATION."""
 
     async def verb(desk: Desk) -> None:
+        await need(desk, organization, Kind.ORGANIZATION)
         rows = [_row(team) for team in await list_teams(desk.database, organization, most=_MOST)]
         show({"teams": rows}, output, ("teams", rows))
 
@@ -97,6 +98,8 @@ def members(organization: str, team: str, config: str | None, output: str) -> No
     """List who is in a TEAM of an ORGANIZATION."""
 
     async def verb(desk: Desk) -> None:
+        if await find_team(desk.database, organization, team) is None:
+            raise Refused(f"there is no team {team} of {organization}")
         found = await list_members(desk.database, organization, team, most=_MOST)
         rows = [{"name": member.name, "kind": member.kind.value} for member in found]
         show({"members": rows}, output, ("members", rows))

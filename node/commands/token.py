@@ -4,15 +4,17 @@ from uuid import UUID
 
 import click
 
+from node.api.accounts import MOST_TITLE, parse_token_lifetime
 from node.api.frame import timestamp
 from node.auth.changes import KEYS_CHANGED
 from node.auth.keyring import Keyring
+from node.auth.model import Kind
 from node.auth.sealing import Sealer
 from node.auth.secrets import APPLICATION, hash_secret, new_secret
 from node.commands.options import config_option, output_option
-from node.commands.people import told
+from node.commands.people import need, told
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
-from node.config.values import Unfit, parse_duration
+from node.config.values import Unfit
 from node.records.application_tokens import ApplicationToken, create_token, delete_token, list_tokens
 
 
@@ -40,9 +42,11 @@ def _row(token: ApplicationToken) -> dict[str, object]:
 def create(account: str, title: str, lifetime: str | None, config: str | None, output: str) -> None:
     """Make a token of ACCOUNT, called TITLE, and show it, once. Log in with it in place of the password."""
     try:
-        seconds = None if lifetime is None else parse_duration(lifetime)
+        seconds = None if lifetime is None else parse_token_lifetime(lifetime)
     except Unfit as error:
-        raise click.BadParameter(str(error), param_hint="--lifetime") from None
+        raise click.BadParameter(f"found {lifetime!r}; {error}", param_hint="--lifetime") from None
+    if not 1 <= len(title) <= MOST_TITLE:
+        raise click.BadParameter(f"write 1 to {MOST_TITLE} characters", param_hint="TITLE")
 
     async def verb(desk: Desk) -> None:
         secret = new_secret(APPLICATION)
@@ -63,6 +67,7 @@ def list_all(account: str, config: str | None, output: str) -> None:
     """List the tokens of ACCOUNT that have not ended."""
 
     async def verb(desk: Desk) -> None:
+        await need(desk, account, Kind.USER, Kind.ROBOT)
         rows = [_row(token) for token in await list_tokens(desk.database, account)]
         show({"tokens": rows}, output, ("tokens", rows))
 

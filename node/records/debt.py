@@ -1,11 +1,11 @@
 """Debt in plain sight: copies that keep failing, blobs that nothing can move, and what is running. One statement each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
 from node.records.postgres import Database
-from replication.plan import STALLED_AFTER
+from replication.plan import SILENT_AFTER, STALLED_AFTER
 
 _SECONDS = 30.0
 
@@ -120,6 +120,19 @@ async def list_stuck(database: Database, location: str, most: int) -> Sequence[S
         StuckBlob(row["digest"], row["size"], tuple(row["repositories"]), row["error"], row["failing_for"])
         for row in rows
     ]
+
+
+async def list_down(database: Database) -> Mapping[str, float]:
+    """Return the locations that all live nodes see down, by name, with the seconds since they all have."""
+    rows = await database.fetch(
+        f"""
+        SELECT l.name, (extract(epoch FROM now()) - max((n.down ->> l.name)::float8))::float8 AS seconds
+        FROM location l JOIN node n
+        ON n.down IS NOT NULL AND NOT n.draining AND n.seen_at > now() - interval '{SILENT_AFTER} seconds'
+        GROUP BY l.name HAVING count(*) = count(n.down -> l.name)
+        """  # noqa: S608  # a constant
+    )
+    return {row["name"]: max(0.0, row["seconds"]) for row in rows}
 
 
 async def count_running(database: Database) -> dict[str, int]:

@@ -7,10 +7,12 @@ from typing import Any
 
 from attrs import frozen
 
-from node.records.postgres import Database
+from node.records.postgres import Database, DatabaseMisconfigured
 
 _LOCK = 0x616E7469  # "anti": the same for every node that shares the database
 _FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
+_TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (\w+)", re.MULTILINE)
+_TAKEN = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL ORDER BY name"
 
 
 @frozen
@@ -32,21 +34,33 @@ def migrations() -> Sequence[Migration]:
     return sorted(found, key=lambda migration: migration.number)
 
 
+def _made_by(numbered: Sequence[Migration]) -> Sequence[str]:
+    """Return the names of the tables that migrations make."""
+    return sorted({name for migration in numbered for name in _TABLE.findall(migration.sql)})
+
+
 async def migrate(database: Database, deadline: float = 120.0) -> Sequence[str]:
     """Apply what is missing and return its names. Safe with several nodes starting at once: one does it, the others wait.
 
     A database that is ahead of this release is left as it is: schemas expand first, so an older node works on it.
-    Raises DatabaseUnavailable.
+    Raises DatabaseUnavailable, and DatabaseMisconfigured for the database of another program.
     """
+    numbered = migrations()
 
     async def steps(connection: Any) -> Sequence[str]:
+        first = await connection.fetchval("SELECT to_regclass('schema_version') IS NULL")
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_version "
             "(number integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
         )
+        # Left alone, as a script is all or nothing. Quay's has most of these names.
+        if first and (taken := [row["name"] for row in await connection.fetch(_TAKEN, _made_by(numbered))]):
+            raise DatabaseMisconfigured(
+                f"it has tables of another program ({', '.join(taken[:5])}): name an empty database; Quay's cannot be taken over"
+            )
         done = {row["number"] for row in await connection.fetch("SELECT number FROM schema_version")}
         applied = []
-        for migration in migrations():
+        for migration in numbered:
             if migration.number not in done:
                 await connection.execute(migration.sql)
                 await connection.execute(

@@ -81,6 +81,11 @@ async def test_a_policy_is_set_read_and_removed(world: World) -> None:
         await change({"required": ["us", "mars"], "never": 3})
     assert caught.value.status == 400
     assert len(caught.value.wrong) == 2
+    for rules in ({"durability": "quorum:4"}, {"durability": "quorum:3", "never": ["ap"]}):
+        with pytest.raises(Problem, match="the policy cannot be obeyed") as caught:
+            await change(rules)
+        assert [wrong.field for wrong in caught.value.wrong] == ["durability"], "every push would be refused"
+    assert (await change({"durability": "quorum:3"}, dry_run=True))["policy"] == {"durability": "quorum:3"}
     dry = await change({"required": ["ap"]}, dry_run=True)
     assert dry["copies"] == {"ap": {"blobs": 1, "bytes": 1000}}
     assert (await get_policy(world.database, "team"))["version"] == 0

@@ -1,6 +1,7 @@
 """Operations on users, organisations, teams, robots, application tokens and permissions."""
 
 from node.api.accounts import (
+    MOST_TITLE,
     add_token,
     get_account,
     get_accounts,
@@ -266,7 +267,7 @@ OPERATIONS = (
         record(**_TOKEN, secret=TEXT),
         topic="tokens",
         body=body(
-            title=text("What it is for.", minLength=1, maxLength=200),
+            title=text("What it is for.", minLength=1, maxLength=MOST_TITLE),
             optional={"lifetime": text('Such as "90d"; without it, it never ends.', maxLength=40)},
         ),
     ),

@@ -116,6 +116,7 @@ OPERATIONS = (
                     running=COUNT,
                     stalled=COUNT,
                     dead_objects=COUNT,
+                    down_seconds=maybe(NUMBER),
                 )
             ),
             reconciliation=record(round=WHOLE, hurry=FLAG, completed_seconds_ago=maybe(NUMBER)),
