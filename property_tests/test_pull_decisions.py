@@ -121,6 +121,14 @@ def test_accept_never_fails(header: str | None, index: bytes) -> None:
     default_child(index, header)
 
 
+def test_an_index_that_takes_long_to_read() -> None:
+    """An index beyond any image is not looked into: every pull by an old client would do so again."""
+    child = {"platform": {"os": "linux", "architecture": "amd64"}, "mediaType": "a/b", "digest": "d"}
+    for count, found in ((1000, "d"), (10_000, None)):
+        index = json.dumps({"manifests": [child] * count}).encode()
+        assert default_child(index, "a/b") == found
+
+
 def test_a_long_header_is_read_once() -> None:
     """An index with thousands of children and a header with thousands of ranges cost their sum, not their product."""
     child = {"platform": {"os": "linux", "architecture": "amd64"}, "digest": "d"}

@@ -20,6 +20,13 @@ def test_configuration_and_layers_are_listed() -> None:
     assert blobs_of(json.dumps({"manifests": [{"digest": "sha256:m"}]}).encode()) == ()
 
 
+def test_a_manifest_that_takes_long_to_read() -> None:
+    """A manifest beyond any image is not looked into, at every pull of a blob again."""
+    layers = [{"digest": f"sha256:{number:064x}"} for number in range(10_000)]
+    for count, listed in ((500, 500), (10_000, 0)):
+        assert len(blobs_of(json.dumps({"layers": layers[:count]}).encode())) == listed
+
+
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_whatever_the_bytes_are(body: bytes) -> None:
     """Any bytes have an answer, of strings that may go to the database."""

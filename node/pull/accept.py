@@ -11,6 +11,9 @@ IMAGE_TYPES = frozenset(
     {"application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"}
 )
 
+LONGEST = 256 * 1024
+"""Bytes of an index that is looked into, of some 900 children: every pull by a client that takes none of its type reads it anew."""
+
 _ZERO = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 
 
@@ -47,6 +50,8 @@ def default_child(index: bytes, header: str | None) -> str | None:
 
     That is what registries have always done for clients from before multi-arch images.
     """
+    if len(index) > LONGEST:
+        return None
     # Once: an index may have thousands of children, and a header thousands of ranges.
     said = _read(header)
     try:

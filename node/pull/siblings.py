@@ -9,6 +9,9 @@ from node.registry import Registry
 
 MOST = 32
 """Blobs that are looked up with one."""
+LONGEST = 64 * 1024
+"""Bytes of a manifest that is looked into, of some 300 layers: every pull of a blob that is not in memory reads it anew, and one of
+4 MB that somebody made for that takes seconds, in which the node does nothing else."""
 
 
 def siblings(registry: Registry, repository: str, digest: str) -> tuple[str, ...]:
@@ -32,6 +35,8 @@ def siblings(registry: Registry, repository: str, digest: str) -> tuple[str, ...
 
 def blobs_of(body: bytes) -> tuple[str, ...]:
     """Return the digests of an image's configuration and layers as its manifest lists them; none of an index or anything odd."""
+    if len(body) > LONGEST:
+        return ()
     try:
         manifest = json.loads(body)
     except (ValueError, RecursionError):

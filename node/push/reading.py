@@ -24,6 +24,9 @@ KNOWN = frozenset({OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST, OCI_AR
 _FOREIGN = re.compile(r"application/vnd\.(docker\.image\.rootfs\.foreign\.diff|oci\.image\.layer\.nondistributable)\.")
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 _MOST_DESCRIPTORS = 10_000
+_MOST_NESTED = 200_000
+"""Lists and objects: more than the most descriptors have. Four megabytes of empty ones take seconds to read, and nobody else's
+turn comes meanwhile."""
 
 Json = Mapping[str, object]
 
@@ -63,6 +66,9 @@ def _no_constant(name: str) -> object:
 
 
 def _parse(body: bytes) -> Json:
+    # Those in texts count, too, which is as good: to see only this takes no time.
+    if (nested := body.count(b"[") + body.count(b"{")) > _MOST_NESTED:
+        raise _invalid("body", nested, f"at most {_MOST_NESTED} lists and objects")
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:

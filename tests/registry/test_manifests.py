@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from node.push.reading import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from node.push.reading import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, read_manifest
 from tests.registry.world import CONFIG, EMPTY, LAYER, MakeWorld, Region, descriptor, digest_of, image, index, until
 
 INDEX_TYPES = (OCI_INDEX, DOCKER_LIST)
@@ -405,6 +405,21 @@ async def test_numbers_that_json_has_not(us: Region, repository: str, field: str
     refused = await us.ask("PUT", f"/v2/{repository}/manifests/v1", text.encode(), {"content-type": OCI_MANIFEST})
     assert refused.failure == (400, "MANIFEST_INVALID")
     assert not {b"NaN,", b"Infinity,"} & set(refused.body.split(b" "))
+
+
+@pytest.mark.parametrize("piece", ["[],", "{},", "[[[[]]]],"])
+async def test_a_manifest_that_takes_long_to_read(us: Region, repository: str, piece: str) -> None:
+    """A manifest of nothing but lists is refused before it is read, which would take seconds; the most descriptors are taken."""
+    config = await push_config(us, repository)
+    text = json.dumps({**image(config), "x": ["here"]}).replace('"here"', piece * (4_000_000 // len(piece)) + "1")
+    refused = await us.ask("PUT", f"/v2/{repository}/manifests/v1", text.encode(), {"content-type": OCI_MANIFEST})
+    assert refused.failure == (400, "MANIFEST_INVALID")
+    assert refused.detail["reason"] == "at most 200000 lists and objects"
+    platform = {"os": "linux", "architecture": "amd64", "os.features": []}
+    child = {"mediaType": OCI_MANIFEST, "digest": digest_of(b"x"), "size": 1, "platform": platform, "annotations": {}}
+    whole = json.dumps(index([child] * 10_000, OCI_INDEX)).encode()
+    facts = read_manifest(whole, None, digest_of(whole))
+    assert len(facts.children) == 10_000
 
 
 @pytest.mark.parametrize("text", ["\\u0000", "a\\ud800b"])
