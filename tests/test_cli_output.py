@@ -1,5 +1,6 @@
 """Commands whose output goes nowhere, or that Ctrl-C ends, end in order: no traceback, and an exit code that says so."""
 
+import json
 import os
 import signal
 import socket
@@ -7,10 +8,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trio
 import yaml
 
+from engines.crossing import open_bridge
 from node.commands.options import EXIT_FAILED
 from node.commands.tables import show
+from node.records.collect import KINDS
+from node.records.migrate import migrate
+from node.records.postgres import open_database
 from tests.cluster import program
 
 _SECONDS = 60.0
@@ -83,6 +89,29 @@ def test_a_row_is_a_line_where_nobody_looks(capsys: pytest.CaptureFixture[str]) 
     title, _, found, wide, *_ = capsys.readouterr().out.splitlines()
     assert (title, wide) == ("what nothing can move", "a title that is wide")
     assert found.count(_DIGEST) == 2
+
+
+def test_what_was_collected_has_the_same_keys_each_time(database_uri: str, tmp_path: Path) -> None:
+    """A program that reads the JSON finds every kind, also where nothing went; a pause says what ends it."""
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**_document(tmp_path), "DB_URI": database_uri}))
+
+    async def database(sql: str | None) -> None:
+        async with open_bridge(), open_database(database_uri, most=1) as opened:
+            await (migrate(opened) if sql is None else opened.fetch(sql))
+
+    trio.run(database, None)
+    words = [*program(), "collect", "--config", str(config), "--output", "json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=True)
+    assert json.loads(done.stdout)["removed"] == dict.fromkeys(KINDS, 0)
+    trio.run(
+        database,
+        """INSERT INTO bookmark (name, value) VALUES ('collection', '{"identity": "another"}')
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value""",
+    )
+    refused = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    assert (refused.returncode, refused.stdout) == (EXIT_FAILED, "")
+    assert "Run `antipode repair --after-restore`" in refused.stderr
 
 
 def _document(folder: Path) -> dict[str, object]:

@@ -7,7 +7,7 @@ from node.collector import Collector, collect_rules
 from node.commands.options import config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, size, work
 from node.config.values import say_duration
-from node.records.collect import read_pause, resume, survey
+from node.records.collect import KINDS, read_pause, resume, survey
 
 
 @click.command("collect", epilog=EXIT_CODES)
@@ -35,10 +35,12 @@ def command(dry_run: bool, go_on: bool, config: str | None, output: str) -> None
             await resume(desk.database)
         reason = await read_pause(desk.database)
         if reason is not None:
-            raise Refused(f"collection is paused: {reason}")
+            raise Refused(
+                f"collection is paused: {reason}. Run `antipode repair --after-restore`, or give --resume if nothing was lost"
+            )
         found = await Collector(desk.database, desk.hints.publish, rules).collect(gentle=False)
         rows = [{"kind": kind, "removed": count} for kind, count in found.removed]
-        document = {**asdict(found), "removed": dict(found.removed)}
+        document = {**asdict(found), "removed": {**dict.fromkeys(KINDS, 0), **dict(found.removed)}}
         show(document, output, ("removed", rows))
         if output == "table":
             retention = say_duration(rules.retention)

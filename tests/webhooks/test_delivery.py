@@ -307,23 +307,23 @@ async def test_webhooks_are_kept(us: Region, subscribe: Subscribe, receiver: Rec
 
 
 @pytest.mark.parametrize(
-    ("namespace", "change", "field"),
+    ("namespace", "change", "field", "found"),
     [
-        (None, {"url": "http://127.0.0.1/"}, "url"),
-        (None, {"events": ["everything"]}, "events"),
-        ("team", {"events": ["location_down"]}, "events"),
-        (None, {"events": []}, "events"),
-        (None, {"secret": "whsec_c2hvcnQ="}, "secret"),
+        (None, {"url": "http://127.0.0.1/"}, "url", '"http://127.0.0.1/"'),
+        (None, {"events": ["pushed", "everything"]}, "events", '"everything"'),
+        ("team", {"events": ["location_down"]}, "events", '"location_down"'),
+        (None, {"events": []}, "events", "nothing"),
+        (None, {"secret": "whsec_c2hvcnQ="}, "secret", "what is no secret"),
     ],
 )
 async def test_a_webhook_that_cannot_be_used(
-    us: Region, namespace: str | None, change: dict[str, Any], field: str
+    us: Region, namespace: str | None, change: dict[str, Any], field: str, found: str
 ) -> None:
-    """What cannot be used is refused with its field, and nothing of a secret is in the answer."""
+    """What cannot be used is refused with its field and what it was, and nothing of a secret is in the answer."""
     body = {"url": "https://hooks.example.com", "events": ["pushed"], **change}
     with pytest.raises(Problem) as caught:
         await set_webhook(means_of(us), namespace, "hook", body)
-    assert [wrong.field for wrong in caught.value.wrong] == [field]
+    assert [(wrong.field, wrong.found) for wrong in caught.value.wrong] == [(field, found)]
     assert "c2hvcnQ" not in json.dumps(caught.value.document())
 
 
