@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -317,6 +318,18 @@ async def test_referrers_with_long_annotations(us: Region, repository: str) -> N
         target = page.headers.get("link", "").partition(">")[0].removeprefix("<")
     assert (len(seen), set(seen)) == (8, pushed)
     assert longest < 1_100_000
+
+
+async def test_referrers_with_many_annotations(us: Region, repository: str) -> None:
+    """What is attached with hundreds of thousands of annotations is listed with them, in no time that others would wait for."""
+    subject = {"mediaType": OCI_MANIFEST, "digest": digest_of(b"s"), "size": 1}
+    annotations = {f"{number:x}": "é" for number in range(200_000)}
+    manifest = {**image(await push_config(us, repository), subject=subject), "annotations": annotations}
+    await us.push_manifest(repository, "v1", manifest)
+    began = thread_time()
+    page = await us.ask("GET", f"/v2/{repository}/referrers/{subject['digest']}")
+    assert thread_time() - began < 0.08
+    assert [item["annotations"] for item in page.json["manifests"]] == [annotations]
 
 
 async def test_an_image_refers_by_its_configs_type(us: Region, repository: str) -> None:
