@@ -1,5 +1,6 @@
 """Transactions that come to the same rows come to them in one order: then they wait for each other, and never in a circle."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -307,6 +308,21 @@ async def test_what_somebody_has_is_left_to_the_next_look(full: World, database_
             found: Any = await does(full)
         if expected is not None:
             assert found == expected
+
+
+@pytest.mark.parametrize(("table", "forget"), [("upload", expire_uploads), ("tag_history", expire_history)])
+async def test_what_is_left_to_the_next_look_is_not_held(
+    full: World, database_uri: str, table: str, forget: Callable[..., Awaitable[int]]
+) -> None:
+    """Who passes over what somebody has does not keep that from what goes with it."""
+    await full.database.fetch("DELETE FROM tag")
+    await full.database.fetch("UPDATE upload SET expires_at = now() - interval '1 minute'")
+    rules = () if forget is expire_uploads else (_NOW,)
+    async with held_transaction(database_uri) as held, held_transaction(database_uri) as janitor:
+        await held.fetch("SET LOCAL lock_timeout = '200ms'")
+        await held.fetch(_REPOSITORY)
+        assert await forget(janitor, *rules) == 0
+        assert await held.fetch(f"SELECT FROM {table} FOR UPDATE")
 
 
 async def test_sums_of_a_namespace_wait_for_nobody(full: World, database_uri: str) -> None:

@@ -95,8 +95,9 @@ async def expire_history(database: Database, rules: CollectRules, most: int = 50
             JOIN namespace n ON n.id = r.namespace_id CROSS JOIN least
             WHERE h.until < now() - least.seconds * interval '1 second'
             AND h.until < now() - coalesce(n.tag_expiration, $1) * interval '1 second' AND NOT collection_paused()
-            -- With the repository's lock, as all who make many candidates there (0031).
-            ORDER BY h.until LIMIT $2 FOR UPDATE OF h SKIP LOCKED FOR NO KEY UPDATE OF r SKIP LOCKED)
+            -- With the repository's lock, as all who make many candidates there (0031), and after it: what is passed over because
+            -- somebody has the repository stays locked otherwise.
+            ORDER BY h.until LIMIT $2 FOR NO KEY UPDATE OF r SKIP LOCKED FOR UPDATE OF h SKIP LOCKED)
         DELETE FROM tag_history h USING old WHERE h.id = old.id RETURNING h.id
         """,
         rules.tag_expiration,

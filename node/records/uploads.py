@@ -343,7 +343,7 @@ async def expire_uploads(database: Database, most: int = 100) -> int:
         # Waits for nobody: what is in use is left to the next look.
         "WITH old AS (SELECT u.id FROM upload u JOIN repository r ON r.id = u.repository_id "  # noqa: S608
         "WHERE u.expires_at <= now() AND NOT collection_paused() "
-        "ORDER BY u.expires_at LIMIT $1 FOR UPDATE OF u SKIP LOCKED FOR NO KEY UPDATE OF r SKIP LOCKED), "
+        "ORDER BY u.expires_at LIMIT $1 FOR NO KEY UPDATE OF r SKIP LOCKED FOR UPDATE OF u SKIP LOCKED), "
         f"gone AS (DELETE FROM upload u USING old WHERE u.id = old.id RETURNING u.*), {_BURY}, {_AGAIN} "
         "SELECT CASE WHEN gone.made_repository THEN r.name END AS made FROM gone JOIN repository r ON r.id = gone.repository_id",
         most,
