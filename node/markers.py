@@ -19,9 +19,14 @@ class NotOurs(Exception):
     """A store is not the one whose objects the records mean; the text says what it bears."""
 
 
+async def read_marker(engine: Engine) -> bytes | None:
+    """Return what a store bears, None where that is nothing. Raises EngineError."""
+    return await _read(engine, probe_keys(engine.prefix, "-").marker)
+
+
 async def check_marker(engine: Engine, wanted: str) -> None:
     """Refuse to conclude anything from a store that does not bear this marker. Raises NotOurs, EngineError."""
-    found = await _read(engine, probe_keys(engine.prefix, "-").marker)
+    found = await read_marker(engine)
     if found is None:
         raise NotOurs("its store holds no marker: is it another bucket, or was it emptied?")
     if found != wanted.encode():

@@ -10,6 +10,7 @@ from engines.contract import Engine, EngineError, ObjectMissing
 from node.findings import Finding, Tell
 from node.journal.facts import Damaged, Entry, Fact, JournalKey, decode, read_key
 from node.journal.store import key_pages, read_object
+from node.markers import read_marker
 from node.records.postgres import Database
 from node.records.replay import stage
 
@@ -132,6 +133,9 @@ async def read_journals(database: Database, engines: Mapping[str, Engine], found
         pages = await _whole_snapshot(reading, location, found.keys[location], key, begun)
         if pages is None:
             continue
+        if await _is_foreign(reading, location, pages):
+            tell(Finding("damaged", location, key, "this snapshot is of another database: an older one is taken"))
+            continue
         objects += len(pages)
         if await _stage_snapshot(reading, location, pages):
             snapshot_at = begun
@@ -170,6 +174,20 @@ async def _whole_snapshot(
         )
         return None
     return pages
+
+
+async def _is_foreign(reading: _Reading, location: str, pages: Sequence[str]) -> bool:
+    """Say whether a snapshot knows its own store by another marker than that bears: a node on an empty database wrote it."""
+    try:
+        marker = await read_marker(reading.engines[location])
+    except EngineError:
+        return False
+    for key in pages if marker else ():
+        said = await reading.read(location, key)
+        for entry in said[1] if said else ():
+            if (entry.kind, entry.name) == ("location", location) and entry.fact is not None:
+                return str(entry.fact["marker"]).encode() != marker
+    return False
 
 
 async def _stage_snapshot(reading: _Reading, location: str, pages: Sequence[str]) -> bool:

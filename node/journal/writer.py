@@ -25,6 +25,7 @@ from node.journal.facts import (
     last_words,
 )
 from node.journal.store import read_object
+from node.markers import NotOurs, check_marker
 from node.records.journal import (
     Batches,
     Turn,
@@ -83,6 +84,8 @@ class JournalWriter:
     _settings: JournalSettings = field(factory=JournalSettings, alias="settings")
     _lease: UUID = field(factory=uuid4, init=False)
     _failures: dict[str, int] = field(factory=dict, init=False)
+    _known: set[tuple[str, str]] = field(factory=set, init=False)
+    """Locations whose store has shown its marker."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write for ever. Ends by cancellation; a database or a store that is away is asked again next time."""
@@ -118,9 +121,12 @@ class JournalWriter:
             return False
         error: str | None = None
         try:
+            await self._look_whose(turn)
             await self._bring_up(turn)
         except _LeaseLost:
             return False
+        except NotOurs as refused:
+            error = str(refused)
         except trio.TooSlowError:
             error = f"the store did not take it within {settings.step_deadline:g} s"
         except EngineError as failure:
@@ -137,6 +143,13 @@ class JournalWriter:
             _log.warning("journal not written: the store does not take it", location=location, reason=error)
         elif failures and not error:
             _log.info("journal is written again", location=location)
+
+    async def _look_whose(self, turn: Turn) -> None:
+        """Refuse a store that another database means: to one that is new, all that its journal knows would be gone."""
+        if (turn.location, turn.marker) not in self._known:
+            with trio.fail_after(self._settings.step_deadline):
+                await check_marker(self._engines[turn.location], turn.marker)
+            self._known.add((turn.location, turn.marker))
 
     async def _bring_up(self, turn: Turn) -> None:
         while (batches := await next_batches(self._database, turn)) is not None:

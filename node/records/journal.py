@@ -42,6 +42,8 @@ class Turn:
     """How far that one is, as JSON."""
     paused: bool
     """Whether the database may be older than the journals (`node.records.collect.read_pause`)."""
+    marker: str
+    """What the location's store must bear."""
 
 
 async def claim_journal(database: Database, location: str, lease: UUID, seconds: float) -> Turn | None:
@@ -54,7 +56,7 @@ async def claim_journal(database: Database, location: str, lease: UUID, seconds:
         WITH mine AS (
             UPDATE journal_location jl SET lease = $2, lease_until = now() + $3 * interval '1 second' FROM location l
             WHERE l.name = $1 AND l.state = 'active' AND jl.location_id = l.id
-            AND (jl.lease_until IS NULL OR jl.lease_until < now() OR jl.lease = $2) RETURNING jl.*),
+            AND (jl.lease_until IS NULL OR jl.lease_until < now() OR jl.lease = $2) RETURNING jl.*, l.marker),
         begun AS (
             DELETE FROM journal_object o USING mine WHERE o.location_id = mine.location_id AND NOT o.written
             RETURNING o.location_id, o.key),
@@ -63,7 +65,7 @@ async def claim_journal(database: Database, location: str, lease: UUID, seconds:
             ON CONFLICT DO NOTHING)
         SELECT extract(epoch FROM now())::float8 AS now, extract(epoch FROM snapshot_at)::float8 AS snapshot_at,
             extract(epoch FROM started_at)::float8 AS started_at, cursor,
-            collection_paused() AS paused
+            collection_paused() AS paused, marker::text
         FROM mine
         """,
         location,
@@ -72,7 +74,16 @@ async def claim_journal(database: Database, location: str, lease: UUID, seconds:
     )
     if row is None:
         return None
-    return Turn(location, lease, row["now"], row["snapshot_at"], row["started_at"], row["cursor"], row["paused"])
+    return Turn(
+        location,
+        lease,
+        row["now"],
+        row["snapshot_at"],
+        row["started_at"],
+        row["cursor"],
+        row["paused"],
+        row["marker"],
+    )
 
 
 async def renew_journal(database: Database, turn: Turn, seconds: float) -> bool:

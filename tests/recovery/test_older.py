@@ -5,8 +5,13 @@ from typing import Any
 
 import pytest
 
+from engines.contract import Engine
 from node.journal import reader
+from node.journal import writer as journal_writer
+from node.journal.store import read_object
 from node.records.collect import read_pause
+from node.records.journal import journal_lag, seal
+from node.records.members import enrol_locations
 from node.records.permissions import settle_new_repositories
 from node.records.uploads import expire_uploads
 from replication.sweeper import Sweeper
@@ -14,8 +19,9 @@ from replication.watcher import probe_keys
 from tests.collection.clock import HOUR, pass_time
 from tests.collection.test_repair import run
 from tests.faulty_engine import Refuse
-from tests.recovery.test_journal import flush
+from tests.recovery.test_journal import flush, objects, writer
 from tests.recovery.test_rescue import lose_the_database, pull
+from tests.recovery.test_rescue import run as rescued
 from tests.registry.world import MakeWorld, Region, digest_of, image
 
 _TABLES = ("location", "default_location", "namespace", "repository", "upload", "bookmark")
@@ -150,3 +156,50 @@ async def test_a_location_that_came_after_the_backup_is_known_by_its_marker(worl
         if known:
             await us.forget_everything()
             assert await pull(us, "a/b", "v1") == pushed
+
+
+@pytest.mark.parametrize("older", [False, True])
+async def test_a_node_on_an_empty_database_does_not_overwrite_what_the_stores_know(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    """Started by mistake, with the database gone, it writes no journal into stores that bear other markers than its own.
+
+    One of the last release does; a rescue does not believe it.
+    """
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    await us.push_image("a/b", "v1", b"one")
+    await database.fetch("DELETE FROM journal_entry")
+    await flush(us)
+    for engine in us.engines.values():
+        await _make_old(engine.inner)
+    pushed = await pull(us, "a/b", "v1")
+    before = {location: await objects(us, location, "complete") for location in us.engines}
+    await lose_the_database(us)
+    await enrol_locations(database, ["us", "eu"], ["us", "eu"])
+    await seal(database)
+    if older:
+        with monkeypatch.context() as of_the_last_release:
+            of_the_last_release.setattr(journal_writer, "check_marker", _believe)
+            for location in us.engines:
+                assert await writer(us).write(location)
+    else:
+        for location in us.engines:
+            assert not await writer(us).write(location)
+            assert await objects(us, location, "complete") == before[location]
+        assert ["marker" in str(lag.error) for lag in await journal_lag(database)] == [True, True]
+    report, findings = await rescued(us)
+    assert (report.unreachable, report.lost, report.replayed.missing) == ((), 0, 0), findings
+    assert await pull(us, "a/b", "v1") == pushed
+
+
+async def _make_old(engine: Engine) -> None:
+    """Let a store's journal be from long ago."""
+    for key in (await engine.list_keys(f"{engine.prefix}journal/snapshot-")).keys:
+        folder = key.split("/")[-2]
+        await engine.put(key.replace(folder, "snapshot-20260101T000000"), await read_object(engine, key))
+        await engine.delete(key)
+
+
+async def _believe(_engine: Engine, _marker: str) -> None:
+    pass
