@@ -23,6 +23,13 @@ PATIENCE = 30.0
 """Seconds that a busy machine may take for a connection over TLS."""
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a busy machine keeps waiting has not been refused, and is not told as that."""
+    for name in ("CONNECT_SECONDS", "ANSWER_SECONDS"):
+        monkeypatch.setattr(f"node.hints.{name}", PATIENCE)
+
+
 def uri(server: Guarded, **arguments: Any) -> str:
     """Return what the node connects with when the configuration says so."""
     made = settings(
@@ -66,7 +73,7 @@ async def test_a_certificate_for_another_name_is_refused(guarded_postgres: Guard
     """`verify-full` checks the name, too, and `verify-ca` does not: the certificate is for 127.0.0.1."""
     for mode in ("verify-full", "verify-ca"):
         where = uri(guarded_postgres, sslmode=mode, sslrootcert=str(authority.own.certificate))
-        async with open_bridge(), open_database(where.replace("127.0.0.1", "localhost")) as database:
+        async with open_bridge(), open_database(where.replace("127.0.0.1", "localhost"), deadline=PATIENCE) as database:
             if mode == "verify-ca":
                 await database.fetch("SELECT 1")
                 continue
@@ -76,7 +83,8 @@ async def test_a_certificate_for_another_name_is_refused(guarded_postgres: Guard
 
 async def test_a_server_that_demands_tls_is_not_reached_without(guarded_postgres: Guarded) -> None:
     """What the other tests reach has no plain way in."""
-    async with open_bridge(), open_database(uri(guarded_postgres, sslmode="disable")) as database:
+    where = uri(guarded_postgres, sslmode="disable")
+    async with open_bridge(), open_database(where, deadline=PATIENCE) as database:
         with pytest.raises(DatabaseMisconfigured, match="no encryption"):
             await database.fetch("SELECT 1")
 
