@@ -62,7 +62,8 @@ async def migrate(database: Database, deadline: float = 120.0) -> Sequence[str]:
         applied = []
         for migration in numbered:
             if migration.number not in done:
-                await connection.execute(migration.sql)
+                # A large table takes longer than a statement of a request may.
+                await connection.execute(migration.sql, timeout=deadline)
                 await connection.execute(
                     "INSERT INTO schema_version (number, name) VALUES ($1, $2)", migration.number, migration.name
                 )

@@ -144,11 +144,15 @@ class Database:
         return rows[0] if rows else None
 
     async def script(self, lock: int, steps: Callable[[Any], Awaitable[T]], deadline: float) -> T:
-        """Run asyncpg-flavoured `steps(connection)` in one transaction under an advisory lock. For migrations."""
+        """Run asyncpg-flavoured `steps(connection)` in one transaction under an advisory lock. For migrations.
 
-        async def work(connection: Any, _limit: float) -> T:
+        A statement of the steps that names no `timeout` has this pool's own.
+        """
+
+        async def work(connection: Any, limit: float) -> T:
             async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", lock)
+                # As long as whoever has the lock may take.
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", lock, timeout=limit)
                 return await steps(connection)
 
         return await self._run(work, deadline)

@@ -1,18 +1,26 @@
 """Schema changes expand first: what the last release's nodes use is still there when this tree's migrations were applied."""
 
 import re
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import pytest
+import trio
 from attrs import evolve
 
-from node.records.migrate import migrations
+from engines.crossing import open_bridge
+from node.records import migrate
+from node.records.migrate import Migration, migrations
+from node.records.postgres import open_database
 from tests.services import execute, fetch_rows
 from tests.upgrade.additive import Column, Schema, breaks, statements, takes_away
 from tests.upgrade.release import NoRelease, Release, last_release
 
 _FIRST = 4
 """The migrations up to this one made the first release's schema: nobody ran before them."""
+
+_STATEMENT_SECONDS = 3
+"""What a connection may take, too, so no less on a busy machine."""
 
 _COLUMNS = """
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull,
@@ -63,6 +71,22 @@ def test_the_last_release_misses_nothing(release: Release, database_uri: str) ->
     )
     found = breaks(before, schema_of(database_uri))
     assert [line.text for line in found if not re.search(rf"\b{line.name}\b", contracted)] == []
+
+
+async def test_a_migration_may_take_longer_than_a_statement(database_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a large table makes slow is waited for, by the node that does it and by one that starts meanwhile."""
+    slow = Migration(1, "slow", f"SELECT pg_sleep({_STATEMENT_SECONDS + 1})")
+    monkeypatch.setattr(migrate, "migrations", lambda: [slow])
+    applied: list[Sequence[str]] = []
+
+    async def start() -> None:
+        async with open_database(database_uri, deadline=_STATEMENT_SECONDS) as database:
+            applied.append(await migrate.migrate(database))
+
+    async with open_bridge(), trio.open_nursery() as nodes:
+        nodes.start_soon(start)
+        nodes.start_soon(start)
+    assert applied == [["0001_slow"], []]
 
 
 def test_every_migration_adds() -> None:
