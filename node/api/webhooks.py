@@ -120,7 +120,9 @@ def _wrong(means: Means, webhook: Webhook, secret: bytes | None) -> list[Wrong]:
     known = [kind for kind in KINDS if webhook.namespace is None or kind not in REGISTRY_ONLY]
     odd = [kind for kind in webhook.events if kind not in known]
     if odd or not webhook.events:
-        wrong.append(Wrong("events", show(", ".join(odd)[:200]) if odd else "nothing", f"write some of {', '.join(known)}"))
+        wrong.append(
+            Wrong("events", show(", ".join(odd)[:200]) if odd else "nothing", f"write some of {', '.join(known)}")
+        )
     if secret is None:
         wrong.append(Wrong("secret", "what is no secret", _FITTING))
     return wrong

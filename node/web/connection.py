@@ -8,7 +8,7 @@ from typing import Any
 
 import h11
 import trio
-from hypercorn.events import Closed
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
@@ -59,8 +59,27 @@ def is_ambiguous(request: h11.Request) -> bool:
     return b"transfer-encoding" in names and (b"content-length" in names or request.http_version != b"1.1")
 
 
+class _H11(h11.Connection):
+    """h11's, which takes what comes behind a last request (Connection: close) for an error, and for that of the request before."""
+
+    def next_event(self) -> Any:
+        """Return the next event; what comes behind a last request is none."""
+        if self.their_state is h11.MUST_CLOSE and self.trailing_data[0]:
+            return h11.NEED_DATA
+        return super().next_event()
+
+
 class Http1(H11Protocol):
     """HTTP/1.1 and 1.0, nothing else: a client that would upgrade to another protocol is answered in this one (RFC 9110, 7.8)."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.connection = _H11(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
+
+    async def handle(self, event: Any) -> None:
+        """Take in what came. Nobody keeps what comes behind a last request."""
+        if not (isinstance(event, RawData) and event.data and self.connection.their_state is h11.MUST_CLOSE):
+            await super().handle(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Stay with HTTP/1.1."""

@@ -1,5 +1,7 @@
 """Connections are kept, closed and timed as HTTP/1.1 says, whoever answers: plain ASGI or Quart (stack pitfall P1)."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 
@@ -20,6 +22,22 @@ async def test_connection_close(node: Node, target: str) -> None:
         began = trio.current_time()
         assert await client.closed()
         assert trio.current_time() - began < SOON
+
+
+@either
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("more", [b"\r\n", b"GET /v2/second HTTP/1.1\r\nHost: node\r\n\r\n", b"x" * 300_000])
+async def test_what_comes_behind_a_last_request(node: Node, target: str, method: str, more: bytes) -> None:
+    """Whatever a client sends behind a request with `Connection: close`, that request is answered, whole and alone."""
+    await node.start(hello)
+    async with node.client() as client:
+        body = b"Content-Length: 2\r\n\r\nab" if method == "PUT" else b"\r\n"
+        head = f"{method} {target} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n".encode()
+        await client.send(head + body + more[:1000])
+        with suppress(trio.BrokenResourceError):
+            await client.send(more[1000:])
+        assert (await client.reply()).status == (405 if (method, target) == ("PUT", "/health/endtoend") else 200)
+        assert await client.closed()
 
 
 @either
