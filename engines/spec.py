@@ -46,6 +46,13 @@ class EngineSpec:
         """Whether other hosts can reach this store."""
         return isinstance(self.arguments, S3Arguments)
 
+    @property
+    def place(self) -> str:
+        """Where all its keys are, with a slash at the end: no other store may be below it, or the same."""
+        if isinstance(self.arguments, LocalArguments):
+            return f"{self.arguments.storage_path}".rstrip("/") + "/"
+        return f"{self.arguments.endpoint}/{self.arguments.bucket}/{self.arguments.prefix}"
+
     def describe(self) -> str:
         """Return one line for people, without secrets."""
         if isinstance(self.arguments, LocalArguments):
@@ -53,7 +60,7 @@ class EngineSpec:
         given = self.arguments
         who = {AmbientKeys: "credentials of the environment", RoleKeys: "credentials of a role"}.get(type(given.keys))
         parts = [
-            f"{self.kind} {given.endpoint}/{given.bucket}/{given.prefix}",
+            f"{self.kind} {self.place}",
             f"region {given.region}",
             who,
             f"presigned as {given.public_endpoint}" if given.public_endpoint else None,

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from attrs import evolve, frozen
 
+from node.config.keys import nearest
 from node.config.values import Findings, Unfit, parse_host, read_choice, read_number, read_text, show
 
 _RIGHT = 'write "postgresql://user:password@host:5432/database"'
@@ -28,6 +29,8 @@ _CLIENT_ONLY = frozenset(
     }
 )
 _FILES = ("sslrootcert", "sslcert", "sslkey")
+# In capitals, as `nearest` compares.
+_ARGUMENTS = tuple(name.upper() for name in ("max_connections", "password", "sslmode", *_FILES))
 _read_sslmode = read_choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # Every node needs one connection for requests and one for its background work.
 _read_pool = read_number(2, 1000)
@@ -125,6 +128,8 @@ def _take_arguments(
                 other = options.setdefault(str(name), said)
                 if other != said:
                     findings.wrong(where, show(value), f'DB_URI says "{other}": say it in one place')
+            elif (meant := nearest(str(name), _ARGUMENTS)) is not None:
+                findings.wrong(where, "an unknown key", f"did you mean {meant.lower()}?")
             else:
                 left_out.append(str(name))
         except Unfit as error:

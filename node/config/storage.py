@@ -132,6 +132,20 @@ def _check_replication(locations: Mapping[str, LocationSettings | None], allow_l
         )
 
 
+def _check_places(locations: Mapping[str, LocationSettings | None], findings: Findings) -> None:
+    """Refuse two locations in one place: a copy there would be no second one, and what is one's would be garbage of the other."""
+    places = [(name, location.engine.place) for name, location in locations.items() if location is not None]
+    for count, (name, place) in enumerate(places):
+        for other, taken in places[:count]:
+            if place.startswith(taken) or taken.startswith(place):
+                where = "where" if place == taken else "inside of where" if place > taken else "around where"
+                findings.wrong(
+                    f"{CONFIG}.{name}",
+                    f"{place}, which is {where} {other} is",
+                    "give each location a bucket of its own, or a storage_path beside the other's",
+                )
+
+
 def read_storage(
     document: Mapping[str, object],
     environ: Mapping[str, str],
@@ -147,6 +161,7 @@ def read_storage(
     """
     locations = _read_locations(document.get(CONFIG), findings)
     preference = _read_preference(document, environ, locations, replicate, findings)
+    _check_places(locations, findings)
     if replicate:
         _check_replication(locations, allow_local, findings)
     given = document.get(DEFAULTS)

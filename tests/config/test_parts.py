@@ -23,6 +23,34 @@ class TestStores:
         assert "RadosGWStorage" in only_error(DISTRIBUTED_STORAGE_CONFIG=config)
 
     @pytest.mark.parametrize(
+        ("path", "where"),
+        [("/registry", "where"), ("registry/", "where"), ("/registry/eu", "inside of where"), ("/", "around where")],
+    )
+    def test_two_locations_in_one_place_are_an_error(self, path: str, where: str) -> None:
+        """One's blobs would be garbage of the other, and a copy no second one."""
+        config = stores()
+        config["eu"] = ["RadosGWStorage", {**config["us"][1], "storage_path": path}]
+        line = only_error(DISTRIBUTED_STORAGE_CONFIG=config)
+        assert line.startswith("DISTRIBUTED_STORAGE_CONFIG.eu: found http://127.0.0.1:7480/us-blobs/")
+        assert f", which is {where} us is; give each location a bucket of its own" in line
+
+    @pytest.mark.parametrize("path", ["/registry2", "/reg", "/eu"])
+    def test_one_bucket_may_have_several_locations(self, path: str) -> None:
+        """What stands beside each other does no harm."""
+        config = stores()
+        config["eu"] = ["RadosGWStorage", {**config["us"][1], "storage_path": path}]
+        assert list(settings(DISTRIBUTED_STORAGE_CONFIG=config).locations) == ["us", "eu"]
+
+    def test_local_folders_are_places_too(self, tmp_path: Path) -> None:
+        """A folder below another location's is inside of it."""
+        config = {"us": ["LocalStorage", {"storage_path": str(tmp_path)}]}
+        config["eu"] = ["LocalStorage", {"storage_path": f"{tmp_path}/eu/"}]
+        changes = {"DISTRIBUTED_STORAGE_CONFIG": config, "ALLOW_LOCAL_REPLICATION": True}
+        assert "inside of where us is" in only_error(**changes)
+        config["us"][1] = {"storage_path": f"{tmp_path}/us"}
+        assert list(settings(**changes).locations) == ["us", "eu"]
+
+    @pytest.mark.parametrize(
         "entry", [None, "LocalStorage", [], ["LocalStorage"], ["LocalStorage", None], [{}, {}], {}]
     )
     def test_an_entry_of_another_shape_is_an_error(self, entry: object) -> None:
@@ -168,6 +196,7 @@ class TestDatabase:
             ({"max_connections": 1}, "DB_CONNECTION_ARGS.max_connections"),
             ({"max_connections": "20"}, "DB_CONNECTION_ARGS.max_connections"),
             ({"sslrootcert": "/nowhere/ca.pem"}, "DB_CONNECTION_ARGS.sslrootcert"),
+            ({"sslmod": "verify-full"}, "DB_CONNECTION_ARGS.sslmod"),
         ],
     )
     def test_connection_arguments_that_cannot_work(self, arguments: object, key: str) -> None:
