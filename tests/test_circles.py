@@ -13,7 +13,7 @@ from node.records.accounts import delete_account
 from node.records.audit import clear_suspicion
 from node.records.auditlog import Line
 from node.records.blobs import commit_blob, mount_blob, unlink_blob
-from node.records.closures import move_tags
+from node.records.closures import ask_for_copies, move_tags
 from node.records.collect import CollectRules, collect_batch, expire_history
 from node.records.history import relink_closure
 from node.records.immutability import write_patterns
@@ -134,6 +134,11 @@ HALVES = {
         _BLOB.replace("1001", "1004").replace("UPDATE", "NO KEY UPDATE"),
         lambda w: adopt_object(w.database, w.blobs["b4"], "us", "other"),
         _COPY.replace("1001", "1004"),
+    ),
+    "a blob is collected while copies of it are asked for": Half(
+        _BLOB,
+        lambda w: ask_for_copies(w.database, "team/a", digest_of("manifest m1"), locations=["eu", "ap"], keep={}),
+        _TASKS.format("<>"),
     ),
     "copies are finished while their leases are renewed": Half(
         _TASKS.format("="),

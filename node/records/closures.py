@@ -216,17 +216,20 @@ async def ask_for_copies(
             SELECT l.id, l.name FROM location l CROSS JOIN repo WHERE l.name = ANY($4::text[]) AND l.state IN ('active', 'paused')
             AND NOT EXISTS (
                 SELECT FROM namespace_never v WHERE v.namespace_id = repo.namespace_id AND v.location_id = l.id)),
+        -- Before what is said of them, as whoever collects them has them.
+        held AS MATERIALIZED (
+            SELECT b.id, b.size FROM blob b WHERE b.id IN (SELECT id FROM part) ORDER BY b.id FOR KEY SHARE),
         kept AS (
             INSERT INTO wanted (blob_id, location_id, until)
-            SELECT part.id, place.id, now() + k.seconds * interval '1 second'
-            FROM part CROSS JOIN place JOIN unnest($5::text[], $6::float8[]) AS k (name, seconds) ON k.name = place.name
+            SELECT held.id, place.id, now() + k.seconds * interval '1 second'
+            FROM held CROSS JOIN place JOIN unnest($5::text[], $6::float8[]) AS k (name, seconds) ON k.name = place.name
             ORDER BY 1, 2
             ON CONFLICT (blob_id, location_id) DO UPDATE SET until = greatest(wanted.until, excluded.until)),
         owed AS (
             INSERT INTO task AS t (blob_id, location_id, size, priority)
-            SELECT part.id, place.id, part.size, $7 FROM part CROSS JOIN place
+            SELECT held.id, place.id, held.size, $7 FROM held CROSS JOIN place
             WHERE 'present' IS DISTINCT FROM (
-                SELECT p.state FROM placement p WHERE p.blob_id = part.id AND p.location_id = place.id)
+                SELECT p.state FROM placement p WHERE p.blob_id = held.id AND p.location_id = place.id)
             ORDER BY 1, 2
             ON CONFLICT (blob_id, location_id)
             DO UPDATE SET priority = greatest(t.priority, excluded.priority), due_at = least(t.due_at, now())
