@@ -1,6 +1,7 @@
 """Fixtures for tests against real services; `tests/services.py` says how they are used."""
 
 import gc
+import logging
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 
 from tests.cluster import Cluster, StartCluster, configuration
@@ -142,3 +144,14 @@ async def faulty_store(s3_stores: dict[str, Store]) -> AsyncIterator[MakeFaulty]
 def _empty(stores: Mapping[str, Store], path: str) -> None:
     for name in _REGIONS:
         stores[name].empty(path)
+
+
+@pytest.fixture
+def logs_as_before() -> Iterator[None]:
+    """A command sets up the logs of its process, which is this one here."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)

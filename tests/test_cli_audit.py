@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import logging
 import shlex
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,7 +12,6 @@ from urllib.parse import urlsplit
 
 import click
 import pytest
-import structlog
 import trio
 import yaml
 from click.testing import CliRunner
@@ -171,17 +169,6 @@ def test_what_has_a_line(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
 async def ask(uri: str, question: Callable[[Database], Awaitable[Any]]) -> Any:
     async with open_bridge(), open_database(uri, most=1) as database:
         return await question(database)
-
-
-@pytest.fixture
-def logs_as_before() -> Iterator[None]:
-    """A command sets up the logs of its process, which is this one here."""
-    before, root = structlog.get_config(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.configure(**before)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.mark.usefixtures("logs_as_before")

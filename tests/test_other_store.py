@@ -21,6 +21,7 @@ from replication.watcher import probe_keys
 _KEY = "sha256/ab/ab.1"
 
 
+@pytest.mark.usefixtures("logs_as_before")
 @pytest.mark.parametrize(
     ("marker", "words", "reason"),
     [
