@@ -298,10 +298,11 @@ def test_a_name_that_nobody_has_is_refused(monkeypatch: pytest.MonkeyPatch, conf
         "team list nobody",
         "team members team nobody",
         "token list nobody",
+        "user change team --superuser",
         "permission set team/app nobody read",
     ):
         run(line, EXIT_FAILED)
-    for line in ("token create team ''", "token create team laptop --lifetime 0s"):
+    for line in ("token create team ''", "token create team laptop --lifetime 0s", "user change team"):
         run(line, EXIT_CONFIGURATION)
     for line in ("org defaults team", "robot list", "robot list team", "team list team", "team members team owners"):
         run(line, 0)

@@ -11,7 +11,7 @@ from node.auth.directory import DirectoryUnavailable
 from node.auth.model import Kind
 from node.auth.provider import provider_of
 from node.commands.options import config_option, output_option
-from node.commands.people import ACCOUNT, PASSWORD, YES, ask_password, row_of, show_account, told
+from node.commands.people import ACCOUNT, PASSWORD, YES, ask_password, need, row_of, show_account, told
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
 from node.records.accounts import (
     Deletion,
@@ -108,8 +108,12 @@ def change(
     name: str, superuser: bool | None, enabled: bool | None, email: str | None, config: str | None, output: str
 ) -> None:
     """Change the user NAME; what is taken away is gone at once."""
+    if superuser is None and enabled is None and email is None:
+        raise click.UsageError("give what is to be changed: --superuser, --enabled, --email or their opposites")
 
     async def verb(desk: Desk) -> None:
+        if superuser:
+            await need(desk, name, Kind.USER)
         changed = await update_account(desk.database, name, email=email, enabled=enabled, superuser=superuser)
         told(desk)
         show_account(changed, name, output)
