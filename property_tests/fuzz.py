@@ -17,7 +17,9 @@ def main() -> None:
     try:
         import atheris
     except ImportError:
-        sys.exit("fuzz: atheris is not installed: scripts/setup fuzz (it has wheels for Python 3.11 and 3.12 on Linux)")
+        sys.exit(
+            "fuzz: atheris is not installed: scripts/setup fuzz (it has wheels for Python 3.11, 3.12 and 3.13 on Linux)"
+        )
     with atheris.instrument_imports(include=["node", "replication", "property_tests", "h11"]):
         from property_tests.parsers import SEEDS, TARGETS
     reader = argparse.ArgumentParser(prog="scripts/fuzz", description=(__doc__ or "").partition(":")[0])
