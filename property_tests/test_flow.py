@@ -1,5 +1,6 @@
 """Pieces that go from store to client in a thread: the same bytes in the same order as without, whatever fails on the way."""
 
+import itertools
 from collections.abc import Callable
 from random import Random
 
@@ -105,6 +106,27 @@ async def test_a_source_that_fails_is_replaced_at_the_same_offset(
     assert client.flowed
     assert bench.opened("us") == bench.opened("eu") == 1
     assert bool(bench.suspects) is (fault in ("lies", "ends"))
+
+
+@pytest.mark.parametrize("call", range(6))
+@pytest.mark.parametrize("kind", ["chunks", "hashed", "flowing", "slow"])
+async def test_nothing_is_lost_when_the_process_stands_still(kind: str, call: int, autojump_clock: MockClock) -> None:
+    """Bytes that have come when the source's time is over are not a source's silence: they are handed on, or read again."""
+    bench = Bench(SIZE, with_pieces=kind != "hashed")
+    calls = itertools.count()
+
+    async def stand_still() -> None:
+        if next(calls) == call:
+            autojump_clock.jump(60)
+            # The scheduler sees that the time is over, and that the bytes are there.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    bench.engines["us"].received = stand_still  # type: ignore[method-assign]
+    if kind in ("chunks", "hashed"):
+        assert await bench.read() == bench.data
+    else:
+        assert await Client(bench, call, PIECE if kind == "flowing" else 1000).read() == bench.data
+    assert next(calls) > call
 
 
 def test_nothing_is_sent_after_the_end() -> None:

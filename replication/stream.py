@@ -334,8 +334,8 @@ class Pump:
     async def _hand_rest(self, send: trio.MemorySendChannel[Chunk]) -> None:
         """Hand on what a client was too slow for."""
         if self._rest:
-            rest, self._rest = self._rest, None
-            await self._give(send, rest)
+            await self._give(send, self._rest)
+            self._rest = None
 
     async def _give(self, send: trio.MemorySendChannel[Chunk], chunk: Chunk) -> None:
         await send.send(chunk)
@@ -361,32 +361,34 @@ class Pump:
     async def _accept(
         self, candidate: Candidate, arriving: _Arriving, filled: int, send: trio.MemorySendChannel[Chunk]
     ) -> bool:
-        """Verify one piece and hand on what was asked for of it. False: this source is of no use any more."""
+        """Verify one piece and hand on what was asked for of it. False: this source is of no use any more.
+
+        The source's time may have been over when its bytes came, as after the process stood still: then this is cancelled where it
+        waits, and the bytes count as not read.
+        """
         begin, end = self._offset, self._offset + filled
         if end < min((begin // PIECE + 1) * PIECE, self._limit):
             self._transfer.lied(candidate, f"the object ends at byte {end} of {self._blob.size}")
             return False
-        if self._check is None:
-            self._hash = arriving.hash
-        elif not arriving.right:
+        if self._check is not None and not arriving.right:
             self._transfer.lied(candidate, f"piece {begin // PIECE} is wrong")
             return False
         if candidate not in self._contributors:
             self._contributors.append(candidate)
         if self._check is None and self._whole and end == self._limit:
-            self._check_digest()
-        self._offset = end
+            self._check_digest(arriving.hash)
         if self._pace is not None:
             await self._pace(candidate.placement.location, filled)
         low, high = max(self._start, begin), min(self._stop, end)
         data = arriving.whole[:filled].toreadonly()
         await self._hand_rest(send)
         await self._give(send, data if (low, high) == (begin, end) else data[low - begin : high - begin])
+        self._offset, self._hash = end, arriving.hash
         return True
 
-    def _check_digest(self) -> None:
+    def _check_digest(self, whole: _Hash) -> None:
         """Raise NoGoodSource if the whole blob's digest is wrong. With one source it is clear who lied."""
-        if self._hash.hexdigest() == self._expected:
+        if whole.hexdigest() == self._expected:
             return
         if len(self._contributors) == 1:
             self._transfer.lied(self._contributors[0], "its bytes have another digest")
