@@ -17,14 +17,16 @@ OWE = """
         SELECT linked.blob_id, r.location_id, linked.size
         FROM linked JOIN {required} r ON r.namespace_id = linked.namespace_id
         JOIN location l ON l.id = r.location_id AND l.state IN ('active', 'paused')
-        WHERE {replicate} AND NOT EXISTS (
+        WHERE {replicate} AND NOT (EXISTS (
             SELECT FROM placement p
-            WHERE p.blob_id = linked.blob_id AND p.location_id = r.location_id AND p.state = 'present'){besides}
+            WHERE p.blob_id = linked.blob_id AND p.location_id = r.location_id AND p.state = 'present')
+            -- Whoever had the blob before may just have let that copy go, which nothing required then.
+            AND is_present_by_now(linked.blob_id, r.location_id)){besides}
         ORDER BY 1, 2 ON CONFLICT (blob_id, location_id) DO NOTHING RETURNING location_id)
 """
 """Schedules the debt of the rows of `linked` (blob_id, size, namespace_id): what their namespace requires and is not present.
 
-Whoever calls it makes the links first: `linked` comes from them.
+Whoever calls it locks the blobs and makes the links first: `linked` comes from them.
 """
 
 _DOUBTFUL = """(p.state = 'suspect' OR EXISTS (

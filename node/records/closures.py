@@ -228,8 +228,10 @@ async def ask_for_copies(
         owed AS (
             INSERT INTO task AS t (blob_id, location_id, size, priority)
             SELECT held.id, place.id, held.size, $7 FROM held CROSS JOIN place
-            WHERE 'present' IS DISTINCT FROM (
-                SELECT p.state FROM placement p WHERE p.blob_id = held.id AND p.location_id = place.id)
+            WHERE NOT (
+                'present' IS NOT DISTINCT FROM (
+                    SELECT p.state FROM placement p WHERE p.blob_id = held.id AND p.location_id = place.id)
+                AND is_present_by_now(held.id, place.id))
             ORDER BY 1, 2
             ON CONFLICT (blob_id, location_id)
             DO UPDATE SET priority = greatest(t.priority, excluded.priority), due_at = least(t.due_at, now())
