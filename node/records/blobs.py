@@ -77,11 +77,14 @@ async def commit_blob(
             DELETE FROM upload u USING home
             WHERE u.id = $1 AND u.epoch = $2 AND home.id = u.repository_id
             RETURNING u.repository_id, u.location_id, home.namespace_id),
-        before AS (
-            SELECT p.key FROM blob b JOIN placement p ON p.blob_id = b.id JOIN gone ON gone.location_id = p.location_id
-            WHERE b.digest = $4 AND {_DOUBTFUL}),
+        -- Locked, so that they are what ours replaces, whatever somebody makes of them meanwhile; blobs first, as everybody.
+        known AS MATERIALIZED (SELECT b.id FROM gone, blob b WHERE b.digest = $4 FOR NO KEY UPDATE OF b),
+        before AS MATERIALIZED (
+            SELECT p.key FROM known JOIN placement p ON p.blob_id = known.id JOIN gone ON gone.location_id = p.location_id
+            FOR NO KEY UPDATE OF p),
         new AS (
             INSERT INTO blob AS b (digest, size, pieces, macs) SELECT $4, $5, $6, $10 FROM gone
+            WHERE (SELECT count(*) FROM before) >= 0
             ON CONFLICT (digest) DO UPDATE
             SET pieces = coalesce(b.pieces, excluded.pieces), macs = coalesce(excluded.macs, b.macs) RETURNING id),
         link AS (

@@ -83,15 +83,19 @@ _FINISH = """
         UPDATE blob b SET pieces = coalesce(b.pieces, told.pieces), macs = coalesce(told.macs, b.macs)
         FROM told JOIN known ON known.id = told.blob_id
         WHERE b.id = known.id AND (b.pieces IS NULL AND told.pieces IS NOT NULL OR told.macs IS NOT NULL)),
-    before AS (
-        SELECT p.blob_id, p.location_id, p.key FROM placement p JOIN told USING (blob_id, location_id)
-        WHERE p.state = 'suspect' AND p.key <> told.key),
+    -- Whatever they are by now: those that ours replaces may have been good when this began.
+    before AS MATERIALIZED (
+        SELECT p.blob_id, p.location_id, p.key FROM told
+        JOIN mine ON (mine.blob_id, mine.location_id, mine.key) = (told.blob_id, told.location_id, told.key)
+        JOIN placement p ON p.blob_id = told.blob_id AND p.location_id = told.location_id
+        WHERE p.key <> told.key ORDER BY p.blob_id, p.location_id FOR NO KEY UPDATE OF p),
     placed AS (
         INSERT INTO placement AS p (blob_id, location_id, key)
         SELECT told.blob_id, told.location_id, told.key FROM told JOIN known ON known.id = told.blob_id
         WHERE EXISTS (
                 SELECT FROM mine WHERE (mine.blob_id, mine.location_id, mine.key) = (told.blob_id, told.location_id, told.key))
             AND NOT EXISTS (SELECT FROM repeated r WHERE (r.blob_id, r.location_id) = (told.blob_id, told.location_id))
+            AND (SELECT count(*) FROM before) >= 0
         ORDER BY told.blob_id, told.location_id
         ON CONFLICT (blob_id, location_id)
             DO UPDATE SET key = excluded.key, state = 'present', reason = NULL, created_at = now()
@@ -113,7 +117,7 @@ _FINISH = """
         INSERT INTO dead_object (location_id, key, not_before)
         SELECT location_id, key, now() + interval '1 minute' FROM (
             SELECT location_id, key FROM ended WHERE NOT placed
-            UNION SELECT before.location_id, before.key FROM before JOIN ended USING (blob_id, location_id) WHERE ended.placed
+            UNION SELECT before.location_id, before.key FROM before JOIN placed USING (blob_id, location_id)
             UNION SELECT location_id, key FROM paid WHERE key <> ours) keys
         ON CONFLICT DO NOTHING)
     SELECT at FROM ended WHERE placed

@@ -62,11 +62,12 @@ async def adopt_object(database: Database, blob_id: int, location: str, key: str
         """
         WITH here AS (SELECT id FROM location WHERE name = $2),
         known AS (SELECT id FROM blob WHERE id = $1 FOR NO KEY UPDATE),
-        before AS (
-            SELECT p.location_id, p.key FROM placement p JOIN here ON here.id = p.location_id
-            WHERE p.blob_id = $1 AND p.state = 'suspect' AND p.key <> $3),
+        before AS MATERIALIZED (
+            SELECT p.location_id, p.key FROM known JOIN placement p ON p.blob_id = known.id JOIN here ON here.id = p.location_id
+            WHERE p.key <> $3 FOR NO KEY UPDATE OF p),
         placed AS (
             INSERT INTO placement AS p (blob_id, location_id, key) SELECT known.id, here.id, $3 FROM known, here
+            WHERE (SELECT count(*) FROM before) >= 0
             ON CONFLICT (blob_id, location_id) DO UPDATE SET key = $3, state = 'present', reason = NULL, created_at = now()
             WHERE p.state = 'suspect' RETURNING key),
         paid AS (
