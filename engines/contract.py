@@ -182,7 +182,9 @@ class Engine(Protocol):
     async def finish_parts(self, key: str, upload: str, parts: Sequence[Part]) -> ObjectFacts:
         """Make the parts, in this order, the object `key`. Repeating it after success succeeds, and says so (`found`).
 
-        Raises PartsMissing when a part is unknown or too small, or the write is gone and no object of the right size is there.
+        Raises PartsMissing when a part is unknown, too small or not what is there under its number, when the write has others that
+        are not named (some stores leave those out), or it is gone and no object of the right size is there. What was refused stays
+        open.
         """
         ...
 

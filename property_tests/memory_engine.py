@@ -80,6 +80,8 @@ class MemoryStore:
     calls: list[tuple[str, str]] = field(factory=list)
     fault_epoch: int = 0
     """Counts changes of `faults`, so that an observer knows whether a store was well all the time."""
+    all_or_none: bool = True
+    """Whether it refuses, as Ceph's gateway does, to end a write with some of its parts only; Amazon leaves the others out."""
     late_rate: float = 0.0
     """How likely a write whose client went away lands all the same, up to `LATEST` seconds later."""
     deleting: Callable[[str], None] = lambda _: None
@@ -280,6 +282,8 @@ class MemoryEngine:
         found = self._upload(key, upload)
         if not parts:
             raise PartsMissing(f"{upload} has no parts")
+        if self.store.all_or_none and found.parts.keys() != {part.number for part in parts}:
+            raise PartsMissing(f"{upload} has other parts, too")
         for place, part in enumerate(parts, 1):
             data = found.parts.get(part.number)
             if data is None or _part(part.number, data) != part:

@@ -16,7 +16,8 @@ from property_tests.memory_ledger import FINISH_GRACE, Line
 from property_tests.memory_truth import OpenUpload, Truth
 from replication.model import Blob, LocationState, Placement
 from replication.offload import inline
-from replication.uploading import UploadState, open_writer, record_every
+from replication.part_numbers import record_every
+from replication.uploading import UploadState, open_writer
 
 MAX_AGE = 150.0
 """Seconds until an upload that nobody finished is forgotten."""

@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 from engines.contract import EngineError, EngineUnavailable
 from property_tests.memory_engine import Faults, MemoryEngine, MemoryStore
 from replication.hashing import BlobHasher
+from replication.part_numbers import OFTEN_TAKEN_OVER, part_size_at, record_every
 from replication.parts import PartPool
 from replication.uploading import (
-    OFTEN_TAKEN_OVER,
     DigestMismatch,
     StoredObject,
     UploadState,
     UploadWriter,
     open_writer,
-    part_size_at,
-    record_every,
 )
 from tests.copies import pieces_of
 from tests.faulty_engine import FaultyEngine, Refuse, Wrong

@@ -8,7 +8,8 @@ Rules, because parts of an open multi-part write can be neither read, left out n
    it back and puts it in front. Its key was reserved (committed) before.
 4. `UploadState` is all that another node needs. It is only ever handed out for bytes that the store has acknowledged.
 5. A writer never uses more than `record_every` part numbers beyond the last recorded state, and whoever takes an upload over
-   skips that many: two writers that do not know of each other never write the same part.
+   skips that many: two writers that do not know of each other never write the same part. What the one leaves there without a
+   record is no part of the other's blob, also where the store does not leave it out (`strays.py`).
 """
 
 import hashlib
@@ -24,30 +25,12 @@ from engines.contract import Engine, EngineError, EngineUnavailable, Part, Parts
 from replication.hashing import BlobHasher
 from replication.macs import PieceProofs
 from replication.offload import Offload, in_thread
+from replication.part_numbers import memory_claim, part_size_at
 from replication.parts import PartPool, Share
+from replication.strays import Written, sift
 
-OFTEN_TAKEN_OVER = 48
-"""The epoch from which on an upload counts as one that wanders, as behind a balancer that deals requests out in turn."""
-
-_GROW_FROM, _GROW_EVERY = 5000, 1000
 _TAIL_READS = 3
 """A store may send wrong bytes and have the right ones."""
-
-
-def record_every(epoch: int) -> int:
-    """Return how many parts the owner of `epoch` may write between two records; whoever takes over from it skips that many.
-
-    A store takes 10 000 part numbers. Few owners write long requests, many owners write short ones: an upload that wanders
-    leaves small gaps, so that thousands of requests in turn on two nodes do not use the numbers up.
-    """
-    return 32 if epoch < OFTEN_TAKEN_OVER else 1
-
-
-def part_size_at(number: int, part_size: int) -> int:
-    """Return the size in bytes of the part with this number: constant to part 5000, then doubling every 1000."""
-    if number <= _GROW_FROM:
-        return part_size
-    return part_size << (1 + (number - _GROW_FROM - 1) // _GROW_EVERY)
 
 
 @frozen
@@ -199,9 +182,43 @@ class UploadWriter:
             await self._send_part(self._buffered)
         await self._settle()
         self._check(expected)
-        with self._waiting():
-            facts = await self._engine.finish_parts(key, self._upload, self._ordered())
+        try:
+            with self._waiting():
+                facts = await self._engine.finish_parts(key, self._upload, self._ordered())
+        except PartsMissing:
+            return await self._finish_elsewhere(self._upload, expected)
         return StoredObject(key, self.offset, None) if facts.found else self._stored(key)
+
+    async def _finish_elsewhere(self, upload: str, expected: str) -> StoredObject:
+        """Write the blob once more, from the store, which does not leave out what a dead writer put beside our parts.
+
+        What comes back is hashed as it came from the client. It gets the reserved key.
+        """
+        again = UploadWriter(
+            self._engine,
+            UploadState(self._state.reserved_key, ""),
+            BlobHasher(expected.partition(":")[0]),
+            self._share,
+            self._nursery,
+            part_size=self._part_size,
+            in_flight=self._in_flight,
+            record_every=self._record_every,
+            record=_nobody,
+            waiting=self._waiting,
+            offload=self._offload,
+        )
+
+        written = Written(self._state.key, upload, self._ordered())
+        own = partial(self._record, self._resting())
+        await sift(self._engine, written, self._share, own=own, into=again.write, waiting=self._waiting)
+        checked = self._hasher is not None and expected.startswith(f"{self._hasher.algorithm}:")
+        try:
+            stored = await again.finish(expected)
+        except DigestMismatch as error:
+            if not checked:
+                raise
+            raise EngineUnavailable(f"{self._state.key} does not come back as it was stored") from error
+        return self._stored(stored.key) if checked else stored
 
     def _known(self, size: int) -> str | None:
         """Return the SHA-256 of the `size` bytes that are about to be stored, where they are all that was hashed, else None.
@@ -323,13 +340,8 @@ class UploadWriter:
             self._slots.release()
 
 
-def memory_claim(number: int, part_size: int, in_flight: int) -> int:
-    """Return the most bytes that a writer which begins with part `number` holds.
-
-    That is its parts in flight, one waiting for its turn, one kept back and one filling. Parts that grow while it writes are
-    made to fit: see `UploadWriter._size`.
-    """
-    return (in_flight + 3) * part_size_at(number, part_size)
+async def _nobody(_: UploadState) -> None:
+    """Record nothing."""
 
 
 @asynccontextmanager

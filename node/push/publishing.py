@@ -1,9 +1,9 @@
 """The end of an upload: its bytes verified by the digest that the client named, committed, and everybody told."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
-from engines.contract import Engine
+from engines.contract import Engine, EngineError
 from node.push.sessions import Session
 from node.records.blobs import Committed, commit_blob
 from node.registry import Registry
@@ -37,9 +37,33 @@ async def verified(
     return stored
 
 
+async def ended_before(
+    key: str,
+    size: Callable[[], Awaitable[int]],
+    digest: Digest,
+    engine: Engine,
+    waiting: Callable[[], AbstractContextManager[Wait]],
+    mac_key: MacKey | None = None,
+) -> StoredObject | None:
+    """Return the object `key` of an upload whose last writer died before it could record that it had ended it.
+
+    None: there is none, or its bytes are not those of `digest`. `size` is asked for the blob's size if there is one.
+    """
+    try:
+        with waiting():
+            facts = await engine.head(key)
+        if await size() != facts.size:
+            return None
+        return await verified(StoredObject(key, facts.size, None), digest, engine, waiting, mac_key)
+    except (EngineError, DigestMismatch):
+        return None
+
+
 async def publish(registry: Registry, session: Session, digest: Digest, stored: StoredObject) -> bool:
     """Commit a verified object as the blob `digest`. False: the upload is no longer this session's; nothing was published."""
-    tail = session.row.state.tail
+    state = session.row.state
+    tail = None if state.tail is None else state.tail.key
+    others = {tail, state.key if state.parts_upload is not None else None} - {None, stored.key}
     committed = await commit_blob(
         registry.database,
         session.repository,
@@ -50,7 +74,7 @@ async def publish(registry: Registry, session: Session, digest: Digest, stored: 
         pieces=stored.proofs.pieces,
         macs=stored.proofs.macs,
         key=stored.key,
-        leftovers=[tail.key] if tail is not None and tail.key != stored.key else [],
+        leftovers=sorted(key for key in others if key is not None),
         replicate=registry.settings.replicate,
     )
     if committed is None:

@@ -29,15 +29,17 @@ from node.pull.blobs import look_up_blob
 from node.push.begin_again import begin_again
 from node.push.intake import Intake
 from node.push.places import begin, move
-from node.push.publishing import announce, publish, verified
+from node.push.publishing import announce, ended_before, publish, verified
 from node.push.sessions import Session, Sessions, next_reserved
 from node.records.blobs import mount_blob
 from node.records.uploads import bury_strays, cancel_upload, look_at_upload, record_upload
 from node.registry import Registry
 from replication.digests import Digest
+from replication.macs import MacKey
+from replication.part_numbers import record_every
 from replication.patience import Wait
 from replication.upload_spool import NotKept
-from replication.uploading import DigestMismatch, StoredObject, UploadState, UploadWriter, open_writer, record_every
+from replication.uploading import DigestMismatch, StoredObject, UploadState, UploadWriter, open_writer
 
 Result = TypeVar("Result")
 
@@ -180,18 +182,18 @@ class Uploads:
     async def _finish(self, request: Request, session: Session, digest: Digest, length: int | None) -> Answer:
         intake = self._intake(request, session, length)
 
+        def store() -> tuple[Digest, Engine, Callable[[], AbstractContextManager[Wait]], MacKey | None]:
+            return digest, self._engine(session), self._waiting(session), self._registry.macs.current
+
         async def work(writer: UploadWriter) -> StoredObject:
             await intake.pour(writer)
-            return await verified(
-                await writer.finish(str(digest)),
-                digest,
-                self._engine(session),
-                self._waiting(session),
-                self._registry.macs.current,
-            )
+            return await verified(await writer.finish(str(digest)), *store())
+
+        async def ended() -> StoredObject | None:
+            return await ended_before(session.row.state.key, intake.drain, *store())
 
         try:
-            stored = await self._surviving(request, session, work)
+            stored = await self._surviving(request, session, work, ended)
         except DigestMismatch as error:
             if not await self._drop(session):
                 raise await self._lost(session, untouched=not intake.taken) from error
@@ -209,11 +211,16 @@ class Uploads:
         return Intake(request.body, offset, length, self._registry.settings.maximum_layer_size, kept)
 
     async def _surviving(
-        self, request: Request, session: Session, work: Callable[[UploadWriter], Awaitable[Result]]
+        self,
+        request: Request,
+        session: Session,
+        work: Callable[[UploadWriter], Awaitable[Result]],
+        done: Callable[[], Awaitable[Result | None]] | None = None,
     ) -> Result:
         """Do a request's work with a writer; where the store dies, all of it once more in the next one, if that can be.
 
-        `work` begins with what is kept. Raises RegistryError that makes the client begin again where nothing is.
+        `work` begins with what is kept; `done` says whether it had been done before, where the store knows of no parts any more.
+        Raises RegistryError that makes the client begin again where nothing is kept.
         """
         begun = session.row.state.offset
         tried: set[str] = set()
@@ -225,6 +232,8 @@ class Uploads:
                 except EngineError as error:
                     tried.add(session.row.location)
                     self._report(session, error)
+                    if done is not None and isinstance(error, PartsMissing) and (result := await done()) is not None:
+                        return result
                     kept = session.kept
                     if kept is None or not kept.whole or not await move(self._registry, session, tried):
                         whole = request.method == "PUT" and begun == 0

@@ -12,7 +12,8 @@ from node.names import namespace_of
 from node.records.permissions import unmake_repository
 from node.records.postgres import Database, Row
 from node.records.quotas import OverQuota
-from replication.uploading import OFTEN_TAKEN_OVER, Tail, UploadState, record_every
+from replication.part_numbers import OFTEN_TAKEN_OVER, record_every
+from replication.uploading import Tail, UploadState
 
 HOME = """
     SELECT r.id, r.namespace_id FROM repository r CROSS JOIN LATERAL (

@@ -235,6 +235,40 @@ async def test_replaced_part(engine: Engine, key: str) -> None:
     assert await engine.read(key, 0, minimum + 5) == pattern(minimum + 1, 2) + b"tail"
 
 
+async def test_a_part_that_nobody_names(engine: Engine, key: str) -> None:
+    """A store leaves out a part that is not named, or refuses the others; then the write stays open and can be ended with all."""
+    minimum = engine.part_minimum
+    upload = await engine.begin_parts(key)
+    pieces = [pattern(minimum, 1), pattern(minimum + 3, 2), pattern(9, 3)]
+    first, stray, last = await parts_of(engine, key, upload, pieces)
+    try:
+        assert (await engine.finish_parts(key, upload, [first, last])).size == minimum + 9
+        whole = pieces[0] + pieces[2]
+    except PartsMissing:
+        with pytest.raises(ObjectMissing):
+            await engine.head(key)
+        assert list(await engine.list_parts(key, upload)) == [first, stray, last]
+        assert (await engine.finish_parts(key, upload, [first, stray, last])).size == 2 * minimum + 12
+        whole = b"".join(pieces)
+    assert await engine.read(key, 0, len(whole)) == whole
+    with pytest.raises(PartsMissing):
+        await engine.put_part(key, upload, 4, b"late")
+    assert await engine.read(key, 0, len(whole)) == whole
+
+
+async def test_a_part_that_was_replaced_behind_ones_back(engine: Engine, key: str) -> None:
+    """A list that names what was there before somebody put the same number again is refused; its bytes are no object."""
+    upload = await engine.begin_parts(key)
+    ours = await parts_of(engine, key, upload, [pattern(engine.part_minimum, 1), pattern(9, 2)])
+    late = await engine.put_part(key, upload, 1, pattern(engine.part_minimum, 3))
+    with pytest.raises(PartsMissing):
+        await engine.finish_parts(key, upload, ours)
+    with pytest.raises(ObjectMissing):
+        await engine.head(key)
+    assert (await engine.list_parts(key, upload))[0] == late
+    await engine.abandon_parts(key, upload)
+
+
 async def test_parts_at_once(engine: Engine, key: str) -> None:
     """Parts may be written at the same time."""
     pieces = {number: pattern(engine.part_minimum + number, number) for number in range(1, 5)}
