@@ -73,6 +73,8 @@ async def test_what_is_replaced_as_it_is_distrusted_is_deleted(
         await wait_until_one_waits(world.database)
         await held.fetch("COMMIT")
     assert (await world.placed("layer"))["us"] == "present"
-    (row,) = await world.database.fetch("SELECT key FROM placement p JOIN location l ON l.id = location_id WHERE name = 'us'")
+    (row,) = await world.database.fetch(
+        "SELECT key FROM placement p JOIN location l ON l.id = location_id WHERE name = 'us'"
+    )
     assert row["key"] != "layer.us"
     assert await world.dead() - gone == {"layer.us"}
