@@ -174,6 +174,26 @@ async def test_unverified_work_is_never_taken_for_verified(autojump_clock: MockC
         here.check()
 
 
+async def test_unverified_work_is_not_taken_for_verified_after_two_deaths(autojump_clock: MockClock) -> None:
+    """Nor to the third, where the second begins to copy as usual, gives up what it has begun, and dies, too."""
+    here = bench(whole=4 * MIB)
+    here.stores["us"].objects["registry/b"] = b"\0" * SIZE
+    for call in ("read", "put_part"):
+        (task,) = await here.ledger.claim_copies("eu", "registry/", 1, 30.0)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(here.copier.pay, task)
+                while not here.calls("eu", call):
+                    await trio.sleep(0.0005)
+                scope.cancel()
+        await here.ledger.hand_back([task.lease])
+        here.truth.placements.pop((here.blob.id, "us"), None)
+    # As a node of another part size does before it begins anew.
+    here.stores["eu"].uploads.clear()
+    assert (await here.pay()).end is CopyEnd.PLACED
+    here.check()
+
+
 @pytest.mark.parametrize("dies", [True, False])
 async def test_a_copy_that_lands_late_hits_nothing(autojump_clock: MockClock, dies: bool) -> None:
     """The store copies wrong bytes long after whoever asked for it has died or given up: by then they are nobody's key."""

@@ -201,6 +201,10 @@ class Copier:
                 return whole, size
             # Whatever stands there now, or comes there when all has been forgotten, it is nobody's verified work.
             job.task = await self._destination.anew(job.task)
+        elif job.task.upload is not None and job.task.upload.startswith(UNVERIFIED):
+            # The same: an earlier try may have made an object of it, which nobody has read back.
+            await self._destination.abandon(job.task, job.task.upload.removeprefix(UNVERIFIED))
+            job.task = await self._destination.anew(job.task)
         if job.layout.count == 1 or (size <= self.settings.whole and job.task.upload is None):
             return await self._copy_small(job), size
         if job.task.blob.pieces is None:
@@ -302,7 +306,7 @@ class Copier:
         """
         task, layout = job.task, job.layout
         if task.upload is not None:
-            await self._destination.abandon(task, task.upload.removeprefix(UNVERIFIED))
+            await self._destination.abandon(task, task.upload)
         upload = await self._destination.begin(task, verified=False)
         done: dict[int, Part] = {}
         maker = ProofMaker(self._reader.macs.current)
@@ -327,13 +331,10 @@ class Copier:
         """Return the open multi-part write and the parts it has; None for the write when the whole object is there already.
 
         Whatever is in that write, and whatever object is under the task's key, came from verified bytes, because keys are never
-        shared; only not what a try wrote when the blob had no pieces yet, or what the store copied by itself.
+        shared, and what a try wrote when the blob had no pieces yet, or the store copied by itself, has another key.
         """
         task, layout = job.task, job.layout
         if task.upload is None:
-            return await self._destination.begin(task), {}
-        if task.upload.startswith(UNVERIFIED):
-            await self._destination.abandon(task, task.upload.removeprefix(UNVERIFIED))
             return await self._destination.begin(task), {}
         listed = await self._destination.parts(task)
         if listed is None:
