@@ -16,6 +16,7 @@ from node.web.access import address_text
 from node.web.connection import Stream
 from node.web.proxies import NO_PROXIES, Proxies
 from node.web.proxy_protocol import BadProxyHeader, read_header
+from node.web.waits import LAST_REQUEST
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
 
@@ -54,9 +55,10 @@ class Arrivals:
     _arriving: dict[trio.CancelScope, None] = field(factory=dict, init=False)
 
     def stop(self) -> None:
-        """Close what is still arriving: it has not asked for anything."""
+        """Close what does not arrive soon: a handshake that is under way has a request behind it."""
+        self.seconds = min(self.seconds, LAST_REQUEST)
         for scope in self._arriving:
-            scope.cancel(reason="the node stops")
+            scope.deadline = min(scope.deadline, trio.current_time() + self.seconds)
 
     async def admit(self, accepted: trio.socket.SocketType) -> Arrived:
         """Return the connection when it may begin. Raises NotAdmitted, and what the socket raises."""

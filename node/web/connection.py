@@ -4,20 +4,23 @@ Hypercorn would follow a plain-text client to HTTP/2 (`Upgrade: h2c`, or the HTT
 every other request of the connection, and neither the hygiene wrapper nor the drain has been tried.
 """
 
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 import h11
 import trio
-from hypercorn.events import Closed, RawData
-from hypercorn.protocol.events import Request
+from hypercorn.events import Closed, RawData, Updated
+from hypercorn.protocol.events import Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from node.web.pace import PATIENCE, Pace, send_paced
+from node.web.waits import HEAD_SECONDS, Waits, has_bytes
 
 TlsStream = trio.SSLStream[trio.SocketStream]
 Stream = trio.SocketStream | TlsStream
@@ -72,14 +75,26 @@ class _H11(h11.Connection):
 class Http1(H11Protocol):
     """HTTP/1.1 and 1.0, nothing else: a client that would upgrade to another protocol is answered in this one (RFC 9110, 7.8)."""
 
-    def __init__(self, *parts: Any) -> None:
+    def __init__(self, waits: Waits, *parts: Any) -> None:
         super().__init__(*parts)
+        self._waits = waits
         self.connection = _H11(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
 
     async def handle(self, event: Any) -> None:
         """Take in what came. Nobody keeps what comes behind a last request."""
         if not (isinstance(event, RawData) and event.data and self.connection.their_state is h11.MUST_CLOSE):
             await super().handle(event)
+
+    async def stream_send(self, event: Any) -> None:
+        """Send a part of an answer. One that begins while the node stops is its connection's last, and says so."""
+        if isinstance(event, Response) and event.status_code >= 200 and self._waits.stopping:
+            headers = [(name, value) for name, value in event.headers if name.lower() != b"connection"]
+            event = replace(event, headers=[*headers, (b"connection", b"close")])
+        await super().stream_send(event)
+
+    def head_begun(self) -> bool:
+        """Tell whether some of a request's head has come, and not all."""
+        return bool(self.connection.trailing_data[0])
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Stay with HTTP/1.1."""
@@ -120,7 +135,17 @@ class Http1(H11Protocol):
 
 
 class Connection(TCPServer):
-    """Serves one accepted stream until it closes. Timeouts, limits and the drain signal come from `config` and `context`."""
+    """Serves one accepted stream until it closes. Timeouts and limits come from `config`, the drain signal from `waits`.
+
+    Hypercorn closes an idle connection from a task of its own, whatever has come meanwhile, and at its drain signal at once, also
+    after an answer that did not say so. Here who reads gives up, so that nothing that was read is lost.
+    """
+
+    def __init__(self, waits: Waits, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._waits = waits
+        self._idle = True
+        self._reading: trio.CancelScope | None = None
 
     async def serve(self, socket: trio.socket.SocketType, *, peer: str, secure: bool) -> None:
         """Serve requests of `peer` until either side closes; a TLS stream has shaken hands. The stream is closed at the end."""
@@ -128,7 +153,8 @@ class Connection(TCPServer):
             client = (peer, socket.getpeername()[1])
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup() as self._task_group:
-                self.protocol = Http1(  # type: ignore[assignment]  # declared as the wrapper that may change to HTTP/2
+                http = Http1(
+                    self._waits,
                     self.app,
                     self.config,
                     self.context,
@@ -139,9 +165,59 @@ class Connection(TCPServer):
                     server,
                     self.protocol_send,
                 )
-                await self.idle_task.restart(self._task_group, self._idle_timeout)
-                await self._read_data()
-                # Hypercorn leaves the timer running, and with it the connection of a client that closed while idle.
-                await self.idle_task.stop()
+                self.protocol = http  # type: ignore[assignment]  # declared as the wrapper that may change to HTTP/2
+                await self._read(socket, http)
         finally:
             await self._close()
+
+    async def protocol_send(self, event: Any) -> None:
+        """Do what the protocol asks for. The connection is idle between an answer and the next request."""
+        if not isinstance(event, Updated):
+            await super().protocol_send(event)
+            return
+        self._idle = event.idle
+        if (scope := self._reading) is not None:
+            scope.deadline = inf
+            if self._idle:
+                self._be_idle(scope)
+            else:
+                self._waits.end(scope)
+
+    async def _read(self, socket: trio.socket.SocketType, http: Http1) -> None:
+        """Read until the other side closes, or nothing comes in time."""
+        begun: float | None = None
+        while True:
+            with trio.CancelScope() as scope:
+                if begun is not None:
+                    scope.deadline = begun + min(HEAD_SECONDS, self.config.keep_alive_timeout)
+                elif self._idle:
+                    self._be_idle(scope)
+                data = await self._receive(scope)
+            if scope.cancelled_caught and begun is None and has_bytes(socket):
+                begun = trio.current_time()
+                continue
+            if scope.cancelled_caught or data is None:
+                break
+            await http.handle(RawData(data))
+            if not data:
+                break
+            if not (self._idle and http.head_begun()):
+                begun = None
+            elif begun is None:
+                begun = trio.current_time()
+        await http.handle(Closed())
+
+    def _be_idle(self, scope: trio.CancelScope) -> None:
+        scope.deadline = trio.current_time() + self.config.keep_alive_timeout
+        self._waits.begin(scope)
+
+    async def _receive(self, scope: trio.CancelScope) -> bytes | None:
+        """Return some bytes, b"" at the end, None where somebody broke it off."""
+        self._reading = scope
+        try:
+            return bytes(await self.stream.receive_some(MAX_RECV))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return None
+        finally:
+            self._reading = None
+            self._waits.end(scope)

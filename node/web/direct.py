@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from node.web.sink import SocketSink, open_sink
-from node.web.waits import Waits
+from node.web.waits import HEAD_SECONDS, Waits, has_bytes
 
 AT_ONCE = 64 * 1024
 """Bytes that a stream takes without waiting, as a rule."""
@@ -38,7 +38,10 @@ class Line(Protocol):
     """A connection as the lane uses it. Its methods raise trio.BrokenResourceError and trio.ClosedResourceError."""
 
     async def receive(self, until: float, *, idle: bool) -> bytes | bytearray | None:
-        """Return some bytes, b"" at the end; None when none came `until` then, or when it was `idle` and the lane stops."""
+        """Return some bytes, b"" at the end; None when none came `until` then, or soon enough when it is `idle` and the node stops.
+
+        What an idle client has sent by then is never left unread: it may be a request that nobody sends again.
+        """
         ...
 
     async def send_soon(self, data: bytes | memoryview) -> int:
@@ -64,11 +67,13 @@ class Direct:
 
     async def receive(self, until: float, *, idle: bool) -> bytes | bytearray | None:
         """Wait for the socket, and read it."""
-        while await self._waits.readable(self._stream.socket, until, idle=idle):
+        while (ready := await self._waits.readable(self._stream.socket, until, idle=idle)) or idle:
             try:
                 # The number is asked for at the last moment: a closed socket has none, and its old one may be somebody else's.
                 return os.read(self._stream.socket.fileno(), _READ)
             except BlockingIOError:
+                if not ready:
+                    return None
                 continue  # the kernel may say that there is something, and find it damaged
             except OSError as error:
                 raise trio.BrokenResourceError from error
@@ -107,7 +112,11 @@ class Scoped:
 
     async def receive(self, until: float, *, idle: bool) -> bytes | bytearray | None:
         """Receive in a cancel scope."""
-        return await self._waits.within(partial(self._stream.receive_some, _READ), until, idle=idle)
+        receive, stream = partial(self._stream.receive_some, _READ), self._stream
+        data = await self._waits.within(receive, until, idle=idle)
+        if data is None and idle and isinstance(stream, trio.SSLStream) and has_bytes(stream.transport_stream.socket):
+            data = await self._waits.within(receive, trio.current_time() + HEAD_SECONDS, idle=False)
+        return data
 
     async def send_soon(self, data: bytes | memoryview) -> int:
         """Send what is small."""

@@ -25,12 +25,10 @@ from node.web.heads import Head, Heads, Kept, NotHere
 from node.web.outgoing import lines_of
 from node.web.pace import PATIENCE, Pace
 from node.web.proxies import NO_PROXIES, Proxies
-from node.web.waits import Waits
+from node.web.waits import HEAD_SECONDS, Waits
 from replication.flow import Sink
 
 HEAD_MOST = 16 * 1024
-HEAD_SECONDS = 10.0
-"""From a head's first byte to its last."""
 KEEP_ALIVE = 75.0
 """As the listener's: a balancer must not reuse a connection that was just closed."""
 
@@ -53,26 +51,21 @@ class Lane:
     """Seconds that a client may keep an answer waiting beyond what its pace excuses."""
     at_once: AtOnce = never
     _kept: Kept = field(factory=dict, init=False)
-    _stopping: bool = field(default=False, init=False)
-    _waits: Waits = field(default=Factory(lambda self: Waits(self.keep_alive / 10), takes_self=True), init=False)
-
-    def stop(self) -> None:
-        """Close the connections that wait for a request, now; the others after their answer."""
-        self._stopping = True
-        self._waits.stop()
+    waits: Waits = field(default=Factory(lambda self: Waits(self.keep_alive / 10), takes_self=True), init=False)
+    """Which of them wait. Its `stop` closes those that have long been idle, and the others after the answer that tells them so."""
 
     async def run(self) -> None:
         """Close connections that wait too long, for ever."""
-        await self._waits.run()
+        await self.waits.run()
 
     async def serve(self, stream: Bytes, peer: str, proxies: Proxies = NO_PROXIES) -> bytes | None:
         """Answer pulls on a connection. Return the bytes with which Hypercorn goes on, or None when the connection is over.
 
         Raises what the stream raises.
         """
-        line = Direct(stream, self._waits) if isinstance(stream, trio.SocketStream) else Scoped(stream, self._waits)
+        line = Direct(stream, self.waits) if isinstance(stream, trio.SocketStream) else Scoped(stream, self.waits)
         heads, buffer = Heads(address_text(peer), proxies, self._kept), bytearray()
-        while not self._stopping:
+        while True:
             end = await self._read_head(line, buffer)
             if end is None:
                 return None
@@ -83,12 +76,13 @@ class Lane:
             except NotHere:
                 break
             del buffer[:end]
-            close = not head.keep_alive or self._stopping or self.draining()
-            if not await self._answer(line, head, close=close):
+            if not await self._answer(line, head):
                 return None
-        else:
-            return None
         return bytes(buffer)
+
+    def _closes(self) -> bool:
+        """Tell whether an answer that begins now is the last of its connection."""
+        return self.waits.stopping or self.draining()
 
     async def _read_head(self, line: Line, buffer: bytearray) -> int | None:
         """Read until the buffer begins with a whole head; return where that ends, 0 to hand over, None when the client is gone."""
@@ -116,14 +110,14 @@ class Lane:
             buffer += data
         return end + 4 if end + 4 <= HEAD_MOST else 0
 
-    async def _answer(self, line: Line, head: Head, *, close: bool) -> bool:
+    async def _answer(self, line: Line, head: Head) -> bool:
         """Answer one request; return whether the connection may go on."""
         request = head.request
         exchange = Exchange(request.id, request.method, shown(request.path), request.client, client_id=head.client_id)
         began = trio.current_time()
         with tracing(exchange.trace):
             try:
-                wire = _Wire(line, exchange, self.patience, close=close)
+                wire = _Wire(line, exchange, self.patience, self._closes if head.keep_alive else _always)
                 await respond(self.handler, lambda: request, wire, exchange, at_once=self.at_once)
             except ClientGone:
                 exchange.client_left = True
@@ -134,26 +128,34 @@ class Lane:
                 seconds = trio.current_time() - began
                 self.write(exchange, seconds)
                 self.observe(exchange, seconds)
-        return exchange.finished and not close
+        # A client that was not told that the connection ends may be sending its next request on it.
+        return exchange.finished and not wire.close
+
+
+def _always() -> bool:
+    return True
 
 
 class _Wire:
     """Carries an answer as bytes: the head goes out with the first of the body, in one piece."""
 
-    __slots__ = ("_close", "_exchange", "_head", "_line", "_pace", "_patience", "_status")
+    __slots__ = ("_closes", "_exchange", "_head", "_line", "_pace", "_patience", "_status", "close")
 
-    def __init__(self, line: Line, exchange: Exchange, patience: float, *, close: bool) -> None:
+    def __init__(self, line: Line, exchange: Exchange, patience: float, closes: Callable[[], bool]) -> None:
         self._line = line
         self._exchange = exchange
         self._patience = patience
         self._pace: Pace | None = None
-        self._close = close
+        self._closes = closes
+        self.close = False
+        """Whether the client was told that the connection ends."""
         self._head = b""
         self._status = 0
 
     def begin(self, answer: Answer) -> None:
         """Make the head ready."""
-        own = (self._exchange.id.encode(), _date(), b"connection: close\r\n" if self._close else b"")
+        self.close = self._closes()
+        own = (self._exchange.id.encode(), _date(), b"connection: close\r\n" if self.close else b"")
         lines = lines_of(answer, self._exchange.method)
         self._head, self._status = b"%sx-request-id: %s\r\ndate: %s\r\n%s\r\n" % (lines, *own), answer.status
 

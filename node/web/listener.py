@@ -1,4 +1,4 @@
-"""Sockets, the accept loop, and the drain: stop accepting, finish what is in flight, close what idles, cut what stalls."""
+"""Sockets, the accept loop, and the drain: stop accepting, finish what has begun or is on its way, close what idles or stalls."""
 
 import errno
 import logging
@@ -22,6 +22,7 @@ from node.web.connection import Connection, Pushback, TlsStream
 from node.web.groups import unwrap
 from node.web.lane import Lane
 from node.web.proxies import Proxies
+from node.web.waits import Waits
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
 
@@ -34,9 +35,6 @@ RESERVE = 64
 
 CUT_GRACE = 1.0
 """Seconds between asking the last connections to end and closing their sockets under them."""
-
-SETTLE = 0.05
-"""Seconds at the start of the drain in which a request that was already on its way is still read from its connection."""
 
 OVERLOAD = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 OVERLOAD_PAUSE = 0.1
@@ -159,7 +157,8 @@ async def serve_sockets(
     host, port = sockets[0].getsockname()[:2]
     most = settings.maximum_connections
     arrivals = Arrivals(most, tls, Proxies(settings.edge.trusted_proxies), settings.edge.proxy_protocol)
-    server = _Server(app, hypercorn_config(keep_alive), arrivals, most, trio.Semaphore(most + RESERVE), lane)
+    waits = Waits(keep_alive / 10) if lane is None else lane.waits
+    server = _Server(app, hypercorn_config(keep_alive), arrivals, most, trio.Semaphore(most + RESERVE), lane, waits)
     for listening in sockets:
         listening.setblocking(False)
     try:
@@ -181,11 +180,8 @@ async def serve_sockets(
                             server.take_waiting(listening, connections)
                         listening.close()
                     log.info("draining", connections=len(server.live), seconds=settings.drain_deadline)
-                    await trio.sleep(SETTLE)
-                    await server.context.terminated.set()
+                    waits.stop()
                     arrivals.stop()
-                    if lane is not None:
-                        lane.stop()
                     outer.cancel_scope.deadline = trio.current_time() + settings.drain_deadline
                 outer.cancel_scope.cancel(reason="every connection has ended")
     finally:
@@ -216,6 +212,7 @@ class _Server:
     most: int
     slots: trio.Semaphore
     lane: Lane | None
+    waits: Waits
     context: WorkerContext = field(factory=lambda: WorkerContext(None))
     live: set[trio.socket.SocketType] = Factory(set)
     quiet: trio.Event = Factory(trio.Event)
@@ -286,7 +283,8 @@ class _Server:
             return
         app = ASGIWrapper(cast("ASGIFramework", self.app))
         state = LifespanState({BEYOND_LIMIT: beyond})
-        connection = Connection(app, self.config, self.context, state, cast("TlsStream", Pushback(stream, rest)))
+        held = cast("TlsStream", Pushback(stream, rest))
+        connection = Connection(self.waits, app, self.config, self.context, state, held)
         await connection.serve(accepted, peer=arrived.peer, secure=self.arrivals.tls is not None)
 
     async def cut_when_cancelled(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -3,13 +3,25 @@
 A cancel scope for every head takes 15 to 20 us; all else that Trio and the kernel do for a request takes 22.
 """
 
+import select
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TypeVar
 
 import trio
-from attrs import define, field
+from attrs import Factory, define, field
 
 _T = TypeVar("_T")
+
+HEAD_SECONDS = 10.0
+"""From a head's first byte to its last."""
+
+LAST_REQUEST = 2.0
+"""Seconds that a connection may be idle while the node stops: since it was accepted, or since its last answer.
+
+Whoever has been told nothing may be sending its next request now, and nobody sends a POST again. So a connection on which one may
+come is kept for as long as one is likely to. A balancer that gives up its idle connections sooner never uses one that we close.
+"""
 
 _LEAST = 0.05
 _MOST = 1.0
@@ -17,21 +29,27 @@ _MOST = 1.0
 
 @define(eq=False)
 class Waits:
-    """Who waits on which socket, and until when. Times are Trio's. `run` must run beside them."""
+    """Who waits on which socket, and until when. Times are Trio's. `run` must run beside `readable`."""
 
     every: float
     """Seconds between looks, 1 at the most: a connection may live so much longer than it should."""
+    last_request: float = LAST_REQUEST
     _until: dict[trio.socket.SocketType, float] = field(factory=dict, init=False)
-    _idle: set[trio.socket.SocketType | trio.CancelScope] = field(factory=set, init=False)
+    _idle: dict[trio.socket.SocketType | trio.CancelScope, float] = field(factory=dict, init=False)
+    """Since when they are."""
+    _stop: trio.Event = field(default=Factory(trio.Event), init=False)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
 
     async def readable(self, socket: trio.socket.SocketType, until: float, *, idle: bool) -> bool:
-        """Wait until something can be read; False when that took too long, or when it is `idle` and `stop` is called.
+        """Wait until something can be read; False when that took too long, by `until` or, when it is `idle`, by a stop.
 
         Raises trio.ClosedResourceError where somebody closes the socket meanwhile.
         """
-        self._until[socket] = until
-        if idle:
-            self._idle.add(socket)
+        self._until[socket] = self._begin(socket, until) if idle else until
         try:
             await trio.lowlevel.wait_readable(socket)
         except trio.ClosedResourceError:
@@ -40,38 +58,67 @@ class Waits:
             return False
         finally:
             self._until.pop(socket, None)
-            self._idle.discard(socket)
+            self._idle.pop(socket, None)
         return True
 
     async def within(self, receive: Callable[[], Awaitable[_T]], until: float, *, idle: bool) -> _T | None:
-        """Receive by what is no plain socket; None when that took too long, or when it is `idle` and `stop` is called."""
+        """Receive by what is no plain socket; None when that took too long, by `until` or, when it is `idle`, by a stop."""
         with trio.CancelScope(deadline=until) as scope:
             if idle:
-                self._idle.add(scope)
+                self.begin(scope)
             try:
                 return await receive()
             finally:
-                self._idle.discard(scope)
+                self.end(scope)
         return None
 
+    def begin(self, scope: trio.CancelScope) -> None:
+        """Have a stop end what waits in this scope, which is idle from now on."""
+        scope.deadline = self._begin(scope, scope.deadline)
+
+    def end(self, scope: trio.CancelScope) -> None:
+        """Say that what waits in this scope is no longer idle."""
+        self._idle.pop(scope, None)
+
     def stop(self) -> None:
-        """End the waits of those that are idle."""
-        for waiting in tuple(self._idle):
+        """End the waits of those that are idle, each when it has been so for `last_request`; they are no longer from now on."""
+        self._stop.set()
+        for waiting, since in self._idle.items():
+            until = since + self.last_request
             if isinstance(waiting, trio.CancelScope):
-                waiting.cancel(reason="the node stops")
-            else:
-                self._end(waiting)
+                waiting.deadline = min(waiting.deadline, until)
+            elif waiting in self._until:
+                self._until[waiting] = min(self._until[waiting], until)
 
     async def run(self) -> None:
         """End waits that take too long, for ever."""
         pause = min(_MOST, max(_LEAST, self.every))
         while True:
-            await trio.sleep(pause)
+            if self.stopping:
+                # A node that stops waits for these.
+                first = min(self._until.values(), default=inf) - trio.current_time()
+                await trio.sleep(min(pause, max(_LEAST, first)))
+            else:
+                with trio.move_on_after(pause):
+                    await self._stop.wait()
             now = trio.current_time()
             for socket in [socket for socket, until in self._until.items() if until <= now]:
                 self._end(socket)
+
+    def _begin(self, waiting: trio.socket.SocketType | trio.CancelScope, until: float) -> float:
+        now = self._idle[waiting] = trio.current_time()
+        return min(until, now + self.last_request) if self.stopping else until
 
     def _end(self, socket: trio.socket.SocketType) -> None:
         """Wake who waits. Whose bytes have come in this very moment is no longer waiting, and goes on."""
         if self._until.pop(socket, None) is not None:
             trio.lowlevel.notify_closing(socket)
+
+
+def has_bytes(socket: trio.socket.SocketType) -> bool:
+    """Tell whether the kernel has something of the other side that nobody has read yet."""
+    if socket.fileno() < 0:
+        return False
+    look = select.poll()
+    look.register(socket.fileno(), select.POLLIN)
+    return bool(look.poll(0))

@@ -84,7 +84,7 @@ async def test_keep_alive(node: Node, target: str) -> None:
 
 @either
 async def test_stop_with_idle_connections(node: Node, target: str) -> None:
-    """Idle connections do not delay a stop."""
+    """Idle connections delay a stop by no more than the moment in which they may bring another request."""
     await node.start(hello)
     async with node.client() as first, node.client() as second, node.client():
         await first.ask(target)

@@ -1,9 +1,11 @@
 """Stopping a node finishes what can be finished, within the drain time, whatever the clients do (stack pitfalls P7, P8)."""
 
 import socket
+from collections.abc import AsyncGenerator
 
 import pytest
 import trio
+import trio.testing
 
 from node.answers import Answer, Request, Stream
 from tests.edge.conftest import SETTINGS, Logged, Node, hello
@@ -139,6 +141,85 @@ async def test_waiting_connections_are_taken_in(node: Node) -> None:
             await node.stopped.wait()
         raw.settimeout(PATIENCE)
         assert b"GET /v2/" in raw.recv(65536)
+
+
+ASKED = [("GET", "/v2/"), ("POST", "/v2/"), ("GET", "/health")]
+
+
+@pytest.mark.parametrize("before", [None, *ASKED])
+@pytest.mark.parametrize("last", ASKED)
+async def test_a_request_on_its_way_when_the_node_stops(
+    node: Node, nursery: trio.Nursery, before: tuple[str, str] | None, last: tuple[str, str]
+) -> None:
+    """A connection that is new, or that answered a moment ago without a word about its end, brings one more request.
+
+    Nobody sends a POST again: a balancer that used the connection before it could see it close would have to give up.
+    """
+    await node.start(hello)
+    async with node.client() as client:
+        if before:
+            assert "connection" not in (await client.ask(before[1], before[0])).headers
+        await _stopping(node, nursery)
+        answer = await client.ask(last[1], last[0])
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await client.closed()
+    with trio.fail_after(PATIENCE):
+        await node.stopped.wait()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_head_that_has_begun_when_the_node_stops(node: Node, nursery: trio.Nursery, method: str) -> None:
+    """The rest of it may come, and is answered."""
+    await node.start(hello)
+    async with node.client() as client:
+        await client.send(f"{method} /v2/ HTTP/1.1\r\nHo".encode())
+        await _stopping(node, nursery)
+        await client.send(b"st: node\r\n\r\n")
+        assert (await client.reply()).headers["connection"] == "close"
+        assert await client.closed()
+
+
+async def test_an_answer_that_has_begun_when_the_node_stops(node: Node, nursery: trio.Nursery) -> None:
+    """Its head said nothing about the connection's end, so that another request may be on its way behind it."""
+    go_on = trio.Event()
+
+    @trio.as_safe_channel
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        yield b"a"
+        await go_on.wait()
+        yield b"b"
+
+    async def handler(request: Request) -> Answer:
+        return Answer(200, (), Stream(2, pieces)) if request.method == "GET" else await hello(request)
+
+    await node.start(handler)
+    async with node.client() as client:
+        await client.send(b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n")
+        assert "connection" not in (await client.head()).headers
+        await _stopping(node, nursery)
+        go_on.set()
+        assert await client.read(2) == b"ab"
+        assert (await client.ask("/v2/", "POST")).headers["connection"] == "close"
+        assert await client.closed()
+
+
+async def test_an_answer_that_begins_while_the_node_stops(node: Node, nursery: trio.Nursery) -> None:
+    """It says that the connection ends, also where its request came before."""
+    working = Working()
+    await node.start(working)
+    async with node.client() as client:
+        await client.send(b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n")
+        await working.begun.wait()
+        await _stopping(node, nursery)
+        working.finish.set()
+        assert (await client.reply()).headers["connection"] == "close"
+        assert await client.closed()
+
+
+async def _stopping(node: Node, nursery: trio.Nursery) -> None:
+    """Let it begin to stop, and do all that it does at once."""
+    nursery.start_soon(node.stop)
+    await trio.testing.wait_all_tasks_blocked(0.2)
 
 
 @pytest.mark.parametrize("target", ["/v2/", "/health"])

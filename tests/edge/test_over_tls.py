@@ -26,6 +26,18 @@ from tests.edge.test_connections import test_connection_close as test_connection
 from tests.edge.test_connections import test_idle_timer_after_an_answer as test_idle_timer_after_an_answer
 from tests.edge.test_connections import test_pipelining as test_pipelining
 from tests.edge.test_connections import test_stop_with_idle_connections as test_stop_with_idle_connections
+from tests.edge.test_drain import (
+    test_a_head_that_has_begun_when_the_node_stops as test_a_head_that_has_begun_when_the_node_stops,
+)
+from tests.edge.test_drain import (
+    test_a_request_on_its_way_when_the_node_stops as test_a_request_on_its_way_when_the_node_stops,
+)
+from tests.edge.test_drain import (
+    test_an_answer_that_begins_while_the_node_stops as test_an_answer_that_begins_while_the_node_stops,
+)
+from tests.edge.test_drain import (
+    test_an_answer_that_has_begun_when_the_node_stops as test_an_answer_that_has_begun_when_the_node_stops,
+)
 from tests.edge.test_drain import test_drain_deadline as test_drain_deadline
 from tests.edge.test_drain import test_draining_sends_clients_away as test_draining_sends_clients_away
 from tests.edge.test_drain import test_requests_in_flight_are_finished as test_requests_in_flight_are_finished

@@ -21,6 +21,7 @@ from node.web.incoming import IncomingBody
 from node.web.lane import Lane
 from node.web.listener import hypercorn_config
 from node.web.pace import MINIMUM_RATE, PATIENCE, SILENCES, Pace
+from node.web.waits import Waits
 from tests.edge.conftest import SETTINGS, Logged, Node
 
 KIB = 1 << 10
@@ -98,7 +99,7 @@ async def _serve_by_hypercorn(stream: trio.abc.Stream, nursery: trio.Nursery) ->
     app = create_app(_answer, Node(nursery), SETTINGS, draining=lambda: False)
     held = Pushback(stream, b"")  # type: ignore[arg-type]  # in memory, not a socket's
     state = LifespanState({BEYOND_LIMIT: False})
-    connection = Connection(ASGIWrapper(app), hypercorn_config(75.0), WorkerContext(None), state, held)  # type: ignore[arg-type]
+    connection = Connection(Waits(1.0), ASGIWrapper(app), hypercorn_config(75.0), WorkerContext(None), state, held)  # type: ignore[arg-type]
     await connection.serve(_Loopback(), peer="127.0.0.1", secure=False)  # type: ignore[arg-type]  # likewise
 
 

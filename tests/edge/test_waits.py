@@ -1,5 +1,6 @@
 """Connections of the lane that wait for a request: given up in time, ended by a stop, and never after their request has come."""
 
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 
@@ -8,6 +9,7 @@ import trio
 import trio.testing
 
 from node.answers import Answer, Request
+from node.web.direct import Direct
 from node.web.lane import Lane
 from node.web.waits import Waits
 from tests.edge.conftest import Node, hello
@@ -40,17 +42,18 @@ async def test_a_stop_ends_only_what_is_idle(
     pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
 ) -> None:
     """Who has begun to send a head may send the rest of it."""
-    waits, ours, theirs = Waits(1.0), *pair
+    waits, ours, theirs = Waits(1.0, last_request=0.0), *pair
     ended: list[tuple[str, bool]] = []
 
     async def wait(name: str, socket: trio.socket.SocketType, idle: bool) -> None:
         ended.append((name, await waits.readable(socket, trio.current_time() + PATIENCE, idle=idle)))
 
+    nursery.start_soon(waits.run)
     nursery.start_soon(wait, "idle", ours.socket, True)
     nursery.start_soon(wait, "begun", theirs.socket, False)
     await trio.testing.wait_all_tasks_blocked()
     waits.stop()
-    await trio.testing.wait_all_tasks_blocked()
+    await trio.testing.wait_all_tasks_blocked(0.1)
     assert ended == [("idle", False)]
     await ours.send_all(b"x")
     await trio.testing.wait_all_tasks_blocked(0.05)
@@ -75,6 +78,29 @@ async def test_a_socket_that_is_closed_is_not_merely_late(
         await failed.wait()
 
 
+async def test_what_an_idle_client_has_sent_is_read_before_it_is_given_up(
+    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
+) -> None:
+    """Its time is over, and its bytes are with the kernel, of which nobody has told yet."""
+    (ours, theirs), received = pair, trio.Event()
+    waits = Waits(1.0, last_request=0.0)
+
+    async def receive() -> None:
+        line = Direct(ours, waits)
+        assert await line.receive(trio.current_time() + PATIENCE, idle=True) == HEAD
+        assert await line.receive(trio.current_time() + PATIENCE, idle=True) is None
+        received.set()
+
+    nursery.start_soon(receive)
+    nursery.start_soon(waits.run)
+    await trio.testing.wait_all_tasks_blocked()
+    waits.stop()
+    # Without a checkpoint since: whoever ends the waits runs now, before anybody looks at the sockets.
+    os.write(theirs.socket.fileno(), HEAD)
+    with trio.fail_after(PATIENCE):
+        await received.wait()
+
+
 class Between(trio.abc.Instrument):
     """Does something when a task has been woken and has not run yet."""
 
@@ -97,7 +123,7 @@ async def test_a_request_that_came_before_the_stop_is_answered(
 ) -> None:
     """Its bytes have woken the connection, which has not run yet when the node stops: the request is not lost."""
     lane, (ours, theirs) = Lane(hello), pair
-    between, served = Between(lane.stop), trio.Event()
+    between, served = Between(lane.waits.stop), trio.Event()
 
     async def serve() -> None:
         between.task = trio.lowlevel.current_task()
