@@ -8,6 +8,7 @@ import trio
 from attrs import evolve, field, frozen
 
 from engines.contract import Engine, EngineError, ObjectMissing
+from node.markers import read_marker
 from node.records.audit import Copy, clear_suspicion, list_copies, note_verified, unknown_keys
 from node.records.postgres import Database
 from replication.digests import Digest
@@ -17,6 +18,8 @@ from replication.reader import NoGoodSource, Reader, ReaderSettings
 
 _PAGE = 500
 _DAY = 24 * 3600.0
+_SILENT = 16
+"""Copies in a row that cannot be read, after which a store is asked whether it answers at all."""
 
 Distrust = Callable[[int, str, str, str], Awaitable[None]]
 """Marks a copy suspect (`Ledger.mark_suspect`): blob id, location, key, reason."""
@@ -46,6 +49,8 @@ class AuditReport:
     healed: int = 0
     """Copies that were suspect and are good."""
     findings: tuple[Finding, ...] = field(factory=tuple)
+    stopped: str = ""
+    """Why the rest was not read: the store did not answer any more."""
 
     @property
     def bad(self) -> int:
@@ -73,9 +78,10 @@ async def verify_location(
 ) -> AuditReport:
     """Read and hash the copies in a location again, and mark what is missing or wrong as suspect, which has it healed.
 
-    Every copy is read from this location alone; memory is bounded by the streams. Raises LedgerUnavailable.
+    Every copy is read from this location alone; memory is bounded by the streams. It ends early (`stopped`) where the store gives
+    neither copies nor its marker. Raises LedgerUnavailable.
     """
-    report = AuditReport(location)
+    report, silent = AuditReport(location), 0
     send, receive = trio.open_memory_channel[Copy](settings.streams)
 
     async def feed() -> None:
@@ -87,7 +93,7 @@ async def verify_location(
                 after = copies[-1].blob.id
 
     async def worker() -> None:
-        nonlocal report
+        nonlocal report, silent
         async for copy in receive:
             finding = await _check(engine, copy, settings)
             healed = 0
@@ -105,6 +111,14 @@ async def verify_location(
                 findings=report.findings if finding is None else (*report.findings, finding),
             )
             progress(report)
+            silent = 0 if finding is None or finding.bad else silent + 1
+            if silent >= _SILENT:
+                silent = 0
+                try:
+                    await read_marker(engine)
+                except EngineError as error:
+                    report = evolve(report, stopped=f"{type(error).__name__}: {error}")
+                    nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(feed)

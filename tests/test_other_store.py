@@ -1,5 +1,6 @@
 """Commands that look at a store from outside the nodes: one that belongs to another database proves nothing."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -53,6 +54,29 @@ def test_a_store_of_another_database_loses_nothing(
     result = CliRunner().invoke(main, given, prog_name="antipode")
     assert result.exit_code == (1 if words == "verify" else 0), result.output
     assert (tmp_path / "us" / _KEY).exists() is (words == "verify")
+
+
+@pytest.mark.usefixtures("logs_as_before")
+def test_a_store_that_does_not_answer_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, database_uri: str, tmp_path: Path
+) -> None:
+    """Whose it is cannot be told, so nothing is concluded from what it may say a moment later; one line says so, not one a copy."""
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(_document(database_uri, tmp_path)))
+    trio.run(_prepare, database_uri, tmp_path / "us", None)
+    (tmp_path / "us").rename(tmp_path / "away")
+    (tmp_path / "us").write_text("a file where the folder should be")
+    for output in ("table", "json"):
+        given = ["verify", "--location", "us", "--config", str(config), "--output", output]
+        monkeypatch.setattr("sys.argv", ["antipode", *given])
+        result = CliRunner().invoke(main, given, prog_name="antipode")
+        assert (result.exit_code, result.stdout.count("sha256")) == (3, 0), result.output
+        if output == "json":
+            found = json.loads(result.stdout)
+            assert (found["copies_read"], found["findings"], bool(found["stopped"])) == (0, [], True)
+        else:
+            assert "the store does not answer" in result.stdout
+    assert trio.run(_suspects, database_uri) == 0
 
 
 def _document(database_uri: str, folder: Path) -> dict[str, Any]:

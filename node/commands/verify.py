@@ -65,8 +65,10 @@ def command(location: str, fraction: float, streams: int, config: str | None, ou
                     await check_marker(engine, marker)
             except NotOurs as error:
                 raise Refused(f"nothing is concluded from it: {error}") from None
-            except EngineError:
-                pass  # The report says what could not be read.
+            except EngineError as error:
+                # It may be anybody's: nothing is concluded from what it says a moment later.
+                _show(AuditReport(location, stopped=f"{type(error).__name__}: {error}"), output, fraction, copies, total)
+                return EXIT_UNREADABLE
             with progress_bar() as bar:
                 task = bar.add_task(f"verifying {location}", total=round(copies * fraction))
 
@@ -86,7 +88,7 @@ def command(location: str, fraction: float, streams: int, config: str | None, ou
             *(Placed(finding.digest, location) for finding in bad), *([Wake((location,))] if bad else [])
         )
         _show(report, output, fraction, copies, total)
-        return EXIT_BAD if bad else EXIT_UNREADABLE if report.findings else 0
+        return EXIT_BAD if bad else EXIT_UNREADABLE if report.findings or report.stopped else 0
 
     work(config, verb, changes="verify")
 
@@ -106,6 +108,7 @@ def _show(report: AuditReport, output: str, fraction: float, copies: int, total:
         "bad_without_another_copy": lost,
         "unreadable": unreadable,
         "trusted_again": report.healed,
+        "stopped": report.stopped or None,
         "findings": [asdict(finding) for finding in report.findings],
     }
     if output == "json":
@@ -116,6 +119,8 @@ def _show(report: AuditReport, output: str, fraction: float, copies: int, total:
         f"{report.location}: read {what}: {report.copies} of {copies} copies, {size(report.size)} of {size(total)}; "
         f"{report.bad} bad, {unreadable} unreadable, {report.healed} trusted again"
     )
+    if report.stopped:
+        click.echo(f"the store does not answer: {report.stopped}")
     if report.findings:
         rows = [
             {

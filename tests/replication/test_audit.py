@@ -94,6 +94,18 @@ async def test_a_store_that_does_not_answer_proves_nothing(world: World, tmp_pat
     assert await world.placed("b") == {"us": "present"}
 
 
+async def test_a_store_that_is_away_is_not_asked_for_every_copy(world: World, tmp_path: Path) -> None:
+    """An audit ends, and says why, when a store gives none of many copies in a row, nor its marker."""
+    async with parse_engine("LocalStorage", {"storage_path": str(tmp_path / "us")}).open() as engine:
+        for n in range(60):
+            await _put(world, engine, f"b{n}", str(n).encode())
+        (tmp_path / "us").rename(tmp_path / "away")
+        report = await _verify(world, engine)
+        assert "us" in report.stopped
+        assert (report.bad, 16 <= report.copies < 30) == (0, True)
+        assert len(report.findings) == report.copies
+
+
 async def test_a_sample_reads_some(world: World, store: Engine) -> None:
     """A sample reads about its share of the copies, and none twice."""
     for n in range(60):
