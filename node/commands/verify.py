@@ -67,7 +67,9 @@ def command(location: str, fraction: float, streams: int, config: str | None, ou
                 raise Refused(f"nothing is concluded from it: {error}") from None
             except EngineError as error:
                 # It may be anybody's: nothing is concluded from what it says a moment later.
-                _show(AuditReport(location, stopped=f"{type(error).__name__}: {error}"), output, fraction, copies, total)
+                _show(
+                    AuditReport(location, stopped=f"{type(error).__name__}: {error}"), output, fraction, copies, total
+                )
                 return EXIT_UNREADABLE
             with progress_bar() as bar:
                 task = bar.add_task(f"verifying {location}", total=round(copies * fraction))
