@@ -167,7 +167,10 @@ class Relay:
                 )
                 try:
                     await body.begin(engine, candidate.placement.key)
-                    return await send(body.chunks, 2 * body.seconds)
+                    try:
+                        return await send(body.chunks, 2 * body.seconds)
+                    finally:
+                        body.stop()
                 except (CannotStream, _FetchedAnyway):
                     return None
                 except SourceBroken as broken:
@@ -177,8 +180,6 @@ class Relay:
                         raise
                     # It is not the destination that the call's deadline was spent on.
                     transfer.stalled(candidate, str(error))
-                finally:
-                    body.stop()
         raise transfer.no_good_source()
 
 

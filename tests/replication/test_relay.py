@@ -2,12 +2,13 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 import trio
 from attrs import define, field
 
-from engines.contract import MIB, ChunkMaker, EngineUnavailable, StreamingEngine
+from engines.contract import MIB, ChunkMaker, EngineUnavailable, Inflow, StreamingEngine
 from engines.crossing import open_bridge
 from replication.destination import WriteFailed
 from replication.macs import MacKey, MacKeys, ProofMaker
@@ -141,6 +142,43 @@ async def test_a_source_that_fails_in_the_middle_is_replaced(bench: Bench, fault
         assert await bench.bring(bench.transfer("us", "ap")) == DATA
     assert bench.reported == [("us", False)]
     assert bench.suspected == []
+
+
+@define
+class _Keyless:
+    """An engine whose credentials cannot be had now, as where those of a role come from a service that is away."""
+
+    _inner: StreamingEngine
+    asked: trio.Event = field(factory=trio.Event)
+    silent: bool = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def inflow(self, *_: object, **__: object) -> Inflow:
+        self.asked.set()
+        if self.silent:
+            await trio.sleep_forever()
+        raise EngineUnavailable("no credentials")
+
+
+async def test_a_source_without_credentials_is_replaced(bench: Bench) -> None:
+    """One that cannot even be asked is replaced by the next, and reported."""
+    bench.engines["us"] = cast("StreamingEngine", _Keyless(bench.engines["us"]))
+    assert await bench.bring(bench.transfer("us", "ap")) == DATA
+    assert bench.reported == [("us", False)]
+    assert bench.suspected == []
+
+
+async def test_a_relay_ends_before_its_source_is_asked(bench: Bench) -> None:
+    """Cancelled while it waits for credentials, as a copy whose lease is lost, it ends like any other task."""
+    keyless = _Keyless(bench.engines["us"], silent=True)
+    bench.engines["us"] = cast("StreamingEngine", keyless)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.bring, bench.transfer("us", "ap"))
+        await keyless.asked.wait()
+        nursery.cancel_scope.cancel()
+    assert bench.pool.statistics().held == 0
 
 
 async def test_no_source_is_left(bench: Bench) -> None:
