@@ -242,7 +242,8 @@ async def delete_account(database: Database, name: str) -> Deletion:
         """
         WITH used AS (SELECT FROM namespace n JOIN repository r ON r.namespace_id = n.id WHERE n.name = $1 LIMIT 1),
         there AS MATERIALIZED (SELECT id FROM account WHERE name = $1 AND NOT EXISTS (SELECT FROM used) AND in_time($0)),
-        held AS MATERIALIZED (SELECT id FROM there WHERE hold_account(id)),
+        -- Whoever makes a repository there shares the account, and may just have done so.
+        held AS MATERIALIZED (SELECT id FROM there WHERE CASE WHEN hold_account(id) THEN NOT is_used_by_now($1) END),
         gone AS (DELETE FROM account a USING held WHERE a.id = held.id RETURNING a.name),
         empty AS (SELECT n.id FROM namespace n JOIN gone ON gone.name = n.name),
         hooks AS (DELETE FROM webhook w USING empty WHERE w.namespace_id = empty.id),

@@ -141,9 +141,10 @@ async def create_repository(
     public: bool = False,
     for_push: bool = False,
 ) -> bool:
-    """Make a repository with what its namespace gives to new ones; its creator gets admin. False: there is one already.
+    """Make a repository with what its namespace gives to new ones; its creator gets admin.
 
-    One that is made `for_push` goes again when that comes to nothing: `settle_new_repositories`.
+    False: there is one already, or the account that has the namespace's name is being deleted. One that is made `for_push` goes
+    again when that comes to nothing: `settle_new_repositories`.
     """
     row = await database.fetch_row(
         """
@@ -165,6 +166,7 @@ async def create_repository(
         new AS (
             INSERT INTO repository (namespace_id, name, public, made_for_push)
             SELECT home.id, $1, $4, CASE WHEN $5 THEN now() END FROM home WHERE (SELECT count(*) FROM teams) >= 0
+            AND NOT EXISTS (SELECT FROM owner WHERE id NOT IN (SELECT id FROM accounts))
             ON CONFLICT (name) DO NOTHING RETURNING id),
         permissions AS (
             INSERT INTO permission (repository_id, account_id, team_id, role)
