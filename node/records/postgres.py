@@ -70,6 +70,8 @@ _LOST = (
 _AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 # What a statement had seen was collected before it could refer to it: a second look will not see it any more.
 _COLLECTED = asyncpg.ForeignKeyViolationError
+# What it had not seen somebody else has made before it could: a second look sees it.
+_MADE = asyncpg.UniqueViolationError
 
 
 class DatabaseUnavailable(LedgerUnavailable):
@@ -124,7 +126,8 @@ class Database:
         """Run one statement in its own transaction and return its rows.
 
         Raises DatabaseUnavailable: then a statement that says `in_time($0)` has done nothing and never will, another one may
-        have. A deadlock or a serialization failure is tried again a few times: nothing had happened.
+        have. A deadlock, a serialization failure or a row that somebody else has just made is tried again a few times: nothing had
+        happened.
         """
         limit = deadline or self._deadline
         fenced = "$0" in sql
@@ -277,7 +280,7 @@ class Database:
             self._trips += 1
             try:
                 return await work(connection)
-            except (*_AGAIN, _COLLECTED):
+            except (*_AGAIN, _COLLECTED, _MADE):
                 if attempt == _TRIES - 1:
                     raise
             except asyncpg.PostgresError as error:
