@@ -100,7 +100,9 @@ async def run_node(settings: Settings, bind: tuple[str, int], load: Callable[[],
     settings = within_limit(settings)
     certificates = None if settings.edge.tls is None else _certificates(settings.edge.tls)
     manager, sockets = Manager(os.environ), inherited_sockets(os.environ)
-    member = Membership(uuid4(), settings.preference, settings.default_locations, version("antipode"))
+    member = Membership(
+        uuid4(), settings.preference, settings.default_locations, version("antipode"), tuple(settings.locations)
+    )
     standstill = Standstill()
     try:
         async with AsyncExitStack() as stack:

@@ -1,6 +1,6 @@
 """`antipode location`: stores that come and go while pushes go on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 import trio
@@ -14,14 +14,24 @@ from node.commands.tools import EXIT_CODES, Desk, Refused, progress_bar, show, s
 from node.config.values import say_duration
 from node.records.held_up import list_held_up
 from node.records.locations import LocationLine, apply_defaults, list_locations
-from node.records.members import default_locations, enrol_locations
+from node.records.members import Knowing, default_locations, enrol_locations, what_nodes_know
 from replication.model import LocationState
 
 _LOOK_AGAIN = 1.0
 _ASK_WHO_IS_AWAY = 10.0
 """Seconds between two looks at what is waited for, which cost more."""
 
+_PATIENCE = 60.0
+"""Seconds that the nodes may take to be restarted with a location, one after the other."""
+
 EXIT_STUCK = 3
+
+_ADD_EXIT_CODES = (
+    EXIT_CODES
+    + """\
+  3  with --wait: no node has the location in its configuration, so that nobody copies anything there
+"""
+)
 
 _DRAIN_EXIT_CODES = (
     EXIT_CODES
@@ -71,7 +81,7 @@ def list_all(config: str | None, output: str) -> None:
     work(config, verb)
 
 
-@command.command()
+@command.command(epilog=_ADD_EXIT_CODES)
 @click.argument("name")
 @click.option("--default/--no-default", default=False, help="Make it one of the default locations, too.")
 @click.option("--wait", is_flag=True, help="Stay until all that is owed to it is there.")
@@ -81,9 +91,11 @@ def add(name: str, default: bool, wait: bool, config: str | None) -> None:
 
     One that was removed comes back. The nodes must run with a configuration that has it: they do the copying. With a policy that
     names it, or with --default, everything that is required there is owed at once.
+
+    Where no node has it, that is said, and --wait gives them a minute to be restarted.
     """
 
-    async def verb(desk: Desk) -> None:
+    async def verb(desk: Desk) -> int:
         if name not in desk.settings.locations:
             known = ", ".join(desk.settings.locations)
             raise Refused(f"{name}: DISTRIBUTED_STORAGE_CONFIG has no such location; it has {known}")
@@ -97,9 +109,15 @@ def add(name: str, default: bool, wait: bool, config: str | None) -> None:
         click.echo(
             f"{name} is active: {line.owed_blobs} blobs, {size(line.owed_bytes)}, are owed to it ({found.owed} new)"
         )
-        if wait:
-            await _until(desk, name, f"copying to {name}", lambda line: line.owed_blobs)
-            click.echo(f"{name} holds {(await _line(desk, name)).blobs} blobs; nothing is owed to it")
+        if lacking := lacking_text(name, await what_nodes_know(desk.database)):
+            click.echo(lacking, err=True)
+        if not wait:
+            return 0
+        if not await _until_copied(desk, name):
+            click.echo(f"gave up waiting after {_PATIENCE:g} s; what is owed to {name} stays owed", err=True)
+            return EXIT_STUCK
+        click.echo(f"{name} holds {(await _line(desk, name)).blobs} blobs; nothing is owed to it")
+        return 0
 
     work(config, verb, changes="location add")
 
@@ -224,6 +242,42 @@ def _count(document: Json, key: str) -> int:
     value = document[key]
     assert isinstance(value, int)
     return value
+
+
+def lacking_text(name: str, nodes: Sequence[Knowing]) -> str | None:
+    """Return why nobody copies anything to a location, and what would be right; None where somebody does, or may."""
+    right = f"(re)start the nodes with a configuration whose DISTRIBUTED_STORAGE_CONFIG has {name}"
+    if not nodes:
+        return f"no node runs, so nothing is copied to {name}: {right}"
+    known: set[str] = set()
+    for node in nodes:
+        # One of a release before does not say what it has.
+        if node.locations is None or name in node.locations:
+            return None
+        known.update(node.locations)
+    running = "the one node that runs has" if len(nodes) == 1 else f"the {len(nodes)} nodes that run have"
+    return f"no node has {name}, so nothing is copied there: {running} {', '.join(sorted(known))}; {right}"
+
+
+async def _until_copied(desk: Desk, name: str) -> bool:
+    """Show how much is owed until it is nothing; False when no node has had the location in its configuration for a while."""
+    given_up = False
+
+    async def watch(waiting: trio.CancelScope) -> None:
+        nonlocal given_up
+        since = trio.current_time()
+        while trio.current_time() < since + _PATIENCE:
+            await trio.sleep(_LOOK_AGAIN)
+            if lacking_text(name, await what_nodes_know(desk.database)) is None:
+                since = trio.current_time()
+        given_up = True
+        waiting.cancel(reason="no node has the location")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, nursery.cancel_scope)
+        await _until(desk, name, f"copying to {name}", lambda line: line.owed_blobs)
+        nursery.cancel_scope.cancel(reason="nothing is owed")
+    return not given_up
 
 
 async def _line(desk: Desk, name: str) -> LocationLine:

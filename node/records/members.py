@@ -8,6 +8,7 @@ from attrs import frozen
 
 from node.records.postgres import Database
 from replication.model import ClusterView, Drill, LocationState, NodeView
+from replication.plan import SILENT_AFTER
 
 
 @frozen
@@ -18,6 +19,8 @@ class Membership:
     preference: tuple[str, ...]
     defaults: tuple[str, ...]
     version: str
+    locations: tuple[str, ...] | None = None
+    """What its configuration has; None where that does not matter."""
 
 
 @frozen
@@ -90,10 +93,10 @@ async def heartbeat(
     rows = await database.fetch(
         """
         WITH me AS (
-            INSERT INTO node (id, preference, defaults, version, draining, throughput, down)
+            INSERT INTO node (id, preference, defaults, version, draining, throughput, down, locations)
             VALUES ($1, $2, $3, $4, $5, $7::jsonb, (
                 SELECT coalesce(jsonb_object_agg(key, extract(epoch FROM now()) - value::float8), '{}')
-                FROM jsonb_each_text($8::jsonb)))
+                FROM jsonb_each_text($8::jsonb)), $9::text[])
             ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining, throughput = excluded.throughput,
                 down = excluded.down
             RETURNING id),
@@ -118,6 +121,7 @@ async def heartbeat(
         forget_after,
         json.dumps(dict(throughput or {})),
         json.dumps(dict(down or {})),
+        None if member.locations is None else sorted(member.locations),
     )
     return ClusterView(
         tuple(
@@ -142,6 +146,26 @@ async def living_nodes(database: Database, me: UUID, live_seconds: float) -> fro
         live_seconds,
     )
     return frozenset(row["id"] for row in rows)
+
+
+@frozen
+class Knowing:
+    """What a live node says of itself."""
+
+    preference: tuple[str, ...]
+    locations: tuple[str, ...] | None
+    """What its configuration has; None for a node of a release before, which does not say."""
+
+
+async def what_nodes_know(database: Database) -> Sequence[Knowing]:
+    """Return the nodes that live and do not stop."""
+    rows = await database.fetch(
+        "SELECT preference, locations FROM node WHERE NOT draining AND seen_at > now() - $1 * interval '1 second' ORDER BY id",
+        SILENT_AFTER,
+    )
+    return [
+        Knowing(tuple(row["preference"]), None if row["locations"] is None else tuple(row["locations"])) for row in rows
+    ]
 
 
 async def agree_on_defaults(database: Database, live_seconds: float) -> tuple[str, ...] | None:
