@@ -36,6 +36,7 @@ CHANGES = (
     "collect",
     "drill us",
     "immutability set team",
+    "immutability set team/app",
     "location activate us",
     "location add us",
     "location drain us",
@@ -83,6 +84,7 @@ CHANGES = (
     "user unlink alice 123",
     "verify --location us",
     "webhook delete hook",
+    "webhook delete hook --namespace team",
     "webhook redeliver hook",
     "webhook set hook --url https://hooks.example.com --event pushed",
 )
@@ -97,6 +99,7 @@ READS = (
     "orphans --location us",
     "permission list team/app",
     "policy list",
+    "policy remove team --dry-run",
     "policy set team --required us --dry-run",
     "policy show team",
     "quota list",
@@ -148,6 +151,17 @@ def invoke(monkeypatch: pytest.MonkeyPatch, words: list[str], code: int = 0, giv
     return str(result.stdout)
 
 
+def about(line: str) -> tuple[str | None, str | None]:
+    """Return the namespace or the repository that a line is about, as it is called in all of these."""
+    name = name_of(line)
+    if "team/app" in line:
+        return None, "team/app"
+    if name in ("token create", "token revoke"):
+        return "alice", None
+    of_namespaces = name.split()[0] in ("immutability", "namespace", "org", "policy", "quota", "robot", "team")
+    return "team" if (of_namespaces and name != "policy apply") or "--namespace team" in line else None, None
+
+
 def test_every_command_is_known() -> None:
     """A new command must say here whether it changes something."""
     assert {name_of(line) for line in (*CHANGES, *READS)} | ELSEWHERE == set(leaves(main))
@@ -155,15 +169,17 @@ def test_every_command_is_known() -> None:
 
 @pytest.mark.parametrize("line", [*CHANGES, *READS])
 def test_what_has_a_line(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    """A command that changes something is written down under its own name; one that only looks, or would only, is not."""
+    """A command that changes something is written down with its name and what it is about; what only looks, or would, is not."""
     name, said = name_of(line), []
 
-    def work(*_: Any, changes: str | None = None, **__: Any) -> None:
-        said.append(changes)
+    def work(
+        *_: Any, changes: str | None = None, namespace: str | None = None, repository: str | None = None, **__: Any
+    ) -> None:
+        said.append((changes, namespace, repository) if changes else None)
 
     monkeypatch.setattr(import_module(f"node.commands.{name.split()[0]}"), "work", work)
     invoke(monkeypatch, shlex.split(line), given=f"{PASSWORD}\n" if "--password-stdin" in line else "y\n")
-    assert said == [name if line in CHANGES else None]
+    assert said == [(name, *about(line)) if line in CHANGES else None]
 
 
 async def ask(uri: str, question: Callable[[Database], Awaitable[Any]]) -> Any:
@@ -259,6 +275,9 @@ def test_accounts_and_rights(
     assert [(line.action, " ".join(line.detail["arguments"])) for line in lines] == [
         (name_of(given), given) for given in done
     ]
+    for line in lines:
+        within, at = about(" ".join(line.detail["arguments"]))
+        assert (line.namespace, line.repository) == ("team" if at else within, at)
     assert {line.actor for line in lines if line.actor} == {f"cli:{getpass.getuser()}@{socket.gethostname()}"}
     assert not [line for line in lines if any(secret in repr(line) for secret in secrets)]
 

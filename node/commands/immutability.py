@@ -43,7 +43,13 @@ def set_one(name: str, patterns: tuple[str, ...], config: str | None, output: st
         document = await set_immutability(_means(desk), body, namespace=name, repository=name if "/" in name else None)
         show(document, output, ("", [document]))
 
-    work(config, verb, changes="immutability set")
+    work(
+        config,
+        verb,
+        changes="immutability set",
+        namespace=None if "/" in name else name,
+        repository=name if "/" in name else None,
+    )
 
 
 def _means(desk: Desk) -> Means:

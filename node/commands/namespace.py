@@ -29,7 +29,7 @@ def delete(name: str, yes: bool, config: str | None, output: str) -> None:
         document = await remove_namespace(Means(desk.database, desk.settings, desk.hints.publish), name)
         show(document, output, ("deleted", [document]))
 
-    work(config, verb, changes="namespace delete")
+    work(config, verb, changes="namespace delete", namespace=name)
 
 
 @command.command("tag-expiration")
@@ -51,4 +51,4 @@ def tag_expiration(name: str, window: str | None, config: str | None, output: st
             document = await set_expiration(means, name, {"tag_expiration": None if window == "default" else window})
         show(document, output, ("tag expiration", [document]))
 
-    work(config, verb, changes=None if window is None else "namespace tag-expiration")
+    work(config, verb, changes=None if window is None else "namespace tag-expiration", namespace=name)

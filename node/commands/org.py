@@ -35,7 +35,7 @@ def create(name: str, admin: str | None, email: str | None, config: str | None, 
             raise Refused(f"the name {name} is taken")
         show_account(made, name, output)
 
-    work(config, verb, changes="org create")
+    work(config, verb, changes="org create", namespace=name)
 
 
 @command.command("list")
@@ -86,7 +86,7 @@ def add(name: str, grantee: str, role: str, when_made_by: str | None, config: st
         row = {"id": line.id, **row_of_grant(line.grantee, line.role), "when_made_by": line.creator}
         show(row, output, ("default permission", [row]))
 
-    work(config, verb, changes="org add-default")
+    work(config, verb, changes="org add-default", namespace=name)
 
 
 @command.command("remove-default")
@@ -101,4 +101,4 @@ def remove(name: str, default: int, config: str | None) -> None:
             raise Refused(f"{name} has no default permission {default}")
         click.echo("removed")
 
-    work(config, verb, changes="org remove-default")
+    work(config, verb, changes="org remove-default", namespace=name)

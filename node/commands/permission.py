@@ -75,7 +75,7 @@ def set_one(repository: str, grantee: str, role: str, config: str | None) -> Non
         told(desk)
         click.echo(f"{grantee} has {role} on {repository}")
 
-    work(config, verb, changes="permission set")
+    work(config, verb, changes="permission set", repository=repository)
 
 
 @command.command()
@@ -94,7 +94,7 @@ def remove(repository: str, grantee: str, config: str | None) -> None:
         told(desk)
         click.echo(f"{grantee} has no permission of its own on {repository}")
 
-    work(config, verb, changes="permission remove")
+    work(config, verb, changes="permission remove", repository=repository)
 
 
 @command.command()
@@ -110,7 +110,7 @@ def visibility(repository: str, visibility: str, config: str | None) -> None:
         told(desk)
         click.echo(f"{repository} is {visibility}")
 
-    work(config, verb, changes="permission visibility")
+    work(config, verb, changes="permission visibility", repository=repository)
 
 
 def _done(outcome: Granting, repository: str, nobody: str) -> None:

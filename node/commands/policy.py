@@ -107,7 +107,7 @@ def set_one(
     async def verb(desk: Desk) -> None:
         await _change(desk, Request(namespace, document, dry_run, expect_version), output)
 
-    work(config, verb, changes=None if dry_run else "policy set")
+    work(config, verb, changes=None if dry_run else "policy set", namespace=namespace)
 
 
 @command.command("remove")
@@ -121,7 +121,7 @@ def remove(namespace: str, dry_run: bool, config: str | None, output: str) -> No
     async def verb(desk: Desk) -> None:
         await _change(desk, Request(namespace, None, dry_run), output)
 
-    work(config, verb, changes="policy remove")
+    work(config, verb, changes=None if dry_run else "policy remove", namespace=namespace)
 
 
 @command.command("apply")

@@ -58,7 +58,7 @@ def set_one(namespace: str, reject: str | None, warn: str | None, config: str | 
         document = await set_quota(desk.database, namespace, body, desk.settings.default_quota)
         show(document, output, ("", [_row(document)]))
 
-    work(config, verb, changes="quota set")
+    work(config, verb, changes="quota set", namespace=namespace)
 
 
 def _row(line: Json) -> Json:

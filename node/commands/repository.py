@@ -50,4 +50,4 @@ def delete(name: str, yes: bool, config: str | None, output: str) -> None:
         document = await remove_repository(Means(desk.database, desk.settings, desk.hints.publish), name)
         show(document, output, ("deleted", [document]))
 
-    work(config, verb, changes="repository delete")
+    work(config, verb, changes="repository delete", repository=name)

@@ -48,7 +48,7 @@ def create(name: str, description: str | None, config: str | None, output: str) 
             raise Refused(f"{name} cannot be made: there is such a robot, or no user or organisation {owner}")
         show_account(made, name, output, token=token)
 
-    work(config, verb, changes="robot create")
+    work(config, verb, changes="robot create", namespace=name.partition("+")[0])
 
 
 @command.command("list")
@@ -83,7 +83,7 @@ def renew(name: str, config: str | None, output: str) -> None:
         told(desk)
         show_account(await find_account(desk.database, name), name, output, token=token)
 
-    work(config, verb, changes="robot renew")
+    work(config, verb, changes="robot renew", namespace=name.partition("+")[0])
 
 
 @command.command()
@@ -120,7 +120,7 @@ def add_rule(name: str, issuer: str, subject: str, audience: str | None, config:
         document = await add_federation(_means(desk), name, body)
         show(document, output, ("rule", [document]))
 
-    work(config, verb, changes="robot add-federation")
+    work(config, verb, changes="robot add-federation", namespace=name.partition("+")[0])
 
 
 @command.command("remove-federation")
@@ -135,7 +135,7 @@ def remove_rule(name: str, rule: int, config: str | None, output: str) -> None:
     async def verb(desk: Desk) -> None:
         show(document := await remove_federation(_means(desk), name, str(rule)), output, ("deleted", [document]))
 
-    work(config, verb, changes="robot remove-federation")
+    work(config, verb, changes="robot remove-federation", namespace=name.partition("+")[0])
 
 
 def _means(desk: Desk) -> Means:
@@ -158,4 +158,4 @@ def delete(name: str, yes: bool, config: str | None) -> None:
         told(desk)
         click.echo(f"{name} is deleted")
 
-    work(config, verb, changes="robot delete")
+    work(config, verb, changes="robot delete", namespace=name.partition("+")[0])

@@ -44,7 +44,7 @@ def delete(repository: str, tag: str, config: str | None, output: str) -> None:
         document = await remove_tag(Means(desk.database, desk.settings, desk.hints.publish), repository, tag)
         show(document, output, ("deleted", [document]))
 
-    work(config, verb, changes="tag delete")
+    work(config, verb, changes="tag delete", repository=repository)
 
 
 @command.command()
@@ -78,4 +78,4 @@ def restore(repository: str, tag: str, digest: str, config: str | None, output: 
         document = await restore_tag(means, repository, tag, {"digest": digest})
         show(document, output, ("restored", [document]))
 
-    work(config, verb, changes="tag restore")
+    work(config, verb, changes="tag restore", repository=repository)

@@ -71,7 +71,7 @@ def set_one(
         told(desk)
         show(_row(found), output, ("team", [_row(found)]))
 
-    work(config, verb, changes="team set")
+    work(config, verb, changes="team set", namespace=organization)
 
 
 @command.command("list")
@@ -124,7 +124,7 @@ def add(organization: str, team: str, account: str, config: str | None) -> None:
             raise Refused(f"there is no team {team} of {organization}, or no {account} that it can have")
         click.echo(f"{account} is in {team}")
 
-    work(config, verb, changes="team add")
+    work(config, verb, changes="team add", namespace=organization)
 
 
 @command.command()
@@ -144,7 +144,7 @@ def remove(organization: str, team: str, account: str, config: str | None) -> No
         told(desk)
         click.echo(f"{account} is no more in {team}")
 
-    work(config, verb, changes="team remove")
+    work(config, verb, changes="team remove", namespace=organization)
 
 
 @command.command()
@@ -162,7 +162,7 @@ def delete(organization: str, team: str, yes: bool, config: str | None) -> None:
         told(desk)
         click.echo(f"{team} is deleted")
 
-    work(config, verb, changes="team delete")
+    work(config, verb, changes="team delete", namespace=organization)
 
 
 @command.command()
@@ -186,7 +186,7 @@ def sync(organization: str, team: str, group: str, config: str | None, output: s
         assert found is not None
         show(_row(found), output, ("team", [_row(found)]))
 
-    work(config, verb, changes="team sync")
+    work(config, verb, changes="team sync", namespace=organization)
 
 
 @command.command()
@@ -200,7 +200,7 @@ def unsync(organization: str, team: str, config: str | None) -> None:
         await end_sync(Means(desk.database, desk.settings, desk.hints.publish), organization, team)
         click.echo(f"{team} follows no group any more")
 
-    work(config, verb, changes="team unsync")
+    work(config, verb, changes="team unsync", namespace=organization)
 
 
 def _decided(organization: str, team: str) -> Refused:

@@ -56,7 +56,7 @@ def create(account: str, title: str, lifetime: str | None, config: str | None, o
         row = {**_row(made), "token": secret}
         show(row, output, ("token", [row]))
 
-    work(config, verb, changes="token create")
+    work(config, verb, changes="token create", namespace=account)
 
 
 @command.command("list")
@@ -87,7 +87,7 @@ def revoke(account: str, token: UUID, config: str | None) -> None:
         told(desk)
         click.echo("revoked")
 
-    work(config, verb, changes="token revoke")
+    work(config, verb, changes="token revoke", namespace=account)
 
 
 @command.command("rotate-keys")

@@ -30,6 +30,7 @@ from node.findings import Finding, Tell
 from node.hint_hub import Hub
 from node.hints import open_hints
 from node.journal.replay import Replayed
+from node.names import namespace_of
 from node.records.auditlog import Line, write_lines
 from node.records.migrate import migrate, migrations
 from node.records.postgres import Database, DatabaseMisconfigured, DatabaseUnavailable, TagImmutable, open_database
@@ -98,12 +99,15 @@ def work(
     *,
     migrating: bool = False,
     changes: str | None = None,
+    namespace: str | None = None,
+    repository: str | None = None,
 ) -> None:
     """Run a verb over the database that a configuration names, and exit with its code (None is 0); failures are one line.
 
     `migrating` makes the schema first, as a node that starts does. `changes` is what the audit log calls a verb that changes
     something; its line has the words that were given. A verb that is refused has no line; one that breaks off, by Ctrl-C or because
-    something failed, has one that says so, since it may have changed a part.
+    something failed, has one that says so, since it may have changed a part. `namespace` or `repository`: what the verb is about,
+    where that is one.
     """
     settings = load(config)
     logs.set_up("error")
@@ -113,7 +117,8 @@ def work(
             if changes is None:
                 return await verb(desk)
             words: dict[str, object] = {"arguments": _arguments(sys.argv[1:])}
-            line = Line(changes, _actor(), detail=words)
+            within = namespace if repository is None else namespace_of(repository, settings.library_namespace)
+            line = Line(changes, _actor(), within, repository, words)
             try:
                 code = await verb(desk)
             except BaseException as error:

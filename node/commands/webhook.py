@@ -79,7 +79,7 @@ def set_one(
         if output == "table" and "secret" in document:
             click.echo(f"its secret, which nothing shows later: {document['secret']}")
 
-    work(config, verb, changes="webhook set")
+    work(config, verb, changes="webhook set", namespace=namespace)
 
 
 @command.command()
@@ -93,7 +93,7 @@ def delete(name: str, namespace: str | None, config: str | None, output: str) ->
     async def verb(desk: Desk) -> None:
         show(document := await remove_webhook(_means(desk), namespace, name), output, ("deleted", [document]))
 
-    work(config, verb, changes="webhook delete")
+    work(config, verb, changes="webhook delete", namespace=namespace)
 
 
 @command.command()
@@ -134,7 +134,7 @@ def redeliver(name: str, delivery: int | None, namespace: str | None, config: st
         document = await deliver_again(_means(desk), namespace, name, delivery)
         show(document, output, ("due", [document]))
 
-    work(config, verb, changes="webhook redeliver")
+    work(config, verb, changes="webhook redeliver", namespace=namespace)
 
 
 def _means(desk: Desk) -> Means:
