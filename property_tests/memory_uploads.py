@@ -11,7 +11,7 @@ from attrs import evolve
 
 from node.push import places, publishing, sessions, uploads
 from node.records.blobs import Committed
-from node.records.uploads import Announced, Choice, UploadRow
+from node.records.uploads import Announced, Choice, Standing, UploadRow
 from property_tests.memory_ledger import FINISH_GRACE, Line
 from property_tests.memory_truth import OpenUpload, Truth
 from replication.model import Blob, LocationState, Placement
@@ -80,11 +80,11 @@ async def take_over_upload(database: Line, repository: str, upload: UUID) -> Upl
     return UploadRow(upload, row.location, row.epoch, row.state)
 
 
-async def look_at_upload(database: Line, repository: str, upload: UUID) -> int | None:
+async def look_at_upload(database: Line, repository: str, upload: UUID) -> Standing | None:
     await database.call()
     row = _find(database.truth, repository, upload)
     database.done()
-    return None if row is None else row.state.offset
+    return None if row is None else Standing(row.state.offset, row.epoch)
 
 
 async def record_upload(database: Line, upload: UUID, epoch: int, state: UploadState) -> bool:

@@ -134,13 +134,14 @@ class Uploads:
     async def get(self, _request: Request, repository: str, upload: str) -> Answer:
         """Say how far an upload is."""
         upload_id = _upload_id(upload)
-        offset = await look_at_upload(self._registry.database, repository, upload_id)
-        if offset is None:
+        found = await look_at_upload(self._registry.database, repository, upload_id)
+        if found is None:
             raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": upload, "name": repository})
         session = self._sessions.peek(repository, upload_id)
-        if session is not None and session.row.state.offset == offset:
-            return self._progress(204, self._sessions.location(session), upload_id, offset)
-        return self._progress(204, _path(repository, upload_id), upload_id, offset)
+        # Whoever took it over since then may have died, and recorded nothing.
+        if session is not None and (session.row.state.offset, session.row.epoch) == (found.offset, found.epoch):
+            return self._progress(204, self._sessions.location(session), upload_id, found.offset)
+        return self._progress(204, _path(repository, upload_id), upload_id, found.offset)
 
     async def delete(self, repository: str, upload: str) -> Answer:
         """Cancel an upload: its session, its parts and its bytes."""
@@ -315,13 +316,13 @@ class Uploads:
     async def _lost(self, session: Session, *, untouched: bool = False) -> _Lost:
         """Return what to tell a client whose upload went on without it: where it is now, or that it is gone."""
         upload = session.row.id
-        offset = await look_at_upload(self._registry.database, session.repository, upload)
-        if offset is None:
+        found = await look_at_upload(self._registry.database, session.repository, upload)
+        if found is None:
             return _Lost(BLOB_UPLOAD_UNKNOWN, {"upload": str(upload), "reason": "another request ended this upload"})
         lost = _Lost(
             RANGE_INVALID,
-            {"upload": str(upload), "expected": offset, "reason": "another request took this upload over"},
-            headers=(("location", _path(session.repository, upload)), ("range", f"0-{max(0, offset - 1)}")),
+            {"upload": str(upload), "expected": found.offset, "reason": "another request took this upload over"},
+            headers=(("location", _path(session.repository, upload)), ("range", f"0-{max(0, found.offset - 1)}")),
         )
         lost.untouched = untouched
         return lost

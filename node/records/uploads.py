@@ -237,15 +237,23 @@ async def take_over_upload(database: Database, repository: str, upload: UUID) ->
     return None if row is None else _upload(row)
 
 
-async def look_at_upload(database: Database, repository: str, upload: UUID) -> int | None:
-    """Return how many bytes of an upload are recorded, None if there is no such upload."""
+@frozen
+class Standing:
+    """How many bytes of an upload are recorded, and which epoch owns it."""
+
+    offset: int
+    epoch: int
+
+
+async def look_at_upload(database: Database, repository: str, upload: UUID) -> Standing | None:
+    """Return how far an upload is, None if there is no such upload."""
     row = await database.fetch_row(
-        "SELECT u.byte_offset FROM upload u JOIN repository r ON r.id = u.repository_id "
+        "SELECT u.byte_offset, u.epoch FROM upload u JOIN repository r ON r.id = u.repository_id "
         "WHERE u.id = $1 AND r.name = $2 AND u.expires_at > now()",
         upload,
         repository,
     )
-    return None if row is None else int(row["byte_offset"])
+    return None if row is None else Standing(row["byte_offset"], row["epoch"])
 
 
 async def record_upload(database: Database, upload: UUID, epoch: int, state: UploadState) -> bool:

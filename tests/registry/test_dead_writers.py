@@ -199,3 +199,17 @@ async def test_a_put_that_died_after_its_end(world: MakeWorld, repository: str, 
     assert (await eu.put(location, digest_of(data), body)).status == 201
     assert await body.receive() == b"", "the client was not heard to its end"
     await check_whole(us, eu, repository, data)
+
+
+async def test_nobody_is_sent_to_what_a_node_remembers_from_before(world: MakeWorld, repository: str) -> None:
+    """After another node took an upload over and died, the first one's answer does not lead to its own, older memory of it."""
+    us, eu = await world("us eu", "eu us", ceph=True, proxy_storage=True)
+    data = secrets.token_bytes(BEGUN + 2 * PART)
+    location = (await us.patch(await us.start_upload(repository), data[:BEGUN])).location
+    await die_in_the_middle(eu, location, data[BEGUN:], None, 3)
+    status = await us.ask("GET", location)
+    assert status.headers["range"] == f"0-{BEGUN - 1}"
+    reply = await us.patch(status.location, data[BEGUN:], BEGUN)
+    assert reply.status == 202
+    assert (await us.put(reply.location, digest_of(data))).status == 201
+    await check_whole(us, eu, repository, data)
