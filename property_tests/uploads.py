@@ -124,6 +124,8 @@ class Client:
     data: bytes
     patience: int = 12
     """Requests without progress until it gives up."""
+    steps: tuple[int, ...] = (0, 1000, MIB, 2 * MIB + 7)
+    """Bytes of a request."""
     path: str = ""
     _state: str | None = None
     _failures: int = 0
@@ -163,8 +165,7 @@ class Client:
         """Send the blob to an upload that is begun; False: it is gone, and must be begun again."""
         offset = 0
         while True:
-            end = min(len(self.data), offset + self.random.choice([0, 1000, MIB, 2 * MIB + 7]))
-            last = end == len(self.data) and self.random.random() < 0.6
+            end, last = self._next(offset)
             status = await self._ask(partial(self._write, offset, end, last))
             if status == 201:
                 return True
@@ -180,6 +181,11 @@ class Client:
             if told > len(self.data):
                 raise AssertionError(f"{told} bytes of {len(self.data)} were taken in")
             offset = told
+
+    def _next(self, offset: int) -> tuple[int, bool]:
+        """Return where the next request ends, and whether it is the PUT."""
+        end = min(len(self.data), offset + self.random.choice(self.steps))
+        return end, end == len(self.data) and self.random.random() < 0.6
 
     def _write(self, begin: int, end: int, last: bool, uploads: Uploads) -> Awaitable[Answer]:
         request = self._request("PUT" if last else "PATCH", begin, end)
