@@ -25,8 +25,6 @@ from node.records.policies import load_policy, read_policy, write_policy
 from node.records.postgres import Database
 from node.records.replay import (
     MissingLink,
-    adopt_journal_objects,
-    adopt_manifest_objects,
     begin_journals_anew,
     clear_facts,
     delete_gone,
@@ -39,7 +37,12 @@ from node.records.replay import (
     stage_own,
     staged,
     unlink_gone,
-    unlinked_digests,
+)
+from node.records.replay_objects import (
+    adopt_journal_objects,
+    adopt_manifest_objects,
+    is_linked,
+    spare_manifests,
     was_unlinked,
 )
 
@@ -246,10 +249,10 @@ async def _objects(work: _Work, location: str, engine: Engine, journal: Mapping[
     try:
         async for keys in key_pages(engine, f"{engine.prefix}manifests/"):
             objects = {key: digest for key in keys if (digest := manifest_digest(engine.prefix, key)) is not None}
-            strange = await unlinked_digests(work.database, sorted(set(objects.values())))
+            spare = await spare_manifests(work.database, location, objects)
             for key, digest in objects.items():
-                if digest in strange and await _just_pushed(work, location, engine, key):
-                    strange -= {digest}
+                if digest in spare:
+                    await _take_just_pushed(work, location, engine, key)
             # What no repository needs may be needed by what was not read.
             await adopt_manifest_objects(work.database, location, objects, bury=not work.done.unreached)
     except EngineError as error:
@@ -257,18 +260,16 @@ async def _objects(work: _Work, location: str, engine: Engine, journal: Mapping[
     await adopt_journal_objects(work.database, location, {key: (said.kind, said.hour) for key, said in journal.items()})
 
 
-async def _just_pushed(work: _Work, location: str, engine: Engine, key: str) -> bool:
+async def _take_just_pushed(work: _Work, location: str, engine: Engine, key: str) -> None:
     """Link a manifest that no journal knows yet: its object is written first. What was deleted stays so."""
     stored = await _read(work, location, engine, key)
-    if stored is None:
-        return False
+    if stored is None or await is_linked(work.database, stored.repository, stored.digest):
+        return
     until = work.done.until
     if until is not None and stored.at < until - _JUST_NOW and not work.gaps:
-        return False
+        return
     if await was_unlinked(work.database, stored.repository, stored.digest, stored.at):
-        return False
-    if not await _restore(work, stored):
-        return False
-    work.tell(Finding("untagged", location, stored.digest, f"of {stored.repository}: no journal knows its tags"))
-    work.note(untagged=work.done.untagged + 1)
-    return True
+        return
+    if await _restore(work, stored):
+        work.tell(Finding("untagged", location, stored.digest, f"of {stored.repository}: no journal knows its tags"))
+        work.note(untagged=work.done.untagged + 1)

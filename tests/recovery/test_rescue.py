@@ -267,6 +267,29 @@ async def test_what_the_journals_do_not_know_yet_is_found_by_its_digest(world: M
     assert await engine.head((await us.rows("SELECT key FROM placement LIMIT 1"))[0]["key"])
 
 
+async def test_an_image_that_no_journal_knows_comes_back_to_each_of_its_repositories(world: MakeWorld) -> None:
+    """Repositories that have the same manifest have an object each: one that is there hides no other, and buries none."""
+    (us,) = await world("us eu", proxy_storage=True)
+    await us.push_image("a/b", "v1", b"one")
+    await flush(us)
+    journals = await list_journals(us.engines, lambda _: None)
+    digest = await us.push_image("c/d", "v1", b"one")
+    await us.push_image("e/f", "v1", b"one")
+    await flush(us)
+    image = await pull(us, "a/b", digest)
+    # As if the database had died between the manifests and the journal.
+    for location, later in (await list_journals(us.engines, lambda _: None)).keys.items():
+        for key in later.keys() - journals.keys[location].keys():
+            await us.engines[location].inner.delete(key)
+    await lose_the_database(us)
+    report, findings = await run(us)
+    assert (report.lost, report.replayed.untagged) == (0, 2), findings
+    for name in ("a/b", "c/d", "e/f"):
+        assert await pull(us, name, digest) == image
+    buried = await us.rows("SELECT key FROM dead_object WHERE key LIKE '%/manifests/%'")
+    assert buried == []
+
+
 async def test_what_left_after_the_backup_leaves_again(world: MakeWorld) -> None:
     """A manifest that an older database links, and that the journals know to have left since, goes; one that came again stays."""
     (us,) = await world("us eu", proxy_storage=True)
