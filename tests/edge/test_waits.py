@@ -3,16 +3,24 @@
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import LifespanState
 
 from node.answers import Answer, Request
+from node.web.app import BEYOND_LIMIT, create_app
+from node.web.connection import Connection, Pushback
 from node.web.direct import Direct
 from node.web.lane import Lane
+from node.web.listener import hypercorn_config
 from node.web.waits import Waits
-from tests.edge.conftest import Node, hello
+from tests.edge.conftest import SETTINGS, Node, hello
 from tests.edge.wire import PATIENCE
 
 HEAD = b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n"
@@ -78,6 +86,18 @@ async def test_a_socket_that_is_closed_is_not_merely_late(
         await failed.wait()
 
 
+class AfterPolling(trio.abc.Instrument):
+    """Does something, once, when Trio has just asked the kernel what there is to read, and before it looks whose time is over."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self._do: Callable[[], object] | None = do
+
+    def after_io_wait(self, _timeout: float) -> None:
+        if self._do is not None:
+            do, self._do = self._do, None
+            do()
+
+
 async def test_what_an_idle_client_has_sent_is_read_before_it_is_given_up(
     pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
 ) -> None:
@@ -94,11 +114,12 @@ async def test_what_an_idle_client_has_sent_is_read_before_it_is_given_up(
     nursery.start_soon(receive)
     nursery.start_soon(waits.run)
     await trio.testing.wait_all_tasks_blocked()
+    polled = AfterPolling(lambda: os.write(theirs.socket.fileno(), HEAD))
+    trio.lowlevel.add_instrument(polled)
     waits.stop()
-    # Without a checkpoint since: whoever ends the waits runs now, before anybody looks at the sockets.
-    os.write(theirs.socket.fileno(), HEAD)
     with trio.fail_after(PATIENCE):
         await received.wait()
+    trio.lowlevel.remove_instrument(polled)
 
 
 class Between(trio.abc.Instrument):
@@ -139,6 +160,27 @@ async def test_a_request_that_came_before_the_stop_is_answered(
         await served.wait()
     trio.lowlevel.remove_instrument(between)
     assert between.task is None
+
+
+async def test_hypercorn_gives_nobody_up_whose_request_has_just_come(nursery: trio.Nursery) -> None:
+    """An idle connection's time is over, and its request came after the kernel was asked: it is answered."""
+    waits = Waits(1.0, last_request=0.0)
+    app = ASGIWrapper(create_app(hello, Node(nursery), SETTINGS))  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = await trio.open_tcp_stream(*listening.getsockname())
+        accepted = trio.socket.from_stdlib_socket(listening.accept()[0])
+    held: Any = Pushback(trio.SocketStream(accepted), b"")
+    state = LifespanState({BEYOND_LIMIT: False})
+    connection = Connection(waits, app, hypercorn_config(75.0), WorkerContext(None), state, held)
+    nursery.start_soon(partial(connection.serve, accepted, peer="127.0.0.1", secure=False))
+    await trio.testing.wait_all_tasks_blocked()
+    polled = AfterPolling(lambda: os.write(theirs.socket.fileno(), HEAD.replace(b"GET", b"POST")))
+    trio.lowlevel.add_instrument(polled)
+    waits.stop()
+    async with theirs:
+        with accepted, trio.fail_after(PATIENCE):
+            assert (await theirs.receive_some()).startswith(b"HTTP/1.1 200 ")
+    trio.lowlevel.remove_instrument(polled)
 
 
 async def test_many_requests_at_once_let_others_in(node: Node, nursery: trio.Nursery) -> None:
