@@ -33,6 +33,7 @@ from node.records.pulls import FoundBlob, find_blob
 from node.records.reconcile import PostgresRounds
 from node.records.replicas import Replica, Replicas
 from node.running import Node, ask_who_lives
+from node.shares import Places, Share
 from node.waiting import Subject, Waiting
 from replication.bandwidth import Bandwidth, FailoverCap
 from replication.closure import Closure
@@ -265,8 +266,8 @@ def assemble(
         patience=patience,
         upload_spool=UploadSpool(Spool(folder_of(settings.upload_spool), settings.upload_spool.most)),
         metrics=metrics,
-        waiting=Waiting(look, hints, settings.replication_waiters),
-        durable=Waiting(look, hints, settings.durability_waiters),
+        waiting=Waiting(look, hints, Places("waits", Share(settings.replication_waiters))),
+        durable=Waiting(look, hints, Places("pushes that wait for copies", Share(settings.durability_waiters))),
         elsewhere=Elsewhere(name, watcher.look_now, watcher.doubt),
         acknowledged=acknowledged,
         spot_checks=SpotChecks(reader, find, settings.redirect_spot_checks, settings.probe_interval),
@@ -287,6 +288,7 @@ def assemble(
             queue=settings.maximum_waiting,
             patience=settings.queue_patience,
         ),
+        connections=Places("connections", Share(settings.maximum_connections)),
         standstill=standstill,
         name=name,
     )

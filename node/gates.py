@@ -1,8 +1,11 @@
 """Gates: how many requests of one kind work at once, so that a thousand pulls starve neither pushes nor health checks.
 
-Who finds a gate full waits in order. Waiting costs a task and a connection, being sent away costs one of a client's few tries: so
-many may wait, and long, as long as that is of use. Who would wait longer than anybody has patience, by how fast the queue moves,
-is told so at once (429, with a Retry-After that is as honest), and so is everybody when it has stood still for too long.
+Who finds no place waits. Waiting costs a task and a connection, being sent away costs one of a client's few tries: so many may
+wait, and long, as long as that is of use. Who would wait longer than anybody has patience, by how fast the queue moves, is told so
+at once (429, with a Retry-After that is as honest), and so is everybody when it has stood still for too long.
+
+Nobody takes all places, inside or in the queue (`shares.py`). Each has a line of their own there, in order, and the lines take
+turns: who comes with one request does not wait behind a thousand of somebody else's.
 """
 
 from collections import OrderedDict
@@ -15,6 +18,7 @@ from attrs import frozen
 from engines.trace import waiting
 from node.errors import TOOMANYREQUESTS, RegistryError
 from node.queueing import Movement
+from node.shares import Places, Share
 
 _STANDSTILL = 4
 """A queue stands still when nobody has left for a so-manieth part of the patience."""
@@ -29,6 +33,8 @@ class GateStatistics:
     inside: int
     waiting: int
     refused: int
+    bounded: int
+    """Of these, who had their share while others would have found room."""
 
 
 class Gate:
@@ -37,101 +43,137 @@ class Gate:
     def __init__(self, kind: str, limit: int, queue: int, patience: float) -> None:
         self._kind = kind
         self._limit = limit
-        self._queue = queue
+        self.places = Places(kind, Share(limit))
+        self._queue = Places(f"{kind} that wait", Share(queue))
         self._patience = patience
-        self._inside = 0
-        self._waiting: OrderedDict[object, trio.Event] = OrderedDict()
+        self._lines: OrderedDict[str, OrderedDict[object, trio.Event]] = OrderedDict()
+        """Who waits, by whose they are, with the line first whose turn is next. None of them may come in as things are."""
         self._movement: Movement | None = None
-        """Of the queue that there is; None without one. With one the gate is full: who leaves hands the place over."""
-        self._refused = 0
+        """Of the queue that there is; None without one."""
 
-    def enter(self) -> AbstractAsyncContextManager[None]:
-        """Be inside for the time of the block. Raises RegistryError (429)."""
-        return _Inside(self)
+    def enter(self, who: str) -> AbstractAsyncContextManager[None]:
+        """Be inside for the time of the block, as one of `who`'s. Raises RegistryError (429)."""
+        return _Inside(self, who)
 
     @property
     def free(self) -> bool:
-        """Whether who comes now need not wait. Who waits for nothing else either need not come in."""
-        return self._inside < self._limit
+        """Whether anybody who comes now need not wait. Who waits for nothing else either need not come in."""
+        return self.places.taken < self._limit
 
-    def leave(self) -> None:
-        """Leave the place to whoever has waited longest."""
-        if self._movement is None:
-            self._inside -= 1
-            return
-        self._movement.left(trio.current_time())
-        self._waiting.popitem(last=False)[1].set()
-        self._end_if_empty()
+    def leave(self, who: str) -> None:
+        """Leave the place to whoever's turn it is."""
+        self.places.give_back(who)
+        if self._lines:
+            self._let_in()
 
     def statistics(self) -> GateStatistics:
         """Return the counts as of now."""
-        return GateStatistics(self._limit, self._inside, len(self._waiting), self._refused)
+        inside, queue = self.places, self._queue
+        refused = inside.full + inside.bounded
+        return GateStatistics(self._limit, inside.taken, queue.taken, refused, inside.bounded)
 
-    async def acquire(self, ticket: object) -> None:
+    async def acquire(self, ticket: object, who: str) -> None:
         """Come in. Raises RegistryError (429)."""
         # Before the place is taken: who is cancelled here never leaves.
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._inside < self._limit:
-            self._inside += 1
+        if self.places.take(who):
+            if self._lines and not self.free:
+                # Until now they waited only because they have their share: that says nothing of how fast a full room empties.
+                self._movement = Movement(trio.current_time())
             return
         now = trio.current_time()
-        movement, ahead = self._movement or Movement(now), len(self._waiting)
-        expected = movement.expected(ahead, now)
-        if ahead >= self._queue or expected > self._patience:
-            raise self._refuse(expected)
+        movement = self._movement or Movement(now)
+        expected = movement.expected(self._ahead(who), now)
+        if expected > self._patience or not self._queue.take(who):
+            raise self._refuse(who, expected)
         self._movement, woken = movement, trio.Event()
-        self._waiting[ticket] = woken
+        self._lines.setdefault(who, OrderedDict())[ticket] = woken
         try:
             with waiting("gate"):
-                await self._wait(woken, movement, now + self._patience)
+                await self._wait(woken, now + self._patience)
         except trio.Cancelled:
-            self._withdraw(ticket)
+            self._withdraw(ticket, who, woken)
             raise
         if not woken.is_set():
-            self._withdraw(ticket)
-            raise self._refuse(movement.expected(len(self._waiting), trio.current_time()))
+            movement = self._movement or movement
+            self._withdraw(ticket, who, woken)
+            raise self._refuse(who, movement.expected(self._ahead(who), trio.current_time()))
 
-    async def _wait(self, woken: trio.Event, movement: Movement, last: float) -> None:
+    async def _wait(self, woken: trio.Event, last: float) -> None:
         """Wait until `last` at most, and only while the queue moves."""
         while not woken.is_set():
-            until = min(last, movement.moved + self._patience / _STANDSTILL)
+            # While somebody waits there is a queue.
+            moved = last if self._movement is None else self._movement.moved
+            until = min(last, moved + self._patience / _STANDSTILL)
             if until <= trio.current_time():
                 return
             with trio.move_on_at(until):
                 await woken.wait()
 
-    def _withdraw(self, ticket: object) -> None:
-        """Give up a turn, or the place that it has just become."""
-        if self._waiting.pop(ticket, None) is None:
-            self.leave()
-        else:
-            self._end_if_empty()
+    def _ahead(self, who: str) -> int:
+        """Return how many come in before another of `who`'s: of each other line as many as wait in theirs, and one."""
+        own = len(self._lines.get(who, ()))
+        others = len(self._lines) - (who in self._lines)
+        return min(self._queue.taken, own + others * (own + 1))
 
-    def _end_if_empty(self) -> None:
-        if not self._waiting:
+    def _let_in(self) -> None:
+        """Let in who may come in, one of each line in turn."""
+        while self._lines and self.free:
+            # Who holds as much as keeps them out holds three places at least: there are few such lines.
+            who = next((who for who in self._lines if self.places.open_to(who)), None)
+            if who is None:
+                return
+            line = self._lines[who]
+            line.popitem(last=False)[1].set()
+            self._lines.move_to_end(who)
+            self._queue.give_back(who)
+            self.places.take(who)
+            if self._movement is not None:
+                self._movement.left(trio.current_time())
+            self._end_if_empty(who)
+
+    def _withdraw(self, ticket: object, who: str, woken: trio.Event) -> None:
+        """Give up a turn, or the place that it has just become."""
+        if woken.is_set():
+            self.leave(who)
+            return
+        del self._lines[who][ticket]
+        self._queue.give_back(who)
+        self._end_if_empty(who)
+
+    def _end_if_empty(self, who: str) -> None:
+        if not self._lines[who]:
+            del self._lines[who]
+        if not self._lines:
             self._movement = None
 
-    def _refuse(self, expected: float) -> RegistryError:
-        self._refused += 1
-        detail = {"reason": f"this node is working on {self._limit} {self._kind}; more have to wait"}
+    def _refuse(self, who: str, expected: float) -> RegistryError:
+        reason = f"this node is working on {self._limit} {self._kind}; more have to wait"
+        if self.places.refused(who):
+            held = self.places.held_by(who)
+            reason = (
+                f"this node is working on {held} {self._kind} of yours and keeps room for others; more have to wait"
+            )
         # What is left of the wait when the patience has gone by; the patience itself where the queue cannot tell.
         later = expected - self._patience if isfinite(expected) and expected > self._patience else self._patience
-        return RegistryError(TOOMANYREQUESTS, detail, retry_after=max(1, min(_LONGEST_RETRY, ceil(later))))
+        after = max(1, min(_LONGEST_RETRY, ceil(later)))
+        return RegistryError(TOOMANYREQUESTS, {"reason": reason}, retry_after=after)
 
 
 class _Inside(AbstractAsyncContextManager[None]):
     """A turn. A class, because a generator costs a warm pull 2 % more."""
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_gate", "_who")
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, who: str) -> None:
         self._gate = gate
+        self._who = who
 
     async def __aenter__(self) -> None:
-        await self._gate.acquire(self)
+        await self._gate.acquire(self, self._who)
 
     async def __aexit__(self, *_error: object) -> None:
-        self._gate.leave()
+        self._gate.leave(self._who)
 
 
 class Gates:

@@ -158,6 +158,13 @@ STATE: Mapping[str, Described] = {
     "antipode_part_memory_bytes": _described("gauge", "Memory that part buffers may take (PART_MEMORY)."),
     "antipode_part_memory_held_bytes": _described("gauge", "Memory that part buffers take."),
     "antipode_part_memory_waiting": _described("gauge", "Copies and uploads that wait for memory."),
+    "antipode_places_taken": _described("gauge", "What is under way of a kind of which a node takes so much.", "kind"),
+    "antipode_places_refused_total": _described(
+        "counter",
+        "What was sent away, because no place was free or because one already held their share.",
+        "kind",
+        "why",
+    ),
     "antipode_service_up": _described("gauge", "Whether a service of this node runs.", "service"),
     "antipode_service_restarts_total": _described("counter", "Times that a service was started again.", "service"),
     "antipode_draining": _described("gauge", "Whether this node is about to stop."),
@@ -367,6 +374,19 @@ class State(Collector):
         yield "antipode_part_memory_bytes", (), pool.total
         yield "antipode_part_memory_held_bytes", (), pool.held
         yield "antipode_part_memory_waiting", (), pool.waiting
+        gates = self._node.gates
+        for kind, places in (
+            ("pulls", gates.pulls.places),
+            ("streams", gates.streams.places),
+            ("pushes", gates.pushes.places),
+            ("tokens", gates.tokens.places),
+            ("waits", self._node.waiting.places),
+            ("durable_pushes", self._node.durable.places),
+            ("connections", self._node.connections),
+        ):
+            yield "antipode_places_taken", (kind,), places.taken
+            yield "antipode_places_refused_total", (kind, "full"), places.full
+            yield "antipode_places_refused_total", (kind, "share"), places.bounded
         for name, service in self._node.board.statuses().items():
             yield "antipode_service_up", (name,), float(service.state is ServiceState.RUNNING)
             yield "antipode_service_restarts_total", (name,), service.restarts

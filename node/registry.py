@@ -22,8 +22,10 @@ from node.records.manifests import FoundManifest, Look, TagAsked, find_by_tags
 from node.records.postgres import Database
 from node.records.pulls import FoundBlob
 from node.records.replicas import Replicas
+from node.shares import Sources
 from node.together import Together
 from node.waiting import Waiting
+from node.web.proxies import Proxies
 from replication.macs import MacKeys
 from replication.model import LocationState, Placement
 from replication.parts import PartPool
@@ -122,9 +124,16 @@ class Registry:
     manifests: Alike[Look] = field(factory=Alike, init=False)
     blobs: Alike[FoundBlob | None] = field(factory=Alike, init=False)
     """Look digests up, those that wait for the same one at the same moment once."""
+    sources: Sources = field(init=False)
+    """Who an address is where nobody is logged in."""
 
     def __attrs_post_init__(self) -> None:
         self.tags = Together(lambda asked: find_by_tags(self.database, asked))
+        self.sources = Sources(Proxies(self.settings.edge.trusted_proxies))
+
+    def sharer(self, account: str, client: str) -> str:
+        """Return who takes places for a request: an account, or where nobody is logged in, the address that it comes from."""
+        return account or self.sources.of(client)
 
     def line(self, request: Request, action: str, repository: str, **detail: object) -> Line:
         """Return the audit log's line about a request."""

@@ -116,9 +116,10 @@ class Routes:
             headers = (("content-type", "application/json"), ("docker-distribution-api-version", "registry/2.0"))
             return Answer(200, headers, b"{}", outcome="memory")
         if path == TOKEN_PATH:
-            return await answer_token(
-                self._registry.access, self._registry.settings, self._registry.gates.tokens, request
-            )
+            registry = self._registry
+            # As nobody has said yet who they are, addresses share.
+            who = registry.sources.of(request.client)
+            return await answer_token(registry.access, registry.settings, registry.gates.tokens, request, who)
         if path == "/v2/_catalog":
             self._only(request, "GET", "HEAD")
             return await answer_catalog(self._registry, request, await self._known(request, CATALOG))
@@ -169,8 +170,9 @@ class Routes:
             deletes = request.method == "DELETE"
             check_change(self._registry.current(), Change.ADMINISTER if deletes else Change.PUSH)
         gate = gates.pulls if request.method in ("GET", "HEAD") else gates.pushes
+        who = self._registry.sharer(request.who, request.client)
         if need.actions is not _PUSH:
-            async with gate.enter():
+            async with gate.enter(who):
                 return await endpoint(request, name, last)
         async with self._ensured(identity, need):
             if endpoint == self._post and "mount" in request.query:
@@ -178,7 +180,7 @@ class Routes:
             if endpoint == self._put_manifest:
                 # It leaves the gate by itself when it only waits for copies.
                 return await endpoint(request, name, last)
-            async with gate.enter():
+            async with gate.enter(who):
                 return await endpoint(request, name, last)
 
     async def _known(self, request: Request, *needs: Need) -> Identity:

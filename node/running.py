@@ -32,6 +32,7 @@ from node.records.postgres import Database, DatabaseUnavailable
 from node.records.replicas import Replicas
 from node.registry import Memory, Registry
 from node.services import ServiceBoard
+from node.shares import Places
 from node.tls import Certificates
 from node.waiting import Waiting
 from replication.bandwidth import Bandwidth, FailoverCap
@@ -113,6 +114,8 @@ class Node:
     patience: Patience
     upload_spool: UploadSpool
     gates: Gates
+    connections: Places
+    """Clients' connections."""
     auditlog: AuditLog
     forgetting: Forgetting
     elsewhere: Elsewhere

@@ -47,6 +47,7 @@ from node.reload import reload_on_hangup
 from node.routes import Routes
 from node.running import Node
 from node.services import ALWAYS_RESTART, NodeFailure, RestartPolicy, Service, supervise
+from node.shares import Places
 from node.systemd import Manager, inherited_sockets
 from node.tls import BadCertificate, Certificates
 from node.web.access import log_exchange
@@ -82,6 +83,7 @@ class Serve(Protocol):
         settings: Settings,
         shutdown: trio.Event,
         tls: TlsSource | None,
+        places: Places,
         *,
         task_status: trio.TaskStatus[Address],
     ) -> None:
@@ -249,7 +251,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
             shutdown = trio.Event()
             async with trio.open_nursery() as serving:
                 tls = None if node.certificates is None else node.certificates.current
-                server = partial(serving_on, app, lane, node.settings, shutdown, tls)
+                server = partial(serving_on, app, lane, node.settings, shutdown, tls, node.connections)
                 bound = await serving.start(partial(supervise, "http", server, board=node.board, restart=_SERVER))
                 spare_the_collector()
                 _log.info("node is up", address=str(bound), preference=list(node.settings.preference))
@@ -280,11 +282,14 @@ async def _serve_at(
     settings: Settings,
     shutdown: trio.Event,
     tls: TlsSource | None,
+    places: Places,
     *,
     task_status: trio.TaskStatus[Address],
 ) -> None:
     try:
-        await serve(app, settings, bind=address, shutdown=shutdown, tls=tls, lane=lane, task_status=task_status)
+        await serve(
+            app, settings, bind=address, shutdown=shutdown, tls=tls, lane=lane, places=places, task_status=task_status
+        )
     except CannotListen as error:
         raise NodeFailure(str(error)) from error
 
@@ -296,13 +301,22 @@ async def _serve_on(
     settings: Settings,
     shutdown: trio.Event,
     tls: TlsSource | None,
+    places: Places,
     *,
     task_status: trio.TaskStatus[Address],
 ) -> None:
     for listening in sockets:
         tune(listening, send_stall=settings.stall_deadline)
     await serve_sockets(
-        app, settings, sockets=sockets, shutdown=shutdown, tls=tls, outlived=True, lane=lane, task_status=task_status
+        app,
+        settings,
+        sockets=sockets,
+        shutdown=shutdown,
+        tls=tls,
+        outlived=True,
+        lane=lane,
+        places=places,
+        task_status=task_status,
     )
 
 

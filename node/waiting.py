@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import define, field, frozen
 
+from node.shares import Places
 from replication.closure import Closure
 from replication.ports import Forget, Hints, Placed
 
@@ -23,7 +24,7 @@ Done = Callable[[Closure], bool]
 
 
 class TooManyWaiting(Exception):
-    """Everybody who may wait at once does; the message says how many that are."""
+    """Everybody who may wait at once does, or whoever asks has their share; the message says how many wait."""
 
 
 class Vanished(Exception):
@@ -104,19 +105,22 @@ class _Watch:
 class Waiting:
     """Everybody who waits on this node. `run` must be running, else only the safety net wakes.
 
-    `look` reads a closure's facts. At most `most` wait at once.
+    `look` reads a closure's facts. As many wait at once as there are `places`.
     """
 
     _look: Look
     _hints: Hints
-    _most: int
+    places: Places
     safety_net: float = SAFETY_NET
     looks: int = 0
     """Times that the database was asked."""
-    waiters: int = 0
-    """How many wait at the moment."""
     _watches: dict[Subject, _Watch] = field(factory=dict)
     _closing: bool = False
+
+    @property
+    def waiters(self) -> int:
+        """How many wait at the moment."""
+        return self.places.taken
 
     def close(self) -> None:
         """End all waits with what is known, now and from now on: the node is about to stop, and any other may go on."""
@@ -135,13 +139,14 @@ class Waiting:
                     for watch in self._watches.values():
                         watch.note(hint)
 
-    async def until(self, subject: Subject, done: Done, seconds: float) -> Closure:
+    async def until(self, subject: Subject, done: Done, seconds: float, who: str) -> Closure:
         """Return the closure's facts as soon as `done` holds of them, and after `seconds` in any case.
 
-        They are what the database said during this call, never a hint's word. Raises TooManyWaiting, Vanished, LedgerUnavailable.
+        They are what the database said during this call, never a hint's word. `who` takes a place meanwhile. Raises TooManyWaiting,
+        Vanished, LedgerUnavailable.
         """
         deadline = trio.current_time() + seconds
-        async with self._watch(subject) as watch:
+        async with self._watch(subject, who) as watch:
             facts = await self._fresh(watch, trio.current_time())
             while not done(facts):
                 not_before = await self._woken(watch, done, deadline)
@@ -151,16 +156,18 @@ class Waiting:
             return facts
 
     @asynccontextmanager
-    async def _watch(self, subject: Subject) -> AsyncIterator[_Watch]:
-        if self.waiters >= self._most:
-            raise TooManyWaiting(f"{self._most} wait already")
+    async def _watch(self, subject: Subject, who: str) -> AsyncIterator[_Watch]:
+        if not self.places.take(who):
+            bounded = self.places.refused(who)
+            raise TooManyWaiting(
+                f"{self.places.held_by(who)} of yours wait already" if bounded else f"{self.places.taken} wait already"
+            )
         watch = self._watches.setdefault(subject, _Watch(subject))
         watch.waiters += 1
-        self.waiters += 1
         try:
             yield watch
         finally:
-            self.waiters -= 1
+            self.places.give_back(who)
             watch.waiters -= 1
             if not watch.waiters:
                 del self._watches[subject]

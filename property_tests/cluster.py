@@ -7,6 +7,7 @@ from random import Random
 import trio
 from attrs import define, field
 
+from node.shares import NOBODY, Places, Share
 from node.waiting import Subject, Vanished, Waiting
 from property_tests.closures import closure_of_blob, closure_of_image
 from property_tests.memory_engine import MIB, MemoryCopyingEngine, MemoryEngine, MemoryStore
@@ -268,8 +269,8 @@ class Node:
         )
         self.tees = tees_of(self)
         self.plane = push_plane(self, pool, patience)
-        self.waiting = Waiting(self._look, world.hints, 100)
-        self.durable = Waiting(self._look_at_image, world.hints, 100)
+        self.waiting = Waiting(self._look, world.hints, Places("waits", Share(100)))
+        self.durable = Waiting(self._look_at_image, world.hints, Places("pushes", Share(100)))
         self.seen: dict[str, tuple[dict[int, set[str]], frozenset[str]]] = {}
         """Of images that pushes wait for: where the right bytes were when the database was asked last, and where all must be."""
 
@@ -412,7 +413,7 @@ class Node:
 
         try:
             seen = await self.waiting.until(
-                subject, lambda closure: status(closure) in (Status.PRESENT, Status.IMPOSSIBLE), seconds
+                subject, lambda closure: status(closure) in (Status.PRESENT, Status.IMPOSSIBLE), seconds, NOBODY
             )
         except (Vanished, LedgerUnavailable):
             return

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from node.shares import NOBODY
 from node.waiting import Subject, Vanished
 from property_tests.cluster import Node, PromiseBroken
 from property_tests.memory_truth import COUNTING
@@ -34,10 +35,10 @@ async def push_durably(
 
     subject = Subject(namespace, made.digest, whole=False)
     try:
-        facts = await node.durable.until(subject, done, 0.0)
+        facts = await node.durable.until(subject, done, 0.0, NOBODY)
         if not done(facts):
             _ask(node, facts, blobs, targets(durability, required_by(facts, patterns), facts.places))
-            facts = await node.durable.until(subject, done, seconds)
+            facts = await node.durable.until(subject, done, seconds, NOBODY)
     except (Vanished, LedgerUnavailable):
         return False
     if not done(facts):

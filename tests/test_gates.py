@@ -1,5 +1,7 @@
 """Gates bound how many requests of one kind work at once, let the others wait while that is of use, and say when to come back."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 import trio.testing
@@ -15,16 +17,16 @@ def gate_of(limit: int, *, queue: int = 1000, patience: float = 40.0) -> Gate:
     return Gate("pulls", limit, queue, patience)
 
 
-async def _hold(gate: Gate, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    async with gate.enter():
+async def _hold(gate: Gate, who: str = "one", *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async with gate.enter(who):
         task_status.started()
         await trio.sleep_forever()
 
 
-async def _refused(gate: Gate) -> int:
+async def _refused(gate: Gate, who: str = "one") -> int:
     """Ask to come in, be refused, and return after how many seconds one may come again."""
     with pytest.raises(RegistryError) as refused:
-        async with gate.enter():
+        async with gate.enter(who):
             pass
     assert refused.value.code.status == 429
     return int(dict(refused.value.headers)["retry-after"])
@@ -49,7 +51,7 @@ async def test_who_waits_gets_in_when_somebody_leaves(autojump_clock: object) ->
     order: list[int] = []
 
     async def visit(number: int) -> None:
-        async with gate.enter():
+        async with gate.enter("one"):
             order.append(number)
             await trio.sleep(1)
 
@@ -66,7 +68,7 @@ async def test_a_crowd_is_served_in_order(autojump_clock: object) -> None:
     order: list[int] = []
 
     async def visit(number: int) -> None:
-        async with gate.enter():
+        async with gate.enter(str(number)):
             order.append(number)
             await trio.sleep(2)
 
@@ -86,7 +88,7 @@ async def test_who_would_wait_too_long_is_told_at_once(autojump_clock: object) -
 
     async def visit() -> None:
         try:
-            async with gate.enter():
+            async with gate.enter("one"):
                 await trio.sleep(0.99)
         except RegistryError:
             late.append(trio.current_time() - began)
@@ -123,9 +125,9 @@ async def test_a_long_queue_is_cut_short_at_once(autojump_clock: object) -> None
 async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
     """A client that leaves while it waits takes no place."""
     gate = gate_of(1)
-    async with gate.enter():
+    async with gate.enter("one"):
         with trio.move_on_after(0):
-            async with gate.enter():
+            async with gate.enter("one"):
                 pass
         assert gate.statistics().inside == 1
         assert gate.statistics().waiting == 0
@@ -137,11 +139,11 @@ async def test_a_place_given_to_who_leaves_goes_to_the_next(autojump_clock: obje
     gate, came = gate_of(1), trio.Event()
 
     async def visit() -> None:
-        async with gate.enter():
+        async with gate.enter("one"):
             came.set()
 
     async with trio.open_nursery() as nursery:
-        async with gate.enter():
+        async with gate.enter("one"):
             leaving = await nursery.start(_cancellable, gate)
             nursery.start_soon(visit)
             await trio.testing.wait_all_tasks_blocked()
@@ -154,7 +156,7 @@ async def test_a_place_given_to_who_leaves_goes_to_the_next(autojump_clock: obje
 async def _cancellable(gate: Gate, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
     with trio.CancelScope() as scope:
         task_status.started(scope)
-        async with gate.enter():
+        async with gate.enter("one"):
             await trio.sleep_forever()
 
 
@@ -163,7 +165,7 @@ async def test_who_is_cancelled_at_the_gate_takes_no_place() -> None:
     gate = gate_of(1)
     with trio.CancelScope() as scope:
         scope.cancel()
-        async with gate.enter():
+        async with gate.enter("one"):
             pass
     assert scope.cancelled_caught
     assert gate.statistics().inside == 0
@@ -181,3 +183,97 @@ def test_a_queue_is_as_long_as_it_was_quick(leaving: list[float], ahead: int) ->
     assert 0 <= expected <= movement.expected(ahead + 1, now)
     if leaving and max(leaving) < WINDOW / 2:
         assert expected == pytest.approx((ahead + 1) * now / len(leaving))
+
+
+async def test_others_find_room_beside_one(autojump_clock: object) -> None:
+    """Who fills a gate and the queue before it, and never leaves, keeps nobody else out: they come in at once."""
+    gate = gate_of(64)
+
+    async def stay() -> None:
+        with suppress(RegistryError):
+            await _hold(gate, "greedy")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(500):
+            nursery.start_soon(stay)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (gate.statistics().inside, gate.statistics().waiting) == (48, 452)
+        began = trio.current_time()
+        async with gate.enter("another"):
+            assert trio.current_time() == began
+        # Nobody came in from the queue: it stood still, though others came and went.
+        assert await _refused(gate, "greedy") == 40
+        nursery.cancel_scope.cancel()
+    statistics = gate.statistics()
+    assert (statistics.inside, statistics.waiting, statistics.bounded) == (0, 0, statistics.refused)
+    assert statistics.refused > 0
+
+
+async def test_who_waits_takes_turns(autojump_clock: object) -> None:
+    """Before a full gate one request of somebody's does not wait behind a hundred of somebody else's."""
+    gate, order = gate_of(2), list[str]()
+
+    async def visit(who: str) -> None:
+        async with gate.enter(who):
+            order.append(who)
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for who in ("many",) * 20 + ("few",) * 2 + ("one",):
+            nursery.start_soon(visit, who)
+            await trio.testing.wait_all_tasks_blocked()
+    # Those who come in at the same moment run in any order.
+    rounds = [sorted(order[at : at + 2]) for at in range(0, 8, 2)]
+    assert rounds == [["many", "many"], ["few", "many"], ["many", "one"], ["few", "many"]]
+    assert gate.statistics().refused == 0
+
+
+async def test_a_queue_of_others_is_no_measure(autojump_clock: object) -> None:
+    """Where somebody waits who has their share and the gate fills up then, its pace is measured from that moment."""
+    gate = gate_of(4, patience=40.0)
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(_hold, gate, "greedy")
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(9)
+        assert (gate.statistics().inside, gate.statistics().waiting) == (3, 1)
+
+        async def visit(who: str) -> None:
+            async with gate.enter(who):
+                await trio.sleep(5)
+
+        nursery.start_soon(visit, "first")
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        async with gate.enter("second"):
+            assert trio.current_time() - began == pytest.approx(5)
+        nursery.cancel_scope.cancel()
+
+
+@given(
+    st.integers(1, 6), st.integers(0, 6), st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 4)), max_size=25)
+)
+def test_a_gate_is_empty_at_the_end(limit: int, queue: int, visits: list[tuple[str, int]]) -> None:
+    """However many come, wait, are refused and leave, nobody has more than their share inside, and nothing is left behind."""
+
+    async def run() -> None:
+        gate = gate_of(limit, queue=queue, patience=8.0)
+
+        async def visit(who: str, seconds: int) -> None:
+            with trio.move_on_after(3 * seconds):
+                with suppress(RegistryError):
+                    async with gate.enter(who):
+                        assert gate.places.taken <= limit
+                        assert gate.places.held_by(who) <= gate.places.share.most
+                        await trio.sleep(seconds)
+
+        async with trio.open_nursery() as nursery:
+            for who, seconds in visits:
+                nursery.start_soon(visit, who, seconds)
+                await trio.sleep(0.5)
+        assert (gate.statistics().inside, gate.statistics().waiting) == (0, 0)
+        assert gate._lines == {}
+        assert gate._movement is None
+        assert gate.places._held == {} == gate._queue._held
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -35,8 +35,10 @@ class _Question:
     request: bool
 
 
-async def replication_of(registry: Registry, name: str, reference: str, query: Mapping[str, tuple[str, ...]]) -> Json:
-    """Return the status of a manifest's closure in a location: of the digest that `reference` names when this is called.
+async def replication_of(
+    registry: Registry, name: str, reference: str, query: Mapping[str, tuple[str, ...]], who: str
+) -> Json:
+    """Return the status of a manifest's closure in a location: of the digest that `reference` names when `who` calls this.
 
     Parameters: `location`; `wait`, how long to block until it is present, not_required or impossible (at most 5 minutes, by default
     not at all); `referrers=true` takes in what is attached; `request=true` asks for copies that no policy wants, to be kept for
@@ -63,7 +65,7 @@ async def replication_of(registry: Registry, name: str, reference: str, query: M
     if requested:
         await _request(registry, subject, question.location)
     if requested or (question.wait and not answer.settled):
-        facts = await _wait(registry, subject, max(0.0, began + question.wait - trio.current_time()))
+        facts = await _wait(registry, subject, max(0.0, began + question.wait - trio.current_time()), who)
         answer = _arrival(registry, facts, question.location)
     return {
         "repository": name,
@@ -129,7 +131,7 @@ async def _request(registry: Registry, subject: Subject, location: str) -> None:
         registry.hints.publish(Wake(asked.locations))
 
 
-async def _wait(registry: Registry, subject: Subject, seconds: float) -> Closure:
+async def _wait(registry: Registry, subject: Subject, seconds: float, who: str) -> Closure:
     location = subject.locations[0]
 
     def settled(facts: Closure) -> bool:
@@ -137,7 +139,7 @@ async def _wait(registry: Registry, subject: Subject, seconds: float) -> Closure
         return arrival(facts, location, {}, 0.0).settled
 
     try:
-        return await registry.waiting.until(subject, settled, seconds)
+        return await registry.waiting.until(subject, settled, seconds, who)
     except TooManyWaiting as error:
         headers = (("retry-after", str(_RETRY_AFTER)),)
         raise Problem(503, "too many are waiting", str(error), headers=headers) from error

@@ -37,11 +37,11 @@ class _Wanted:
     offline: bool = False
 
 
-async def answer_token(access: Access, settings: Settings, gate: Gate, request: Request) -> Answer:
+async def answer_token(access: Access, settings: Settings, gate: Gate, request: Request, who: str) -> Answer:
     """Answer a request for a token. Raises RegistryError: 401 for credentials that are not good, 429, 400, 405 for other methods.
 
     A token has what was asked for and may be had, which may be nothing. As many are worked on at once as come through `gate`, where
-    nobody stands whose form is still on its way.
+    nobody stands whose form is still on its way; `who` takes a place there.
     """
     parts = access.parts
     if parts is None or request.method not in ("GET", "HEAD", "POST"):
@@ -49,10 +49,10 @@ async def answer_token(access: Access, settings: Settings, gate: Gate, request: 
     try:
         if request.method == "POST":
             form = await _form(request)
-            async with gate.enter():
+            async with gate.enter(who):
                 return await _post(parts, settings, request.client, form)
         wanted = _Wanted(read_scopes(request.query.get("scope", ())), request.one("offline_token") == "true")
-        async with gate.enter():
+        async with gate.enter(who):
             return await _answer(parts, settings, await _basic(parts, request), wanted)
     except (NotProven, Malformed):
         raise not_proven(basic(settings.server_hostname), settings) from None

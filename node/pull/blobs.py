@@ -18,6 +18,7 @@ from node.records.collect import HEAD_PROMISE
 from node.records.postgres import DatabaseUnavailable, Reads
 from node.records.pulls import FoundBlob, find_blob, find_blobs, prolong_blob
 from node.registry import Registry
+from node.shares import NOBODY
 from replication.model import Placement
 from replication.reader import NoGoodSource
 from replication.sources import choose_sources, in_service, lacks, may_redirect, readable
@@ -67,7 +68,8 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         registry.memory.redirects.keep(repository, grounds, redirect)
         registry.note_redirect(repository, digest, best)
         return redirect.answer
-    return _stream(registry, repository, found, sources, wanted, headers)
+    who = registry.sharer(request.who, request.client)
+    return _stream(registry, repository, found, sources, wanted, headers, who)
 
 
 def _asked_range(request: Request, digest: str) -> str | None:
@@ -257,7 +259,8 @@ async def _read_small(registry: Registry, repository: str, found: FoundBlob, sou
     reading = registry.memory.reading
     reading[digest] = ended
     try:
-        async with _opened(registry, repository, found, sources, ByteRange(0, found.blob.size)) as chunks:
+        # For everybody who waits for it, so nobody's share has a say in when.
+        async with _opened(registry, repository, found, sources, ByteRange(0, found.blob.size), NOBODY) as chunks:
             async for chunk in chunks:
                 data += chunk
         registry.memory.small_blobs.keep(digest, data, trio.current_time())
@@ -275,6 +278,7 @@ def _stream(
     sources: tuple[Placement, ...],
     wanted: ByteRange | None,
     headers: Headers,
+    who: str,
 ) -> Answer:
     size = found.blob.size
     part = wanted or ByteRange(0, size)
@@ -286,21 +290,21 @@ def _stream(
     return Answer(
         206 if wanted else 200,
         (*headers, *more),
-        Stream(part.stop - part.start, partial(_opened, registry, repository, found, sources, part)),
+        Stream(part.stop - part.start, partial(_opened, registry, repository, found, sources, part, who)),
         outcome="streamed",
     )
 
 
 @asynccontextmanager
 async def _opened(
-    registry: Registry, repository: str, found: FoundBlob, sources: tuple[Placement, ...], part: ByteRange
+    registry: Registry, repository: str, found: FoundBlob, sources: tuple[Placement, ...], part: ByteRange, who: str
 ) -> AsyncIterator[AsyncIterator[Chunk]]:
     """Open a verified stream of part of a blob. Raises RegistryError (503) with every source's reason when none is good."""
     whole = await look_up_blob(registry, repository, found.blob.digest, pieces=True)
     blob = found.blob if whole is None else whole.blob
     try:
         async with (
-            registry.gates.streams.enter(),
+            registry.gates.streams.enter(who),
             registry.tees.open_blob(blob, sources, part.start, part.stop) as stream,
         ):
             yield stream

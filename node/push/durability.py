@@ -78,12 +78,13 @@ async def check_possible(
 
 
 async def make_durable(
-    registry: Registry, repository: str, digest: str, demand: Demand, patterns: frozenset[str]
+    registry: Registry, repository: str, digest: str, demand: Demand, patterns: frozenset[str], who: str
 ) -> None:
     """Copy a committed manifest's closure before other work, and return when it is as durable as was asked.
 
-    `patterns` are the locations that the policy adds for the tags which shall move. Raises RegistryError (503, with what is missing
-    and where) when the time is up, or the node is about to stop: the copies go on, and a repeated PUT waits for the rest.
+    `patterns` are the locations that the policy adds for the tags which shall move; `who` waits. Raises RegistryError (503, with
+    what is missing and where) when the time is up, or the node is about to stop: the copies go on, and a repeated PUT waits for
+    the rest.
     """
     durability = demand.durability
 
@@ -92,10 +93,10 @@ async def make_durable(
 
     subject = Subject(repository, digest, whole=False)
     try:
-        facts = await registry.durable.until(subject, done, 0.0)
+        facts = await registry.durable.until(subject, done, 0.0, who)
         if not done(facts):
             await _ask(registry, repository, facts, durability, patterns)
-            facts = await registry.durable.until(subject, done, demand.seconds)
+            facts = await registry.durable.until(subject, done, demand.seconds, who)
     except TooManyWaiting as error:
         reason = f"{error} for copies on this node (DURABILITY_WAITERS); the manifest is stored, its tag does not move"
         raise RegistryError(UNAVAILABLE, {"reason": reason}, retry_after=_RETRY_AFTER) from error

@@ -76,7 +76,8 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
     if len(tags) > _MOST_TAGS:
         raise RegistryError(TAG_INVALID, {"tags": len(tags), "reason": f"at most {_MOST_TAGS} at once"})
     demand, key = read_demand(registry, request), read_key(request)
-    async with registry.gates.pushes.enter():
+    who = registry.sharer(request.who, request.client)
+    async with registry.gates.pushes.enter(who):
         body = await _read_body(request, registry.settings.maximum_manifest_size)
         digest = _digest_of(body, named)
         facts = read_manifest(body, request.headers.get("content-type"), digest)
@@ -104,7 +105,7 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         durability = str(demand.durability)
         note = registry.line(request, "moveTags", repository, digest=digest, tags=list(tags), durability=durability)
         try:
-            await make_durable(registry, repository, digest, demand, patterns)
+            await make_durable(registry, repository, digest, demand, patterns, who)
             if held is not None:
                 # A token may run out while it waits, but for no longer than it may.
                 held = evolve(held, until=max(held.until, began + demand.seconds + _SLACK))

@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 
 from node.web.access import address_text
 from node.web.connection import Stream
+from node.web.crowd import Crowd
 from node.web.proxies import NO_PROXIES, Proxies
 from node.web.proxy_protocol import BadProxyHeader, read_header
 from node.web.waits import LAST_REQUEST
@@ -45,9 +46,10 @@ class Arrived:
 
 @define(eq=False)
 class Arrivals:
-    """Admits connections. `most`: how many the node has at all."""
+    """Admits connections. `most`: how many the node has at all; `crowd` counts them as soon as it is known whose they are."""
 
     most: int
+    crowd: Crowd
     tls: TlsSource | None = None
     proxies: Proxies = NO_PROXIES
     proxy_protocol: bool = False
@@ -61,10 +63,12 @@ class Arrivals:
             scope.deadline = min(scope.deadline, trio.current_time() + self.seconds)
 
     async def admit(self, accepted: trio.socket.SocketType) -> Arrived:
-        """Return the connection when it may begin. Raises NotAdmitted, and what the socket raises."""
+        """Return the connection when it may begin. It is in the crowd then. Raises NotAdmitted, and what the socket raises."""
         peer = address_text(accepted.getpeername()[0])
         plain = trio.SocketStream(accepted)
         announced = self.proxy_protocol and self.proxies.trusts(peer)
+        if not announced:
+            self.crowd.enter(accepted, peer)
         if self.tls is None and not announced:
             return Arrived(plain, peer)
         with self._bounded():
@@ -74,6 +78,7 @@ class Arrivals:
                 except BadProxyHeader as error:
                     log.warning("a trusted proxy's connection was refused", proxy=peer, reason=str(error))
                     raise NotAdmitted from error
+                self.crowd.enter(accepted, peer)
             if self.tls is None:
                 return Arrived(plain, peer)
             secure = trio.SSLStream(plain, self.tls(), server_side=True, https_compatible=True)

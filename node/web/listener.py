@@ -15,10 +15,12 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, LifespanState
 
 from node.config.settings import Settings
+from node.shares import Places, Share, Sources
 from node.web.app import BEYOND_LIMIT
 from node.web.arrival import Arrivals, Arrived, NotAdmitted, TlsSource
 from node.web.asgi import App
 from node.web.connection import Connection, Pushback, TlsStream
+from node.web.crowd import RESERVE, Crowd
 from node.web.groups import unwrap
 from node.web.lane import Lane
 from node.web.proxies import Proxies
@@ -30,9 +32,6 @@ KEEP_ALIVE = 75.0
 """Seconds an idle connection lives. Load balancers keep theirs 60 s as a rule and must not reuse one that we just closed."""
 
 BACKLOG = 1024
-RESERVE = 64
-"""Connections beyond MAXIMUM_CONNECTIONS: enough for every balancer's probes, and for telling the others why."""
-
 CUT_GRACE = 1.0
 """Seconds between asking the last connections to end and closing their sockets under them."""
 
@@ -119,10 +118,12 @@ async def serve(
     keep_alive: float = KEEP_ALIVE,
     tls: TlsSource | None = None,
     lane: Lane | None = None,
+    places: Places | None = None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` on `bind` until `shutdown`, then drain and return; `task_status` reports the bound address.
 
+    `places`: what its connections take, where somebody else counts them, too.
     Returns at most `settings.drain_deadline` and a second after `shutdown`. Raises CannotListen.
     """
     listening = await open_socket(bind, send_stall=settings.stall_deadline)
@@ -134,6 +135,7 @@ async def serve(
         keep_alive=keep_alive,
         tls=tls,
         lane=lane,
+        places=places,
         task_status=task_status,
     )
 
@@ -148,6 +150,7 @@ async def serve_sockets(
     tls: TlsSource | None = None,
     outlived: bool = False,
     lane: Lane | None = None,
+    places: Places | None = None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on sockets that already listen, and close them at the end; otherwise as `serve`. Reports the first one's address.
@@ -156,9 +159,11 @@ async def serve_sockets(
     """
     host, port = sockets[0].getsockname()[:2]
     most = settings.maximum_connections
-    arrivals = Arrivals(most, tls, Proxies(settings.edge.trusted_proxies), settings.edge.proxy_protocol)
+    proxies = Proxies(settings.edge.trusted_proxies)
+    crowd = Crowd(places or Places("connections", Share(most)), Sources(proxies))
+    arrivals = Arrivals(most, crowd, tls, proxies, settings.edge.proxy_protocol)
     waits = Waits(keep_alive / 10) if lane is None else lane.waits
-    server = _Server(app, hypercorn_config(keep_alive), arrivals, most, trio.Semaphore(most + RESERVE), lane, waits)
+    server = _Server(app, hypercorn_config(keep_alive), arrivals, trio.Semaphore(most + RESERVE), lane, waits)
     for listening in sockets:
         listening.setblocking(False)
     try:
@@ -209,7 +214,6 @@ class _Server:
     app: App
     config: Config
     arrivals: Arrivals
-    most: int
     slots: trio.Semaphore
     lane: Lane | None
     waits: Waits
@@ -265,6 +269,7 @@ class _Server:
             log.exception("connection failed")
         finally:
             accepted.close()
+            self.arrivals.crowd.leave(accepted)
             self.live.discard(accepted)
             self.slots.release()
             if not self.live:
@@ -272,7 +277,7 @@ class _Server:
 
     async def _serve(self, arrived: Arrived, accepted: trio.socket.SocketType) -> None:
         """Let the pull lane have the connection as long as it can, then Hypercorn."""
-        stream, beyond = arrived.stream, len(self.live) > self.most
+        stream, beyond = arrived.stream, self.arrivals.crowd.is_beyond(accepted)
         rest: bytes | None = b""
         if self.lane is not None and not beyond:
             rest = await self.lane.serve(stream, arrived.peer, self.arrivals.proxies)

@@ -36,11 +36,13 @@ class Waiters:
             self.copying = True
             await self.nursery.start(self.eu.node.scheduler.run)
 
-    async def ask(self, name: str, reference: str, region: Region | None = None, **query: str) -> dict[str, Any]:
+    async def ask(
+        self, name: str, reference: str, region: Region | None = None, who: str = "", **query: str
+    ) -> dict[str, Any]:
         """Ask the wait API of us, or of another region's node. Raises Problem."""
         given = {key: (value,) for key, value in {"location": "eu", **query}.items()}
         with trio.fail_after(PATIENCE):
-            return await replication_of((region or self.us).registry, name, reference, given)
+            return await replication_of((region or self.us).registry, name, reference, given, who)
 
     async def problem(self, name: str, reference: str, **query: str) -> Problem:
         """Ask us what must be refused."""

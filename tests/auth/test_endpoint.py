@@ -249,7 +249,7 @@ async def test_no_more_at_once_than_may(world: MakeWorld) -> None:
             nursery.start_soon(us.ask, "POST", "/v2/auth", slow)
             await slow.paused.wait()
             assert (await us.ask("GET", "/v2/auth", headers=READER.basic)).status == 200
-            async with us.registry.gates.tokens.enter():
+            async with us.registry.gates.tokens.enter("somebody"):
                 slow.go_on.set()
                 for reply in (await us.ask("GET", "/v2/auth"), await post(us, grant_type="password")):
                     assert reply.failure == (429, "TOOMANYREQUESTS")

@@ -13,9 +13,11 @@ import trio
 from attrs import evolve
 
 from node.config.settings import TlsSettings
+from node.shares import Places, Share, Sources
 from node.tls import BadCertificate, Certificates, Life, make_context
 from node.web.app import create_app
 from node.web.arrival import LEAST, SHARE, Arrivals, NotAdmitted
+from node.web.crowd import Crowd
 from node.web.lane import Lane
 from node.web.listener import Address, serve_sockets
 from tests.certificates import Authority
@@ -215,7 +217,7 @@ def test_a_pair_that_does_not_fit_is_refused_by_name(authority: Authority, setti
 
 async def test_a_handshake_has_a_deadline(settings: TlsSettings, autojump_clock: trio.testing.MockClock) -> None:
     """A client that connects and says nothing loses its connection at the deadline."""
-    arrivals = Arrivals(100, Certificates(settings).current)
+    arrivals = Arrivals(100, Crowd(Places("connections", Share(100)), Sources()), Certificates(settings).current)
     with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
         accepted = trio.socket.from_stdlib_socket(listening.accept()[0])
         with accepted, pytest.raises(NotAdmitted):

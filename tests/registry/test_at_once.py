@@ -95,7 +95,7 @@ CHANGES: dict[str, tuple[Callable[[Region, str], object], set[str]]] = {
     "a manifest is deleted": (lambda us, name: us.registry.tell(Forget(name, None)), set()),
     "a copy is placed": (lambda us, _: us.registry.tell(Placed(digest_of(LARGE), "us")), {"manifest", "small"}),
     "no gate is free": (
-        lambda us, _: setattr(us.registry.gates.pulls, "_inside", us.registry.gates.pulls._limit),
+        lambda us, _: setattr(us.registry.gates.pulls.places, "taken", us.registry.gates.pulls.places.share.places),
         set(),
     ),
     "a location is paused": (

@@ -17,7 +17,8 @@ async def _replication(call: Call) -> Json:
     if "true" in call.query.get("request", ()):
         # Copies cost, and stay for days: nobody in particular has none made of what anybody may pull.
         call.registry.access.require_somebody(call.who)
-    found = await replication_of(call.registry, call.path["name"], call.path["reference"], call.query)
+    who = call.registry.sharer(call.who.name, call.client)
+    found = await replication_of(call.registry, call.path["name"], call.path["reference"], call.query, who)
     # A store's own words name it and its buckets, and anybody may ask about a public image.
     return found if call.who.superuser else {**found, "last_error": None}
 

@@ -1,0 +1,50 @@
+"""Whose connections a node has: no address has all of them, and those that are too many are told so without taking anybody's place.
+
+A connection too many is still let in: its first request may be a balancer's probe, which is always answered. But it may also say
+nothing for as long as it likes. So there are only as many of them as it takes to tell everybody, and a new one takes the place of
+the oldest.
+"""
+
+import trio
+from attrs import define, field
+
+from node.shares import Places, Sources
+
+RESERVE = 64
+"""Connections beyond MAXIMUM_CONNECTIONS: enough for every balancer's probes, and for telling the others why."""
+
+
+@define(eq=False)
+class Crowd:
+    """Counts connections by the address that they come from. A listed proxy's are everybody's."""
+
+    places: Places
+    sources: Sources
+    _of: dict[trio.socket.SocketType, str] = field(factory=dict, init=False)
+    _beyond: dict[trio.socket.SocketType, None] = field(factory=dict, init=False)
+    """The oldest first."""
+
+    def enter(self, accepted: trio.socket.SocketType, address: str) -> None:
+        """Count a connection, which must `leave`. One of those that are too many already may be closed for it."""
+        who = self.sources.of(address)
+        if self.places.take(who):
+            self._of[accepted] = who
+            return
+        self.places.refused(who)
+        if len(self._beyond) >= RESERVE:
+            oldest = next(iter(self._beyond))
+            del self._beyond[oldest]
+            oldest.close()
+        self._beyond[accepted] = None
+
+    def is_beyond(self, accepted: trio.socket.SocketType) -> bool:
+        """Tell whether a connection is one too many."""
+        return accepted in self._beyond
+
+    def leave(self, accepted: trio.socket.SocketType) -> None:
+        """Count a connection no more. One that never entered was not counted."""
+        who = self._of.pop(accepted, None)
+        if who is None:
+            self._beyond.pop(accepted, None)
+        else:
+            self.places.give_back(who)

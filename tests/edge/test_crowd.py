@@ -1,0 +1,135 @@
+"""No address has all of a node's connections; whose they are is known as soon as it can be."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.config.settings import EdgeSettings, TlsSettings
+from node.tls import Certificates
+from node.web.crowd import RESERVE
+from tests.certificates import Authority
+from tests.edge.conftest import Node, hello
+from tests.edge.wire import PATIENCE, Client
+
+MOST = 16
+SHARE = 12
+PROXIED = EdgeSettings(trusted_proxies=(ip_network("127.0.0.0/8"),), proxy_protocol=True)
+
+
+@asynccontextmanager
+async def connect_from(
+    source: str, node: Node, *, first: bytes = b"", trust: ssl.SSLContext | None = None
+) -> AsyncIterator[Client]:
+    """Connect from an address of this machine's, and say something first."""
+    with trio.fail_after(PATIENCE):
+        plain = await trio.open_tcp_stream(node.address.host, node.address.port, local_address=source)
+        await plain.send_all(first)
+    stream: trio.abc.Stream = plain
+    if trust is not None:
+        stream = trio.SSLStream(plain, trust, server_hostname="localhost", https_compatible=True)
+    try:
+        yield Client(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def test_one_address_has_its_share(node: Node) -> None:
+    """Who has three quarters of all connections gets no more of them, is told so, and has its health checks answered."""
+    await node.start(hello, maximum_connections=MOST)
+    async with AsyncExitStack() as stack:
+        for number in range(MOST):
+            client = await stack.enter_async_context(connect_from("127.0.0.1", node))
+            reply = await client.ask("/v2/")
+            assert reply.status == (200 if number < SHARE else 503)
+        for address in ("127.0.0.2", "127.0.0.3"):
+            client = await stack.enter_async_context(connect_from(address, node))
+            assert (await client.ask("/v2/")).status == 200
+        async with connect_from("127.0.0.1", node) as probe:
+            assert (await probe.ask("/health/endtoend")).status == 200
+
+
+async def test_silent_ones_make_way(node: Node) -> None:
+    """Connections beyond a share that say nothing take nobody's place: the oldest of them go."""
+    await node.start(hello, maximum_connections=MOST)
+    async with AsyncExitStack() as stack:
+        for _ in range(SHARE):
+            client = await stack.enter_async_context(connect_from("127.0.0.1", node))
+            assert (await client.ask("/v2/")).status == 200
+        oldest = await stack.enter_async_context(connect_from("127.0.0.1", node))
+        for _ in range(RESERVE + MOST):
+            await stack.enter_async_context(connect_from("127.0.0.1", node))
+        assert await oldest.closed()
+        async with connect_from("127.0.0.2", node) as other:
+            assert (await other.ask("/v2/")).status == 200
+        async with connect_from("127.0.0.1", node) as probe:
+            assert (await probe.ask("/health/endtoend")).status == 200
+        assert (await client.ask("/v2/")).status == 200
+
+
+@pytest.mark.parametrize("first", [b"", b"PROXY UNKNOWN\r\n"])
+async def test_a_listed_proxy_has_no_share(node: Node, first: bytes) -> None:
+    """The connections of a balancer are everybody's, whether it says whose or not."""
+    edge = EdgeSettings(trusted_proxies=PROXIED.trusted_proxies, proxy_protocol=bool(first))
+    await node.start(hello, maximum_connections=MOST, edge=edge)
+    async with AsyncExitStack() as stack:
+        for number in range(MOST + 1):
+            client = await stack.enter_async_context(connect_from("127.0.0.1", node, first=first))
+            assert (await client.ask("/v2/")).status == (200 if number < MOST else 503)
+
+
+async def test_a_proxy_says_whose_a_connection_is(node: Node) -> None:
+    """Behind a balancer that names its clients in a PROXY header each of these has its share."""
+    await node.start(hello, maximum_connections=MOST, edge=PROXIED)
+    async with AsyncExitStack() as stack:
+        for number in range(MOST):
+            first = b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\n"
+            client = await stack.enter_async_context(connect_from("127.0.0.1", node, first=first))
+            assert (await client.ask("/v2/")).status == (200 if number < SHARE else 503)
+        other = b"PROXY TCP4 192.0.2.8 203.0.113.1 4711 443\r\n"
+        client = await stack.enter_async_context(connect_from("127.0.0.1", node, first=other))
+        assert (await client.ask("/v2/")).status == 200
+
+
+async def test_handshakes_count(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """Who has its share of connections takes no more by beginning handshakes that it never ends."""
+    authority = Authority.make(tmp_path)
+    pair = authority.sign("node")
+    trust = ssl.create_default_context(cafile=str(authority.own.certificate))
+    node = Node(nursery, tls=Certificates(TlsSettings(pair.certificate, pair.key)).current, trust=trust)
+    await node.start(hello, maximum_connections=MOST)
+    async with AsyncExitStack() as stack:
+        for _ in range(SHARE):
+            client = await stack.enter_async_context(connect_from("127.0.0.1", node, trust=trust))
+            assert (await client.ask("/v2/")).status == 200
+        for _ in range(MOST):
+            await stack.enter_async_context(connect_from("127.0.0.1", node))
+        async with connect_from("127.0.0.2", node, trust=trust) as other:
+            assert (await other.ask("/v2/")).status == 200
+
+
+async def test_who_leaves_makes_room(node: Node) -> None:
+    """A connection that ends gives its place back, however it ends."""
+    await node.start(hello, maximum_connections=4)
+    for number in range(3 * MOST):
+        async with connect_from("127.0.0.1", node) as client:
+            if number % 3 == 0:
+                await client.send(b"nonsense\r\n\r\n")
+                await client.rest()
+            elif number % 3 == 1:
+                assert (await client.ask("/v2/", headers="Connection: close\r\n")).status == 200
+                await client.rest()
+    async with AsyncExitStack() as stack:
+        # The node may still be about to notice that the last ones have left.
+        with trio.fail_after(PATIENCE):
+            while True:
+                async with connect_from("127.0.0.1", node) as client:
+                    if (await client.ask("/v2/")).status == 200:
+                        break
+        for _ in range(2):
+            client = await stack.enter_async_context(connect_from("127.0.0.1", node))
+            assert (await client.ask("/v2/")).status == 200
