@@ -80,7 +80,8 @@ class World:
 
     def __attrs_post_init__(self) -> None:
         for name in (*self.locations, *self.later):
-            store = self.stores[name] = MemoryStore(name, Random(self.random.random()))
+            # Stores of both kinds.
+            store = self.stores[name] = MemoryStore(name, Random(self.random.random()), all_or_none=name != "eu")
             store.objects["registry/_antipode/marker"] = MARKER
             store.deleting = self._guard(name)
         self.truth = Truth(

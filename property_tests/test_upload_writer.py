@@ -180,12 +180,17 @@ def test_any_requests_by_any_writers(sequence: list[tuple[list[bytes], str]], pa
     st.integers(1, 3 * PART),
     st.sampled_from(["put_part", "begin_parts", "put", "finish_parts", "read"]),
     st.integers(0, 4),
+    st.booleans(),
 )
-def test_a_request_that_fails_is_repeated(before: int, size: int, operation: str, call: int) -> None:
-    """After a failure at any store call the next owner goes on from the recorded state, and the object is right."""
+def test_a_request_that_fails_is_repeated(before: int, size: int, operation: str, call: int, all_or_none: bool) -> None:
+    """After a failure at any store call the next owner goes on from the recorded state, and the object is right.
+
+    In stores that leave out what nobody recorded, and in those that do not.
+    """
 
     async def work() -> None:
         upload = uploader()
+        store_of(upload).all_or_none = all_or_none
         await upload.write([Random(1).randbytes(before)] if before else [])
         chunks = [Random(n).randbytes(size) for n in range(3)]
         upload.engine.plan(operation, Refuse(EngineUnavailable("no")), call=call)
