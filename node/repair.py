@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from uuid import UUID
 
 import trio
 from attrs import evolve, field, frozen
@@ -28,7 +29,7 @@ from node.journal.reader import list_journals, read_journals
 from node.journal.replay import Replayed, replay
 from node.markers import NotOurs, check_marker
 from node.records.audit import Copy, list_copies
-from node.records.collect import pause, resume
+from node.records.collect import pause
 from node.records.postgres import Database
 from node.records.repair import (
     GONE,
@@ -41,7 +42,8 @@ from node.records.repair import (
     remove_lost,
     without_copies,
 )
-from node.records.replay import clear_facts, staged, take_location
+from node.records.replay import staged, take_location
+from node.records.replay_turn import clear_facts, resume_after, take_turn
 from replication.model import Blob
 from replication.offload import in_thread
 
@@ -85,12 +87,14 @@ async def repair(
 ) -> RepairReport:
     """Do all of the above; collection is paused until it was done, and all locations could be looked at. Raises LedgerUnavailable.
 
-    `tell` hears of every finding as it is made. `library` is LIBRARY_NAMESPACE.
+    Raises Overtaken where another one began meanwhile: collection stays paused until that has ended. `tell` hears of every finding
+    as it is made. `library` is LIBRARY_NAMESPACE.
     """
     await pause(database)
-    markers = await _take_markers(database, engines, tell)
+    turn = await take_turn(database)
+    markers = await _take_markers(database, engines, turn, tell)
     believed = {at: engines[at] for at in markers if at in engines and await _is_ours(engines[at], markers[at])}
-    replayed = await replay(database, believed, library, tell)
+    replayed = await replay(database, believed, library, tell, turn=turn)
     report = RepairReport(replayed=replayed, dead=await count_dead(database), unreachable=replayed.unreached)
     for location in sorted(set(markers) & set(engines)):
         engine = engines[location]
@@ -103,11 +107,11 @@ async def repair(
             report = evolve(report, unreachable=tuple(dict.fromkeys((*report.unreachable, location))))
     report = evolve(report, lost=await name_lost(database, tell))
     if report.complete:
-        await resume(database)
+        await resume_after(database, turn)
     return report
 
 
-async def _take_markers(database: Database, engines: Mapping[str, Engine], tell: Tell) -> Mapping[str, str]:
+async def _take_markers(database: Database, engines: Mapping[str, Engine], turn: UUID, tell: Tell) -> Mapping[str, str]:
     """Return the markers of the locations; of one that came after the backup, that of its store, if the journals know it, too.
 
     A node that starts gives such a location a marker of its own, which its store does not bear.
@@ -117,7 +121,7 @@ async def _take_markers(database: Database, engines: Mapping[str, Engine], tell:
     new = [at for at in await empty_locations(database) if at in engines and at not in ours]
     if not new:
         return markers
-    await clear_facts(database)
+    await clear_facts(database, turn)
     await read_journals(database, ours, await list_journals(ours, tell), tell)
     for named in await staged(database, "location"):
         marker = None if named.fact is None else str(named.fact["marker"])

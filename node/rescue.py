@@ -16,12 +16,12 @@ from engines.contract import Engine, EngineError, ObjectMissing
 from node.findings import Finding, Tell
 from node.journal.reader import list_journals, read_journals
 from node.journal.replay import Replayed, replay
-from node.records.collect import resume
 from node.records.members import enrol_locations
 from node.records.postgres import Database
 from node.records.reconcile import ask_for_round
 from node.records.repair import count_unverified
-from node.records.replay import clear_facts, staged, take_location
+from node.records.replay import staged, take_location
+from node.records.replay_turn import clear_facts, resume_after, take_turn
 from node.records.rescue import Beginning, begin_rescue, end_rescue
 from node.repair import RepairReport, check_objects, name_lost
 from replication.watcher import probe_keys
@@ -74,14 +74,16 @@ async def rescue(
 ) -> RescueReport:
     """Rebuild what the stores know. `defaults`: the configuration's default locations; `library`: LIBRARY_NAMESPACE.
 
-    Collection is paused until a rescue has looked at every store. Raises NotEmpty, LedgerUnavailable.
+    Collection is paused until a rescue has looked at every store. Raises NotEmpty, LedgerUnavailable, and Overtaken
+    where another one began meanwhile.
     """
     found = await begin_rescue(database)
     if found is not Beginning.BEGUN:
         raise NotEmpty(found.value)
     await enrol_locations(database, sorted(engines), defaults)
-    reachable = await _take_locations(database, engines, tell)
-    report = RescueReport(await replay(database, reachable, library, tell, progress))
+    turn = await take_turn(database)
+    reachable = await _take_locations(database, engines, turn, tell)
+    report = RescueReport(await replay(database, reachable, library, tell, progress, turn))
     missing = set(engines) - set(reachable) | set(report.replayed.unreached)
     looked_at = RepairReport()
     for location, engine in sorted(reachable.items()):
@@ -100,14 +102,16 @@ async def rescue(
     )
     await ask_for_round(database)
     if not report.unreachable:
+        await resume_after(database, turn)
         await end_rescue(database)
-        await resume(database)
     return report
 
 
-async def _take_locations(database: Database, engines: Mapping[str, Engine], tell: Tell) -> Mapping[str, Engine]:
+async def _take_locations(
+    database: Database, engines: Mapping[str, Engine], turn: UUID, tell: Tell
+) -> Mapping[str, Engine]:
     """Believe the stores' markers; return the engines of those that can be asked. The journals know the markers of the others."""
-    await clear_facts(database)
+    await clear_facts(database, turn)
     await read_journals(database, engines, await list_journals(engines, tell), tell)
     states: dict[str, tuple[str, str]] = {}
     for named in await staged(database, "location"):

@@ -8,9 +8,10 @@ import click
 from attrs import asdict
 
 from node.commands.options import config_option, output_option
-from node.commands.tools import Desk, replay_line, teller, work
+from node.commands.tools import Desk, Refused, replay_line, teller, work
 from node.records.ledger import PostgresLedger
 from node.records.members import Membership
+from node.records.replay_turn import Overtaken
 from node.repair import repair
 
 _EXIT_CODES = """\b
@@ -47,7 +48,10 @@ def command(after_restore: bool, config: str | None, output: str) -> None:
                 for name, location in desk.settings.locations.items()
             }
             library = desk.settings.library_namespace
-            report = await repair(desk.database, engines, ledger.mark_suspect, tell, library)
+            try:
+                report = await repair(desk.database, engines, ledger.mark_suspect, tell, library)
+            except Overtaken as error:
+                raise Refused(str(error)) from None
         if output == "json":
             click.echo(json.dumps({"kind": "report", **asdict(report)}))
         else:

@@ -9,6 +9,7 @@ from attrs import asdict
 from node.commands.options import config_option, output_option
 from node.commands.tools import Desk, Refused, progress_bar, replay_line, teller, work
 from node.journal.replay import Replayed
+from node.records.replay_turn import Overtaken
 from node.rescue import NOT_KNOWN, NotEmpty, rescue
 
 _EXIT_CODES = """\b
@@ -52,7 +53,7 @@ def command(config: str | None, output: str) -> None:
                 report = await rescue(
                     desk.database, engines, settings.default_locations, settings.library_namespace, tell, progress
                 )
-            except NotEmpty as error:
+            except (NotEmpty, Overtaken) as error:
                 raise Refused(str(error)) from None
         if output == "json":
             click.echo(json.dumps({"kind": "report", **asdict(report), "not_known": NOT_KNOWN}))

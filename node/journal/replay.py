@@ -7,7 +7,9 @@ safe while nodes run: what the records changed later than the journals say is le
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
+from uuid import UUID
 
 import trio
 from attrs import define, evolve, field, frozen
@@ -26,7 +28,6 @@ from node.records.postgres import Database
 from node.records.replay import (
     MissingLink,
     begin_journals_anew,
-    clear_facts,
     delete_gone,
     drop_overtaken,
     forget_gone_copies,
@@ -45,6 +46,7 @@ from node.records.replay_objects import (
     spare_manifests,
     was_unlinked,
 )
+from node.records.replay_turn import check_turn, clear_facts, take_turn
 
 _PAGE = 200
 _AT_ONCE = 8
@@ -87,6 +89,7 @@ class _Work:
     library: str
     tell: Tell
     progress: Callable[[Replayed], None]
+    turn: UUID
     gaps: bool = False
     """Whether a snapshot of the journals could not be read: they do not know all that the stores have."""
     done: Replayed = field(factory=Replayed)
@@ -107,17 +110,19 @@ async def replay(
     library: str,
     tell: Tell,
     progress: Callable[[Replayed], None] = lambda _: None,
+    turn: UUID | None = None,
 ) -> Replayed:
-    """Do all of the above. `library` is LIBRARY_NAMESPACE. Raises LedgerUnavailable.
+    """Do all of the above. `library` is LIBRARY_NAMESPACE. Raises LedgerUnavailable, and Overtaken where `turn` is over.
 
     A store that cannot be asked is told of and left out, and `unreached`: repeating the replay when it is back does the rest.
     """
-    await clear_facts(database)
+    turn = turn or await take_turn(database)
+    await clear_facts(database, turn)
     found = await list_journals(engines, tell)
     journals = await read_journals(database, engines, found, tell)
     await stage_own(database)
     await drop_overtaken(database)
-    work = _Work(database, engines, library, tell, progress, journals.gaps)
+    work = _Work(database, engines, library, tell, progress, turn, journals.gaps)
     work.note(journals=journals.objects, until=journals.until, unreached=tuple(sorted(journals.unreached)))
     work.note(policies=await _policies(database), repositories_deleted=await delete_gone(database))
     for location, engine in sorted(engines.items()):
@@ -125,6 +130,7 @@ async def replay(
     await _manifests(work)
     for location, engine in sorted(engines.items()):
         await _objects(work, location, engine, found.keys.get(location, {}))
+    await check_turn(database, turn)
     work.note(unlinked=await unlink_gone(database), copies_gone=await forget_gone_copies(database))
     tags = await move_tags_on(database)
     for line in tags.without:
@@ -132,7 +138,7 @@ async def replay(
         tell(Finding("missing", None, digest, f"the tag {name} points to it"))
     work.note(tags=tags.moved, tags_deleted=tags.deleted, tags_without=len(tags.without))
     await begin_journals_anew(database)
-    await clear_facts(database)
+    await clear_facts(database, turn)
     return work.done
 
 
@@ -158,9 +164,11 @@ async def _policies(database: Database) -> int:
 async def _copies(work: _Work, location: str, engine: Engine) -> None:
     """Place the copies that the journals know and a store has."""
     try:
-        async for keys in key_pages(engine, engine.prefix):
-            placed = await place_copies(work.database, location, [key for key in keys if not _ours(engine, key)])
-            work.note(copies=work.done.copies + placed)
+        async with aclosing(key_pages(engine, engine.prefix)) as pages:
+            async for keys in pages:
+                await check_turn(work.database, work.turn)
+                placed = await place_copies(work.database, location, [key for key in keys if not _ours(engine, key)])
+                work.note(copies=work.done.copies + placed)
     except EngineError as error:
         work.unreachable(location, error, "its copies were not looked at to the end")
 
@@ -172,6 +180,7 @@ def _ours(engine: Engine, key: str) -> bool:
 async def _manifests(work: _Work) -> None:
     after = ""
     while page := await missing_links(work.database, after, _PAGE):
+        await check_turn(work.database, work.turn)
         todo = iter(page)
 
         async def worker(todo: Any = todo) -> None:
@@ -247,14 +256,16 @@ async def _read(work: _Work, location: str, engine: Engine, key: str) -> StoredM
 async def _objects(work: _Work, location: str, engine: Engine, journal: Mapping[str, JournalKey]) -> None:
     """Take over what the journal writer wrote: what no row accounts for would stay in the store for ever."""
     try:
-        async for keys in key_pages(engine, f"{engine.prefix}manifests/"):
-            objects = {key: digest for key in keys if (digest := manifest_digest(engine.prefix, key)) is not None}
-            spare = await spare_manifests(work.database, location, objects)
-            for key, digest in objects.items():
-                if digest in spare:
-                    await _take_just_pushed(work, location, engine, key)
-            # What no repository needs may be needed by what was not read.
-            await adopt_manifest_objects(work.database, location, objects, bury=not work.done.unreached)
+        async with aclosing(key_pages(engine, f"{engine.prefix}manifests/")) as pages:
+            async for keys in pages:
+                objects = {key: digest for key in keys if (digest := manifest_digest(engine.prefix, key)) is not None}
+                await check_turn(work.database, work.turn)
+                spare = await spare_manifests(work.database, location, objects)
+                for key, digest in objects.items():
+                    if digest in spare:
+                        await _take_just_pushed(work, location, engine, key)
+                # What no repository needs may be needed by what was not read.
+                await adopt_manifest_objects(work.database, location, objects, bury=not work.done.unreached)
     except EngineError as error:
         work.unreachable(location, error, "its manifests were not looked at to the end")
     await adopt_journal_objects(work.database, location, {key: (said.kind, said.hour) for key, said in journal.items()})

@@ -1,6 +1,6 @@
 """Reads whole small objects of a store, and its keys in pages."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from engines.contract import Engine
 
@@ -11,7 +11,7 @@ async def read_object(engine: Engine, key: str) -> bytes:
     return await engine.read(key, 0, facts.size)
 
 
-async def key_pages(engine: Engine, prefix: str) -> AsyncIterator[Sequence[str]]:
+async def key_pages(engine: Engine, prefix: str) -> AsyncGenerator[Sequence[str], None]:
     """Yield the keys that start with `prefix` in pages. Raises EngineError."""
     after: str | None = None
     while True:

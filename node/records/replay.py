@@ -18,11 +18,6 @@ _SECONDS = 300.0
 _AT = "to_timestamp(f.at / 1000000.0)"
 
 
-async def clear_facts(database: Database) -> None:
-    """Forget what was staged."""
-    await database.fetch("DELETE FROM journal_fact", deadline=_SECONDS)
-
-
 async def stage(database: Database, entries: Sequence[Entry], since: float | None = None) -> None:
     """Stage entries; of each thing the last word stays.
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+import trio
 
 from engines.contract import Engine
 from node.journal import reader
@@ -13,12 +14,14 @@ from node.records.collect import read_pause
 from node.records.journal import journal_lag, seal
 from node.records.members import enrol_locations
 from node.records.permissions import settle_new_repositories
+from node.records.replay_turn import Overtaken
 from node.records.uploads import expire_uploads
+from node.repair import RepairReport, repair
 from replication.sweeper import Sweeper
 from replication.watcher import probe_keys
 from tests.collection.clock import HOUR, pass_time
 from tests.collection.test_repair import run
-from tests.faulty_engine import Refuse
+from tests.faulty_engine import FaultyEngine, Hold, Refuse
 from tests.recovery.test_journal import flush, objects, writer
 from tests.recovery.test_rescue import lose_the_database, pull
 from tests.recovery.test_rescue import run as rescued
@@ -90,6 +93,45 @@ async def test_an_upload_that_was_open_in_the_backup_may_be_a_blob_by_now(world:
         assert await pull(us, "a/b", "v1") == pushed
         await sweep(us)
         assert await pull(us, "a/b", "v1") == pushed
+
+
+async def test_a_repair_that_another_one_overtakes_lets_nothing_go_on(world: MakeWorld) -> None:
+    """What both stage is in one table, and the later one has it: the earlier one ends without a word of what it did not see."""
+    (us,) = await world("us eu", proxy_storage=True)
+    database = us.registry.database
+    await flush(us)
+    backup = await back_up(us)
+    await us.push_image("a/b", "v1", b"layer")
+    await flush(us)
+    pushed = await pull(us, "a/b", "v1")
+    await restore(us, backup)
+    reports: list[RepairReport] = []
+    overtaken = trio.Event()
+
+    async def repair_until(hold: Hold) -> None:
+        engines = {name: FaultyEngine(engine.inner) for name, engine in us.engines.items()}
+        # Where copies are looked for: what the journals say is staged by then.
+        engines["us"].plan("list_keys", hold, call=1)
+        try:
+            reports.append(await repair(database, engines, us.node.ledger.mark_suspect, lambda _: None))
+        except Overtaken:
+            overtaken.set()
+
+    earlier, later = Hold(), Hold()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repair_until, earlier)
+        await earlier.reached.wait()
+        nursery.start_soon(repair_until, later)
+        await later.reached.wait()
+        earlier.go_on.set()
+        with trio.fail_after(20):
+            await overtaken.wait()
+        assert await read_pause(database) is not None
+        later.go_on.set()
+    assert [report.complete for report in reports] == [True]
+    assert await read_pause(database) is None
+    await us.forget_everything()
+    assert await pull(us, "a/b", "v1") == pushed
 
 
 async def test_a_push_that_is_refused_meanwhile_deletes_no_repository(world: MakeWorld) -> None:
