@@ -314,16 +314,23 @@ def _refused(answer: Answer, method: str) -> Answer:
 
 
 def _check_taken(answer: Answer, method: str) -> None:
-    """Be done with the answer to a body. Raises ClientError for one of 200 that tells of an error, as botocore does."""
+    """Be done with the answer to a body. Raises ClientError for one of 200 that tells of an error, as botocore does.
+
+    Raises OSError for what no store says, such as the page of a proxy that wants a login: it has stored nothing.
+    """
     if answer.ended:
         answer.drain()
         return
-    known = 0 < answer.size <= _ERROR_BYTES
-    text = answer.receive(answer.size).decode("utf-8", "replace") if known else answer.text(_ERROR_BYTES)
-    answer.drain()
+    if 0 < answer.size <= _ERROR_BYTES:
+        text = answer.receive(answer.size).decode("utf-8", "replace")
+        answer.drain()
+    else:
+        text = answer.text(_ERROR_BYTES)
     if _ERROR.match(text):
         error = {"Code": _element(text, "Code") or "InternalError", "Message": _element(text, "Message")}
         raise ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": 500}}, method)  # type: ignore[unused-ignore]
+    if text and "etag" not in answer.headers:
+        raise OSError(f"what answers is no store: {text[:80]!r}")
 
 
 def _element(text: str, name: str) -> str:

@@ -251,6 +251,23 @@ async def test_an_error_in_an_answer_of_200(bridge: Bridge, call: str, key: str)
             await CALLS[call](engine)
 
 
+@pytest.mark.parametrize("size", [300, 70_000])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_page_in_place_of_a_store(bridge: Bridge, size: int, chunked: bool) -> None:
+    """What answers every request with a page, as a proxy that wants a login, has stored nothing."""
+    page = b"<html>" + b"log in " * (size // 7)
+
+    async def handler(stream: trio.SocketStream) -> None:
+        while await stream.receive_some(65536):
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(page), page) if chunked else page
+            length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(page)
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n%s\r\n\r\n%s" % (length, body))
+
+    async with scripted(handler) as engine:
+        with pytest.raises(EngineUnavailable, match="no store"):
+            await CALLS["put"](engine)
+
+
 async def test_no_trailing_checksums(bridge: Bridge) -> None:
     """A body has a length and no trailer; over HTTP it is signed, and the key keeps its path-style place."""
     head = b""
