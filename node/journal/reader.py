@@ -1,5 +1,6 @@
 """Reads the journals of all stores into the database, where the last word about each thing is kept (`journal_fact`)."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
@@ -23,6 +24,9 @@ _STAGE = 5000
 _TRIES = 3
 _PAUSE = 1.0
 """Seconds between two tries: a store that is busy for a moment must not make a rescue do without what it has."""
+
+_GIVE_UP = 5
+"""Objects in a row that a store did not give, after which it is asked for no more: there may be thousands, and all is repeated."""
 
 _NOT_READ = "its journal was not read to the end"
 
@@ -89,12 +93,18 @@ class _Reading:
     unreached: set[str] = field(factory=set)
     since: float | None = None
     waiting: list[Entry] = field(factory=list)
+    silent: Counter[str] = field(factory=Counter)
+    """Objects in a row that each store did not give."""
 
     async def read(self, location: str, key: str) -> tuple[Fact, Sequence[Entry]] | None:
         """Return what an object says; None, and told, where it is damaged or its store does not give it."""
+        if self.silent[location] >= _GIVE_UP:
+            return None
         for tries in range(1, _TRIES + 1):
             try:
-                return decode(await read_object(self.engines[location], key))
+                data = await read_object(self.engines[location], key)
+                self.silent[location] = 0
+                return decode(data)
             except (ObjectMissing, Damaged) as error:
                 self.tell(Finding("damaged", location, key, str(error)))
                 return None
@@ -102,6 +112,7 @@ class _Reading:
                 if tries == _TRIES:
                     self.tell(Finding("unreachable", location, f"{key}: {error}", _NOT_READ))
                     self.unreached.add(location)
+                    self.silent[location] += 1
                     return None
                 _log.warning("a journal object could not be read, and is tried again", key=key, reason=str(error))
             await trio.sleep(_PAUSE)

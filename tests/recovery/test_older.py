@@ -177,6 +177,29 @@ async def test_a_journal_that_a_store_does_not_give_keeps_collection_paused(
     assert await pull(us, "a/b", "v1") == pushed
 
 
+async def test_a_store_that_is_away_is_not_asked_for_every_journal_object(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some that it did not give it is passed over: there may be thousands, each of which would be waited for."""
+    monkeypatch.setattr(reader, "_PAUSE", 0.001)
+    (us,) = await world("us eu", proxy_storage=True)
+    await flush(us)
+    for n in range(12):
+        await us.push_image("a/b", f"v{n}", f"layer {n}".encode())
+        await seal(us.registry.database)
+        await writer(us).write("us")
+    us.engines["us"].plan("read", Refuse(), where="journal/")
+    us.engines["us"].calls.clear()
+    report, findings = await run(us)
+    assert report.unreachable == ("us",)
+    asked = [key for operation, key in us.engines["us"].calls if operation == "read" and "journal/" in key]
+    assert len(set(asked)) == 5
+    assert len([finding for finding in findings if finding.kind == "unreachable"]) == 5
+    us.engines["us"].clear()
+    report, _ = await run(us)
+    assert report.complete
+
+
 async def test_a_location_that_came_after_the_backup_is_known_by_its_marker(world: MakeWorld) -> None:
     """A node that started meanwhile gave it another one: its store is the location's all the same, and what it holds comes back."""
     us, eu = await world("us eu", "eu us", proxy_storage=True)
