@@ -18,7 +18,7 @@ import trio
 import trio_asyncio
 from attrs import define, field, frozen
 
-from engines.pump import install
+from engines.pump import Pump, install
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Bridge:
     """An open asyncio loop on top of this Trio program. Made by `open_bridge`."""
 
     _loop: asyncio.AbstractEventLoop
+    _pump: Pump
     _on_trouble: Callable[[Trouble], None] | None = None
     _troubles: int = field(default=0, init=False)
     _left_behind: int = field(default=0, init=False)
@@ -64,7 +65,7 @@ class Bridge:
         async def run() -> Result:
             return await fn(*args)
 
-        return self._loop.create_task(run())
+        return self._pump.start(lambda: self._loop.create_task(run()))
 
     def leave_behind(self, task: "asyncio.Task[Any]", name: str) -> None:
         """Count and log a task that nobody waits for any more, and take its outcome when it ends after all."""
@@ -103,8 +104,7 @@ async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> As
     """
     failure: Exception | None = None
     async with trio_asyncio.open_loop() as loop:
-        install(loop)
-        bridge = Bridge(loop, on_trouble)
+        bridge = Bridge(loop, install(loop), on_trouble)
         loop.set_exception_handler(bridge.report)
         # It asks of every callback whether it is a coroutine function, as asyncio does in debug mode only: 4 % of a push.
         loop._check_callback = lambda *_: None  # noqa: SLF001
@@ -164,7 +164,12 @@ async def cross(
     name = getattr(fn, "__qualname__", repr(fn))
     task = bridge.start(fn, *args)
     ended = trio.Event()
-    task.add_done_callback(lambda _: ended.set())
+    if task.done():
+        # It had nothing to wait for. Who crosses passes through the scheduler all the same.
+        ended.set()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+    else:
+        task.add_done_callback(lambda _: ended.set())
     try:
         with trio.move_on_after(deadline):
             await ended.wait()

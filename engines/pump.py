@@ -2,14 +2,18 @@
 
 The library's own loop takes one callback, asks Trio for its turn, and takes the next, and keeps every timer that was cancelled
 until its time comes. A statement is a dozen callbacks and four timers: two thirds of what a crossing cost were these turns.
+
+While nothing is ready the loop's task has no part in a crossing at all: what somebody makes ready is run by whoever did, so a
+statement takes two turns of Trio's and not four.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 from attrs import define, field
@@ -21,16 +25,20 @@ AT_ONCE = 64
 _CANCELLED = 100
 """Timers that were cancelled and are kept, at least, before the others are sorted out."""
 
+T = TypeVar("T")
 
-def install(loop: TrioEventLoop) -> None:
-    """Let a loop that has just been opened run its callbacks in this way."""
+
+def install(loop: TrioEventLoop) -> "Pump":
+    """Let a loop that has just been opened run its callbacks in this way, and return what does."""
     before, pump = loop._q_send, Pump(loop)  # noqa: SLF001  # there is no public place for any of these, and the version is pinned
     loop._q_send = pump  # noqa: SLF001
     loop._main_loop_one = pump.run  # noqa: SLF001
     loop._timer_handle_cancelled = pump.forget  # noqa: SLF001
     loop._cancel_timers = pump.cancel_timers  # noqa: SLF001
+    loop._io_task = pump.watch  # noqa: SLF001
     # The loop waits in its old queue just now.
     before.send_nowait(asyncio.Handle(lambda: None, (), loop))
+    return pump
 
 
 @define(eq=False)
@@ -44,6 +52,9 @@ class Pump:
     _cancelled: int = field(default=0, init=False)
     """Timers among those that were cancelled."""
     _parked: trio.lowlevel.Task | None = field(default=None, init=False)
+    """The loop's own, while nothing is ready."""
+    _here: bool = field(default=False, init=False)
+    """Whether somebody else runs what becomes ready."""
     _sleep: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Ends when the first of the timers is due, or sooner."""
 
@@ -55,6 +66,42 @@ class Pump:
                 self._sleep.deadline = handle.when()
             return
         self._ready.append(handle)
+        if not self._here:
+            self._wake()
+
+    def start(self, begin: Callable[[], T]) -> T:
+        """Return what `begin` returns; what it makes ready is run by then. From a task of the loop's thread."""
+        if self._parked is None:
+            return begin()
+        self._here = True
+        try:
+            begun = begin()
+            self._run_plain()
+        finally:
+            self._here = False
+            if self._ready:
+                self._wake()
+        return begun
+
+    async def watch(self, fd: Any, handle: Any, wait_ready: Callable[[Any], Awaitable[None]]) -> None:
+        """Run a callback whenever there is something to read or to write. As the library calls it, in a task of its own."""
+        with handle._scope:  # noqa: SLF001
+            try:
+                while not handle.cancelled():
+                    try:
+                        await wait_ready(fd)
+                    except OSError:
+                        # It was taken away and closed in one go.
+                        if not handle.cancelled():
+                            raise
+                    if not handle.cancelled():
+                        self.start(handle._run)  # noqa: SLF001
+                        if self._ready:
+                            await self._loop.synchronize()
+            except Exception as error:  # noqa: BLE001  # the loop's to report
+                handle._raise(error)  # noqa: SLF001
+
+    def _wake(self) -> None:
         if self._parked is not None:
             trio.lowlevel.reschedule(self._parked)
             self._parked = None
@@ -98,21 +145,23 @@ class Pump:
         return trio.lowlevel.Abort.SUCCEEDED
 
     async def _run_some(self) -> None:
+        self._run_plain()
+        if self._ready and getattr(self._ready[0], "_started", None) is not None:
+            # A function of Trio's side: a task of its own.
+            handle: Any = self._ready.popleft()
+            self._start(handle)
+            with trio.CancelScope(shield=True):
+                await handle._started.wait()  # noqa: SLF001
+
+    def _run_plain(self) -> None:
+        """Run what is ready, up to a function of Trio's side."""
         library, thread_local.name = thread_local.name, "asyncio"
         try:
             for _ in range(AT_ONCE):
-                if not self._ready:
+                if not self._ready or getattr(self._ready[0], "_started", None) is not None:
                     return
                 handle = self._ready.popleft()
-                started = getattr(handle, "_started", None)
-                if started is not None:
-                    # A function of Trio's side: a task of its own.
-                    thread_local.name = library
-                    self._start(handle)
-                    with trio.CancelScope(shield=True):
-                        await started.wait()
-                    thread_local.name = "asyncio"
-                elif not handle.cancelled():
+                if not handle.cancelled():
                     handle._run()  # noqa: SLF001
         finally:
             thread_local.name = library

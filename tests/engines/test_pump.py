@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import socket
 import weakref
 
 import pytest
@@ -137,3 +138,56 @@ async def test_a_loop_closes_with_timers_under_way(autojump_clock: Clock) -> Non
 
         await _on_the_other_side(work)
     assert trio.current_time() - began < 10
+
+
+async def test_the_loop_has_no_turn_while_it_only_waits(bridge: Bridge) -> None:
+    """What a crossing makes ready runs in its caller, and what a socket makes ready in the task that waits for it."""
+    turns: list[str] = []
+
+    class Turns(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            turns.append(task.name.rpartition(".")[2])
+
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+
+    async def ask() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        theirs.send(b"asked")
+
+    async def wait() -> bytes:
+        return await asyncio.get_running_loop().sock_recv(ours, 100)
+
+    async def at_once() -> str:
+        return "at once"
+
+    with ours, theirs:
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(counted := Turns())
+        assert await _on_the_other_side(at_once) == "at once"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            assert await _on_the_other_side(wait) == b"asked"
+        trio.lowlevel.remove_instrument(counted)
+    assert "_main_loop" not in turns
+    assert "watch" in turns
+
+
+async def test_a_callback_that_fails_fails_nobody_else(bridge: Bridge) -> None:
+    """It is reported, and the crossing that made it ready goes on."""
+    told: list[object] = []
+
+    async def work() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+        try:
+            loop.call_soon(lambda: 1 / 0)
+            await asyncio.sleep(0)
+        finally:
+            loop.set_exception_handler(bridge.report)
+        return "on"
+
+    assert await _on_the_other_side(work) == "on"
+    (error,) = told
+    assert isinstance(error, ZeroDivisionError)
