@@ -33,6 +33,8 @@ class AccessWriter:
         self._debug = debug
         self._waiting: deque[str] = deque()
         self._arrived = trio.Event()
+        self._told = False
+        """Whether `run` knows that lines wait."""
         self.dropped = 0
 
     def __call__(self, exchange: Exchange, seconds: float) -> None:
@@ -44,7 +46,9 @@ class AccessWriter:
             self.dropped += 1
             return
         self._waiting.append(self._line(time(), seconds, exchange, level))
-        self._arrived.set()
+        if not self._told:
+            self._told = True
+            self._arrived.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write for ever; what is waiting at the end is written, too."""
@@ -52,7 +56,7 @@ class AccessWriter:
         try:
             while True:
                 await self._arrived.wait()
-                self._arrived = trio.Event()
+                self._arrived, self._told = trio.Event(), False
                 whole = True
                 while whole:
                     # In a thread: whoever reads the stream may be slow. The batch is taken there, so nothing is lost in between.

@@ -101,3 +101,28 @@ class Answer:
     length: int | None = None
     outcome: str = ""
     """One word for the access log about how it was answered: "redirect", "streamed", "memory", "database"."""
+
+
+@frozen
+class Asker:
+    """Who asks, and how, in all requests of a client that have the same headers."""
+
+    client: str
+    """As in `Request`."""
+    headers: Mapping[str, str]
+
+
+Again = Callable[[Asker, str, float], bytes | None]
+"""Takes another request's asker, its id, and Trio's time."""
+
+
+@frozen
+class Lasting:
+    """An answer from memory, which everybody gets who asks for the same thing while nothing has changed that it was decided by.
+
+    `again` returns the body with which a request of the same method and path is answered as this one was, and takes notice of it as
+    if it had been asked properly; None where it must be. It raises nothing.
+    """
+
+    answer: Answer
+    again: Again

@@ -49,6 +49,11 @@ class Cache(Generic[K, V]):
         self._hits += 1
         return entry[0]
 
+    def asked_at(self, key: K) -> float:
+        """Return when the value was asked for, on the clock of `keep`; -inf where there is none."""
+        entry = self._entries.get(key)
+        return -inf if entry is None else entry[1]
+
     def keep(self, key: K, value: V, asked_at: float) -> None:
         """Keep a value that was asked for at `asked_at`; one that was asked for later stays."""
         old = self._entries.get(key)
@@ -86,7 +91,10 @@ class Freshness:
     """
 
     def __init__(self, staleness: float, grace: float = 0.0) -> None:
-        self._staleness = staleness
+        self.staleness = staleness
+        """Seconds."""
+        self.noted = 0
+        """Hints so far: while no more come, an answer stays fresh for as long as it may be old."""
         self._grace = max(staleness, grace)
         self._hints: OrderedDict[tuple[str | None, str | None], float] = OrderedDict()
         self._floor = -inf
@@ -94,6 +102,7 @@ class Freshness:
 
     def note(self, hint: Forget | Placed, now: float) -> None:
         """Take a hint in."""
+        self.noted += 1
         key = (None, hint.digest) if isinstance(hint, Placed) else (hint.repository, hint.digest)
         self._hints.pop(key, None)
         self._hints[key] = now
@@ -107,7 +116,7 @@ class Freshness:
 
         `away`: the database cannot be asked.
         """
-        limit = max(now - (self._grace if away else self._staleness), self._floor)
+        limit = max(now - (self._grace if away else self.staleness), self._floor)
         hints = self._hints
         if not hints:
             return limit

@@ -17,8 +17,8 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
-from node.answers import Answer, Request
-from node.tallies import Sums, Times
+from node.answers import Answer, Asker, Lasting, Request
+from node.tallies import Named, Requests, Sums, Tally
 from node.web.access import QUIET, Exchange
 from replication.copier import CopyEnd, CopyReport
 from replication.model import Blob, CopyTask, Placement
@@ -80,13 +80,18 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=False)
         self._described: dict[str, Described] = {}
         ProcessCollector(registry=self.registry)
-        self._requests = self._sums(
-            "antipode_requests", "Requests by what became of them.", "route", "method", "status", "outcome"
+        self._requests = Requests(
+            self._named(
+                "antipode_requests", "Requests by what became of them.", "route", "method", "status", "outcome"
+            ),
+            self._named(
+                "antipode_request_seconds", "Time from a request's head to its answer's end.", "route", kind="histogram"
+            ),
+            self._named("antipode_sent_bytes", "Bytes of answers' bodies handed to clients.", "route"),
+            REQUEST_BUCKETS,
         )
-        self._seconds = self._times(
-            "antipode_request_seconds", "Time from a request's head to its answer's end.", REQUEST_BUCKETS, "route"
-        )
-        self._sent = self._sums("antipode_sent_bytes", "Bytes of answers' bodies handed to clients.", "route")
+        self.registry.register(self._requests)
+        self._tallies: dict[object, Tally] = {}
         self._blobs = self._sums(
             "antipode_blob_answers", "Blob answers by how the bytes go out and from which location.", "how", "location"
         )
@@ -113,22 +118,18 @@ class Metrics:
         )
 
     def _sums(self, name: str, text: str, *labels: str) -> Sums:
-        self._described[name + "_total"] = Described("counter", text, labels)
-        self.registry.register(sums := Sums(name, text, labels))
+        self.registry.register(sums := Sums(*self._named(name, text, *labels)))
         return sums
 
-    def _times(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Times:
-        self._described[name] = Described("histogram", text, labels)
-        self.registry.register(times := Times(name, text, labels, buckets))
-        return times
+    def _named(self, name: str, text: str, *labels: str, kind: str = "counter") -> Named:
+        self._described[name + ("_total" if kind == "counter" else "")] = Described(kind, text, labels)
+        return name, text, labels
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        self._described[name + "_total"] = Described("counter", text, labels)
-        return Counter(name, text, labels, registry=self.registry)
+        return Counter(*self._named(name, text, *labels), registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        self._described[name] = Described("histogram", text, labels)
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+        return Histogram(*self._named(name, text, *labels, kind="histogram"), buckets=buckets, registry=self.registry)
 
     def described(self) -> dict[str, Described]:
         """Return what is counted here, by name as a scrape shows it."""
@@ -146,10 +147,12 @@ class Metrics:
         """Count a request that has ended, `seconds` after it began."""
         route = route_of(exchange.path)
         method = exchange.method if exchange.method in _METHODS else "other"
-        self._requests.add((route, method, exchange.status, exchange.outcome))
-        self._seconds.add((route,), seconds)
-        if exchange.sent:
-            self._sent.add((route,), exchange.sent)
+        # What its outcome is made of: to ask for that takes longer than all else here.
+        alike = route, method, exchange.status, exchange.failed, exchange.client_left, exchange.finished
+        tally = self._tallies.get(alike)
+        if tally is None:
+            tally = self._tallies[alike] = self._requests.tally((route, method, exchange.status, exchange.outcome))
+        tally.add(seconds, exchange.sent)
 
     def counting(self, answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Answer]]:
         """Return `answer` with every blob that it gives counted by where its bytes come from."""
@@ -161,20 +164,39 @@ class Metrics:
 
         return counted
 
-    def counting_at_once(self, at_once: Callable[[Request], Answer | None]) -> Callable[[Request], Answer | None]:
-        """Return `at_once`, counted likewise where it answers."""
+    def counting_at_once(self, at_once: Callable[[Request], Lasting | None]) -> Callable[[Request], Lasting | None]:
+        """Return `at_once`, counted likewise as often as it answers."""
 
-        def counted(request: Request) -> Answer | None:
+        def counted(request: Request) -> Lasting | None:
             given = at_once(request)
-            if given is not None:
-                self._given(request, given)
-            return given
+            if given is None:
+                return None
+            self._given(request, given.answer)
+            labels, same = self._labels(request, given.answer), given.again
+            if labels is None:
+                return given
+
+            def again(asker: Asker, request_id: str, now: float) -> bytes | None:
+                body = same(asker, request_id, now)
+                if body is not None:
+                    self._blobs.add(labels)
+                return body
+
+            return Lasting(given.answer, again)
 
         return counted
 
     def _given(self, request: Request, answer: Answer) -> None:
-        if answer.outcome in _SERVED and request.method == "GET" and route_of(request.path) == "blob":
-            self._blobs.add((answer.outcome, dict(answer.headers).get("antipode-location", "")))
+        labels = self._labels(request, answer)
+        if labels is not None:
+            self._blobs.add(labels)
+
+    @staticmethod
+    def _labels(request: Request, answer: Answer) -> tuple[str, str] | None:
+        """Return how a blob was given and where from; None for anything else."""
+        if answer.outcome not in _SERVED or request.method != "GET" or route_of(request.path) != "blob":
+            return None
+        return answer.outcome, dict(answer.headers).get("antipode-location", "")
 
     def copied(self, task: CopyTask, report: CopyReport) -> None:
         """Count a try to pay a debt."""

@@ -16,7 +16,7 @@ from node.config.settings import Settings
 from node.forgetting import Forgetting
 from node.gates import Gates
 from node.names import namespace_of
-from node.pull.redirects import Redirects
+from node.pull.lasting import Ground
 from node.records.auditlog import Line
 from node.records.manifests import FoundManifest, Look, TagAsked, find_by_tags
 from node.records.postgres import Database
@@ -70,7 +70,6 @@ class Memory:
     """(repository, digest) -> what it has, without the bytes."""
     blobs: Cache[tuple[str, str], FoundBlob] = field(factory=lambda: Cache(_LINKS, weigh=_links))
     """(repository, digest) -> the blob and its placements."""
-    redirects: Redirects = field(factory=Redirects)
     policies: Cache[str, tuple[int, Policy]] = field(factory=lambda: Cache(_LINKS))
     """namespace -> version and policy; every commit checks the version, so an old one is only a detour."""
     last_digest: Cache[tuple[str, str], str] = field(factory=lambda: Cache(_LINKS))
@@ -127,6 +126,8 @@ class Registry:
     sources: Sources = field(init=False)
     """Who an address is where nobody is logged in."""
 
+    _ground: Ground | None = field(default=None, init=False)
+
     def __attrs_post_init__(self) -> None:
         self.tags = Together(lambda asked: find_by_tags(self.database, asked))
         self.sources = Sources(Proxies(self.settings.edge.trusted_proxies))
@@ -134,6 +135,18 @@ class Registry:
     def sharer(self, account: str, client: str) -> str:
         """Return who takes places for a request: an account, or where nobody is logged in, the address that it comes from."""
         return account or self.sources.of(client)
+
+    def ground(self, now: float) -> Ground:
+        """Return what pulls are decided by now (Trio's clock): the same object for as long as that is the same."""
+        ground, board, states, hints = (
+            self._ground,
+            self.watcher.board_at(now),
+            self.states(),
+            self.memory.freshness.noted,
+        )
+        if ground is None or ground.board is not board or ground.states is not states or ground.hints != hints:
+            ground = self._ground = Ground(board, states, hints)
+        return ground
 
     def line(self, request: Request, action: str, repository: str, **detail: object) -> Line:
         """Return the audit log's line about a request."""

@@ -70,11 +70,8 @@ async def ask_who_lives(database: Database, scheduler: Scheduler, me: UUID) -> f
         return living_others(scheduler.cluster, scheduler.cluster_at, trio.current_time())
 
 
-def running_drills(cluster: ClusterView | None, seen_at: float, now: float) -> Mapping[str, Drill]:
+def running_drills(cluster: ClusterView, seen_at: float, now: float) -> Mapping[str, Drill]:
     """Return the drills that a heartbeat at `seen_at` told of and that are not over. Pure."""
-    if cluster is None or not cluster.drills:
-        # As nearly always, and asked for with every redirect.
-        return {}
     passed = now - seen_at
     running = {
         name: evolve(drill, left=drill.left - passed, ran=drill.ran + passed) for name, drill in cluster.drills.items()
@@ -147,7 +144,11 @@ class Node:
 
     def drills(self) -> Mapping[str, Drill]:
         """Return the drills that are not over, with the seconds that are left now. One ends even while the database is away."""
-        return running_drills(self.scheduler.cluster, self.scheduler.cluster_at, trio.current_time())
+        cluster = self.scheduler.cluster
+        if cluster is None or not cluster.drills:
+            # As nearly always, and asked for with every redirect.
+            return {}
+        return running_drills(cluster, self.scheduler.cluster_at, trio.current_time())
 
     def read_only(self) -> bool:
         """Return whether nothing may change what the registry holds, as of the last SIGHUP."""

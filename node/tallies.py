@@ -7,12 +7,15 @@ here.
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from operator import add
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 Labels = tuple[object, ...]
 """What the labels say, in their order; shown as text."""
+Named = tuple[str, str, Sequence[str]]
+"""A family's name, what it is, and its labels."""
 
 
 class Sums(Collector):
@@ -35,39 +38,58 @@ class Sums(Collector):
         yield family
 
 
-class _Spread:
-    """How often something took how long."""
-
-    __slots__ = ("counts", "seconds")
-
-    def __init__(self, buckets: int) -> None:
-        self.counts = [0] * (buckets + 1)
-        self.seconds = 0.0
+Ends = tuple[str, str, int, str]
+"""How a request ended: its route, method, status and outcome."""
 
 
-class Times(Collector):
-    """A histogram of seconds; `buckets` are their upper bounds, ascending."""
+class Tally:
+    """What requests that ended alike add up to. `buckets` are upper bounds of seconds, ascending."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], buckets: tuple[float, ...]) -> None:
-        self._named = (name, text, labels)
+    __slots__ = ("_buckets", "counts", "seconds", "sent")
+
+    def __init__(self, buckets: tuple[float, ...]) -> None:
         self._buckets = buckets
-        self._spreads: dict[Labels, _Spread] = {}
+        self.counts = [0] * (len(buckets) + 1)
+        self.seconds = 0.0
+        self.sent = 0
 
-    def add(self, labels: Labels, seconds: float) -> None:
-        """Note how long something took."""
-        spread = self._spreads.get(labels)
-        if spread is None:
-            spread = self._spreads[labels] = _Spread(len(self._buckets))
+    def add(self, seconds: float, sent: int) -> None:
+        """Count a request that took so long and sent so many bytes."""
         # A bucket's bound belongs to it.
-        spread.counts[bisect_left(self._buckets, seconds)] += 1
-        spread.seconds += seconds
+        self.counts[bisect_left(self._buckets, seconds)] += 1
+        self.seconds += seconds
+        self.sent += sent
 
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Return what was noted so far."""
-        name, text, labels = self._named
-        family = HistogramMetricFamily(name, text, labels=labels)
+
+class Requests(Collector):
+    """How many requests ended how, how long they took and what they sent: three families, and one look at the labels."""
+
+    def __init__(self, counted: Named, timed: Named, sent: Named, buckets: tuple[float, ...]) -> None:
+        self._counted, self._timed, self._sent = counted, timed, sent
+        self._buckets = buckets
+        self._tallies: dict[Ends, Tally] = {}
+
+    def tally(self, ends: Ends) -> Tally:
+        """Return what those that end so are counted in."""
+        return self._tallies.setdefault(ends, Tally(self._buckets))
+
+    def collect(self) -> Iterator[Metric]:
+        """Return what was counted so far."""
+        counted = CounterMetricFamily(self._counted[0], self._counted[1], labels=self._counted[2])
+        timed = HistogramMetricFamily(self._timed[0], self._timed[1], labels=self._timed[2])
+        sent = CounterMetricFamily(self._sent[0], self._sent[1], labels=self._sent[2])
+        routes = dict[str, Tally]()
+        for ends, tally in self._tallies.items():
+            counted.add_metric([str(word) for word in ends], sum(tally.counts))
+            route = routes.setdefault(ends[0], Tally(self._buckets))
+            route.counts = list(map(add, route.counts, tally.counts))
+            route.seconds += tally.seconds
+            route.sent += tally.sent
         bounds = [*map(str, self._buckets), "+Inf"]
-        for said, spread in self._spreads.items():
-            counted = list(zip(bounds, map(float, accumulate(spread.counts)), strict=True))
-            family.add_metric([str(word) for word in said], counted, spread.seconds)
-        yield family
+        for name, route in routes.items():
+            timed.add_metric(
+                [name], list(zip(bounds, map(float, accumulate(route.counts)), strict=True)), route.seconds
+            )
+            if route.sent:
+                sent.add_metric([name], route.sent)
+        yield from (counted, timed, sent)

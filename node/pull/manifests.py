@@ -1,5 +1,7 @@
 """GET and HEAD of a manifest: from memory for a warm digest, else one look-up."""
 
+from functools import partial
+
 import trio
 from attrs import evolve
 
@@ -7,9 +9,12 @@ from node.answers import Answer, Request
 from node.errors import MANIFEST_UNKNOWN, NAME_UNKNOWN, RegistryError
 from node.names import check_digest_text, is_tag
 from node.pull.accept import INDEX_TYPES, accepts, default_child
+from node.pull.lasting import LONGEST, Decided
 from node.records.manifests import FoundManifest, Look, TagAsked, find_by_digest
 from node.records.postgres import DatabaseUnavailable
 from node.registry import Registry
+
+_OK = 200
 
 
 async def answer_manifest(registry: Registry, request: Request, repository: str, reference: str) -> Answer:
@@ -33,21 +38,19 @@ async def answer_manifest(registry: Registry, request: Request, repository: str,
     return _answer(found, request, "database")
 
 
-def manifest_at_once(registry: Registry, request: Request, repository: str, digest: str) -> Answer | None:
+def manifest_at_once(registry: Registry, request: Request, repository: str, digest: str) -> Decided | None:
     """Answer a manifest by a digest that is fresh in memory, without waiting; None: `answer_manifest` answers."""
-    found = _in_memory(registry, repository, digest, trio.current_time())
-    if found is None:
-        return None
-    registry.memory.pulled.keep(repository, digest, 0.0)
-    return _answer(found, request, "memory")
-
-
-def _in_memory(registry: Registry, repository: str, digest: str, now: float) -> FoundManifest | None:
-    memory = registry.memory
+    memory, now = registry.memory, trio.current_time()
     warm = memory.manifests.glance((repository, digest), memory.freshness.oldest(repository, digest, now))
     body = None if warm is None else memory.manifest_bytes.glance(digest)
+    if warm is None or body is None:
+        return None
+    memory.pulled.keep(repository, digest, 0.0)
     # Not `evolve`, which takes 1.1 us where this takes 0.4.
-    return None if warm is None or body is None else FoundManifest(warm.digest, warm.media_type, body)
+    answer = _answer(FoundManifest(warm.digest, warm.media_type, body), request, "memory")
+    fresh_until = memory.manifests.asked_at((repository, digest)) + memory.freshness.staleness
+    until = min(fresh_until, now + LONGEST) if answer.status == _OK else now
+    return Decided(answer, until, "if-none-match", partial(memory.manifest_bytes.glance, digest))
 
 
 async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifest:

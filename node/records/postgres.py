@@ -110,6 +110,8 @@ class Database:
     _dial: Dial = field(alias="dial")
     _deadline: float = field(alias="deadline")
     _standstill: Standstill = field(factory=Standstill, alias="standstill")
+    _resting: int = field(default=0, init=False)
+    """Connections that were given back well and that nobody has taken since."""
     _trips: int = field(default=0, init=False)
     _unavailable: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
@@ -234,17 +236,21 @@ class Database:
         began, last = trio.current_time(), time.monotonic() + deadline
 
         async def crossing() -> T:
-            # Where one is at hand nobody waits, and no clock need be set.
-            connection = await self._pool.acquire(timeout=None if self._pool.get_idle_size() else limit)
+            # Where one is at hand nobody waits, and no clock need be set. To ask the pool takes as long as to take one.
+            at_hand = self._resting > 0
+            self._resting -= at_hand
+            connection = await self._pool.acquire(timeout=None if at_hand else limit)
             try:
                 # Never beyond the deadline: what comes in time would else come after the caller was told that it failed.
                 result = await self._attempt(connection, lambda on: work(on, min(limit, last - time.monotonic())))
             except BaseException as error:
                 if isinstance(error, _LOST):
                     self._dial.drop_resting()
+                    self._resting = 0
                 await self._give_back_failed(connection)
                 raise
             await self._give_back(connection)
+            self._resting += 1
             return result
 
         try:

@@ -10,7 +10,7 @@ from random import getrandbits
 
 import structlog
 import trio
-from attrs import Factory, define, field
+from attrs import define, field
 
 from engines.trace import Trace, tracing, waiting
 from node.web.asgi import BODY, DISCONNECT, START, App, Message, Receive, Scope, Send
@@ -55,8 +55,14 @@ class Exchange:
     failed: bool = False
     client_left: bool = False
     finished: bool = False
-    trace: Trace = field(default=Factory(lambda self: Trace(self.id), takes_self=True), init=False)
-    """What the request waited for."""
+    _trace: Trace | None = field(default=None, init=False)
+
+    @property
+    def trace(self) -> Trace:
+        """Return what the request waits for."""
+        if self._trace is None:
+            self._trace = Trace(self.id)
+        return self._trace
 
     @property
     def outcome(self) -> Outcome:

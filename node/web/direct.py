@@ -37,7 +37,7 @@ class Bytes(Protocol):
 class Line(Protocol):
     """A connection as the lane uses it. Its methods raise trio.BrokenResourceError and trio.ClosedResourceError."""
 
-    async def receive(self, until: float, *, idle: bool) -> bytes | bytearray | None:
+    async def receive(self, until: float, *, idle: float | None) -> bytes | bytearray | None:
         """Return some bytes, b"" at the end; None when none came `until` then, or soon enough when it is `idle` and the node stops.
 
         What an idle client has sent by then is never left unread: it may be a request that nobody sends again.
@@ -56,18 +56,29 @@ class Line(Protocol):
 class Direct:
     """A plain socket's. `stream` stays the owner of the socket.
 
-    A write that fits does not pass through the scheduler; every read does, so that nobody can keep the others waiting.
+    A write that fits does not pass through the scheduler; every read but the first does, so that nobody can keep the others
+    waiting.
     """
 
-    __slots__ = ("_stream", "_waits")
+    __slots__ = ("_new", "_stream", "_waits")
 
     def __init__(self, stream: trio.SocketStream, waits: Waits) -> None:
         self._stream = stream
         self._waits = waits
+        self._new = True
 
-    async def receive(self, until: float, *, idle: bool) -> bytes | bytearray | None:
+    async def receive(self, until: float, *, idle: float | None) -> bytes | bytearray | None:
         """Wait for the socket, and read it."""
-        while (ready := await self._waits.readable(self._stream.socket, until, idle=idle)) or idle:
+        if self._new:
+            # Who has just connected has sent their first request by now, as a rule.
+            self._new = False
+            try:
+                return os.read(self._stream.socket.fileno(), _READ)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+        while (ready := await self._waits.readable(self._stream.socket, until, idle=idle)) or idle is not None:
             try:
                 # The number is asked for at the last moment: a closed socket has none, and its old one may be somebody else's.
                 return os.read(self._stream.socket.fileno(), _READ)
@@ -110,12 +121,17 @@ class Scoped:
         self._stream = stream
         self._waits = waits
 
-    async def receive(self, until: float, *, idle: bool) -> bytes | bytearray | None:
+    async def receive(self, until: float, *, idle: float | None) -> bytes | bytearray | None:
         """Receive in a cancel scope."""
         receive, stream = partial(self._stream.receive_some, _READ), self._stream
         data = await self._waits.within(receive, until, idle=idle)
-        if data is None and idle and isinstance(stream, trio.SSLStream) and has_bytes(stream.transport_stream.socket):
-            data = await self._waits.within(receive, trio.current_time() + HEAD_SECONDS, idle=False)
+        if (
+            data is None
+            and idle is not None
+            and isinstance(stream, trio.SSLStream)
+            and has_bytes(stream.transport_stream.socket)
+        ):
+            data = await self._waits.within(receive, trio.current_time() + HEAD_SECONDS, idle=None)
         return data
 
     async def send_soon(self, data: bytes | memoryview) -> int:

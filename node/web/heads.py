@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 
 import httptools
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from node.answers import EmptyBody, Request
+from node.answers import Asker, EmptyBody, Request
 from node.errors import RegistryError
 from node.web.access import new_id, request_ids
 from node.web.incoming import headers_of, path_of, query_of
@@ -33,7 +33,8 @@ _ODD = frozenset(
 )
 _ONCE = frozenset({b"host", b"authorization", b"range", b"connection"})
 
-_PLAIN = re.compile(rb"(GET|HEAD) (/v2/[A-Za-z0-9._:/-]*) HTTP/1\.1\r\n")
+VERSION = b" HTTP/1.1\r\n"
+_PLAIN = re.compile(rb"(GET|HEAD) (/v2/[A-Za-z0-9._:/-]*)" + re.escape(VERSION))
 """A first line that needs no parser: every reader of HTTP takes these characters for what they are."""
 
 _KEPT = 256
@@ -107,18 +108,15 @@ class Head:
     client_id: str
     """What its client calls it, where that is not its id."""
     keep_alive: bool
+    plain: bytes = b""
+    """Its method and target as they stand there, where they need no parser."""
 
 
-@frozen
-class _Fields:
-    """What lines below a first one say: nothing in them is of one request only, and the connection goes on."""
+Kept = dict[tuple[str, bytes], Asker]
+"""(peer, lines below a first one) -> what they say, of connections with the same proxies in front.
 
-    client: str
-    headers: Mapping[str, str]
-
-
-Kept = dict[tuple[str, bytes], _Fields]
-"""(peer, lines below a first one) -> what they say, of connections with the same proxies in front."""
+Nothing in them is of one request only, and the connection goes on.
+"""
 
 
 @define(eq=False)
@@ -135,20 +133,22 @@ class Heads:
         if plain is None:
             return self._parse(head)[0]
         # 2.6 us instead of the 9 that parsing it all again takes.
-        lines = head[plain.end() :]
-        fields = self.kept.get((self.peer, lines))
-        if fields is None:
+        first, lines = head[: plain.end() - len(VERSION)], head[plain.end() :]
+        asker = self.asker(lines)
+        if asker is None:
             read, lasting = self._parse(head)
             if lasting and len(lines) <= _KEPT_MOST:
                 if len(self.kept) >= _KEPT:
                     self.kept.clear()
-                self.kept[self.peer, lines] = _Fields(read.request.client, read.request.headers)
-            return read
+                self.kept[self.peer, lines] = Asker(read.request.client, read.request.headers)
+            return evolve(read, plain=first)
         method, target = plain.groups()
-        request = Request(
-            method.decode(), target.decode(), _NO_QUERY, fields.headers, _NO_BODY, fields.client, new_id()
-        )
-        return Head(request, "", keep_alive=True)
+        request = Request(method.decode(), target.decode(), _NO_QUERY, asker.headers, _NO_BODY, asker.client, new_id())
+        return Head(request, "", keep_alive=True, plain=first)
+
+    def asker(self, lines: bytes) -> Asker | None:
+        """Return what lines below a plain first one say, if somebody has sent them before."""
+        return self.kept.get((self.peer, lines))
 
     def _parse(self, head: bytes) -> tuple[Head, bool]:
         """Read a head, and say whether other requests may have the same lines below the first one."""

@@ -37,19 +37,16 @@ class Waits:
     _until: dict[trio.socket.SocketType, float] = field(factory=dict, init=False)
     _idle: dict[trio.socket.SocketType | trio.CancelScope, float] = field(factory=dict, init=False)
     """Since when they are."""
+    stopping: bool = field(default=False, init=False)
+    """Whether `stop` was called."""
     _stop: trio.Event = field(default=Factory(trio.Event), init=False)
 
-    @property
-    def stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stop.is_set()
-
-    async def readable(self, socket: trio.socket.SocketType, until: float, *, idle: bool) -> bool:
-        """Wait until something can be read; False when that took too long, by `until` or, when it is `idle`, by a stop.
+    async def readable(self, socket: trio.socket.SocketType, until: float, *, idle: float | None) -> bool:
+        """Wait until something can be read; False when that took too long, by `until` or, when it is `idle` since then, by a stop.
 
         Raises trio.ClosedResourceError where somebody closes the socket meanwhile.
         """
-        self._until[socket] = self._begin(socket, until) if idle else until
+        self._until[socket] = until if idle is None else self._begin(socket, until, idle)
         try:
             await trio.lowlevel.wait_readable(socket)
         except trio.ClosedResourceError:
@@ -61,11 +58,11 @@ class Waits:
             self._idle.pop(socket, None)
         return True
 
-    async def within(self, receive: Callable[[], Awaitable[_T]], until: float, *, idle: bool) -> _T | None:
-        """Receive by what is no plain socket; None when that took too long, by `until` or, when it is `idle`, by a stop."""
+    async def within(self, receive: Callable[[], Awaitable[_T]], until: float, *, idle: float | None) -> _T | None:
+        """Receive by what is no plain socket; None when that took too long, as `readable`."""
         with trio.CancelScope(deadline=until) as scope:
-            if idle:
-                self.begin(scope)
+            if idle is not None:
+                scope.deadline = self._begin(scope, until, idle)
             try:
                 return await receive()
             finally:
@@ -74,7 +71,7 @@ class Waits:
 
     def begin(self, scope: trio.CancelScope) -> None:
         """Have a stop end what waits in this scope, which is idle from now on."""
-        scope.deadline = self._begin(scope, scope.deadline)
+        scope.deadline = self._begin(scope, scope.deadline, trio.current_time())
 
     def end(self, scope: trio.CancelScope) -> None:
         """Say that what waits in this scope is no longer idle."""
@@ -82,6 +79,7 @@ class Waits:
 
     def stop(self) -> None:
         """End the waits of those that are idle, each when it has been so for `last_request`; they are no longer from now on."""
+        self.stopping = True
         self._stop.set()
         for waiting, since in self._idle.items():
             until = since + self.last_request
@@ -105,9 +103,9 @@ class Waits:
             for socket in [socket for socket, until in self._until.items() if until <= now]:
                 self._end(socket)
 
-    def _begin(self, waiting: trio.socket.SocketType | trio.CancelScope, until: float) -> float:
-        now = self._idle[waiting] = trio.current_time()
-        return min(until, now + self.last_request) if self.stopping else until
+    def _begin(self, waiting: trio.socket.SocketType | trio.CancelScope, until: float, since: float) -> float:
+        self._idle[waiting] = since
+        return min(until, since + self.last_request) if self.stopping else until
 
     def _end(self, socket: trio.socket.SocketType) -> None:
         """Wake who waits. Whose bytes have come in this very moment is no longer waiting, and goes on."""

@@ -8,9 +8,10 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.answers import Answer, Request, Stream
+from node.answers import Answer, Asker, Lasting, Request, Stream
 from node.config.settings import EdgeSettings
 from node.errors import MANIFEST_UNKNOWN, RegistryError
+from node.web.access import Exchange
 from node.web.lane import HEAD_MOST, Lane
 from tests.edge.conftest import Node, hello
 from tests.edge.wire import PATIENCE, Client, Closed, Reply, connect
@@ -210,3 +211,125 @@ async def test_no_input_breaks_the_lane(parts: list[bytes]) -> None:
     with trio.fail_after(PATIENCE):
         rest = await Lane(hello).serve(ours, "::ffff:127.0.0.1")
     assert rest is None or raw.endswith(rest)
+
+
+class Memory:
+    """What answers at once, and for how long."""
+
+    def __init__(self) -> None:
+        self.lasts = True
+        self.asked: list[str] = []
+        """What was decided."""
+        self.again: list[tuple[str, str]] = []
+        """Who was given the same again, and by which id."""
+        self.body = b"kept"
+
+    def at_once(self, request: Request) -> Lasting | None:
+        if not request.path.startswith("/v2/kept"):
+            return None
+        self.asked.append(f"{request.method} {request.path}")
+        return Lasting(Answer(200, (("content-type", "a/b"),), self.body, outcome="memory"), self._again)
+
+    def _again(self, asker: Asker, request_id: str, _now: float) -> bytes | None:
+        if not self.lasts or "range" in asker.headers:
+            return None
+        self.again.append((asker.headers["user-agent"], request_id))
+        return self.body
+
+
+def head(target: str, *, method: str = "GET", agent: str = "a", more: str = "") -> bytes:
+    return f"{method} {target} HTTP/1.1\r\nHost: it\r\nUser-Agent: {agent}\r\n{more}\r\n".encode()
+
+
+async def asked_of(lane: Lane, *heads: bytes) -> list[bytes]:
+    """Return the answers to heads over one connection in memory, each when the one before is there."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    answers: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lane.serve, ours, "192.0.2.1")
+        for one in heads:
+            await theirs.send_all(one)
+            await trio.testing.wait_all_tasks_blocked()
+            answers.append(bytes(await theirs.receive_some()))
+        await theirs.send_eof()
+    return answers
+
+
+def without_id(answer: bytes) -> bytes:
+    return b"\r\n".join(line for line in answer.split(b"\r\n") if not line.startswith((b"x-request-id", b"date")))
+
+
+async def test_what_lasts_is_given_again() -> None:
+    """The same first line gets the same answer from everybody's memory, for as long as that says so, and is told of every time."""
+    memory, told_of = Memory(), list[Exchange]()
+    lane = Lane(hello, at_once=memory.at_once, observe=lambda exchange, _: told_of.append(exchange))
+    get = head("/v2/kept")
+    first, second, third = await asked_of(lane, get, get, head("/v2/kept", agent="b"))
+    assert memory.asked == ["GET /v2/kept"] * 2, "headers that nobody has sent yet are read properly"
+    assert without_id(first) == without_id(second) == without_id(third)
+    assert first.endswith(b"\r\n\r\nkept")
+    # Another connection.
+    (fourth,) = await asked_of(lane, head("/v2/kept", agent="b"))
+    assert without_id(fourth) == without_id(first)
+    assert [agent for agent, _ in memory.again] == ["a", "b"]
+    ids = {exchange.id for exchange in told_of}
+    assert len(ids) == 4
+    assert {request_id for _, request_id in memory.again} < ids
+    for exchange, answer in zip(told_of, (first, second, third, fourth), strict=True):
+        assert f"x-request-id: {exchange.id}\r\n".encode() in answer
+        facts = exchange.method, exchange.path, exchange.client, exchange.status, exchange.sent, exchange.answered
+        assert facts == ("GET", "/v2/kept", "192.0.2.1", 200, 4, "memory")
+        assert exchange.outcome == "complete"
+    memory.lasts = False
+    await asked_of(lane, get)
+    assert len(memory.asked) == 3
+
+
+async def test_what_asks_otherwise_is_read_properly() -> None:
+    """Another method, other headers than plain ones, a query: nothing of that is answered by the first line alone."""
+    memory = Memory()
+    lane = Lane(hello, at_once=memory.at_once)
+    plain, close = head("/v2/kept"), head("/v2/kept", more="Connection: close\r\n")
+    await asked_of(lane, plain, plain)
+    assert len(memory.asked) == 1
+    answers = await asked_of(
+        lane,
+        head("/v2/kept", method="HEAD"),
+        head("/v2/kept?n=1"),
+        head("/v2/kept", more="X-Request-ID: mine\r\n"),
+        head("/v2/kept", more="X-Request-ID: mine\r\n"),
+        close,
+    )
+    assert len(memory.asked) == 1 + len(answers)
+    assert answers[0].endswith(b"content-length: 4\r\n" + answers[0].partition(b"content-length: 4\r\n")[2])
+    assert not answers[0].endswith(b"kept")
+    assert b"connection: close" in answers[-1]
+    (again,) = await asked_of(lane, head("/v2/kept", method="HEAD"))
+    assert len(memory.asked) == 1 + len(answers)
+    assert without_id(again) == without_id(answers[0])
+
+
+async def test_what_lasts_is_the_last_answer_of_a_node_that_stops() -> None:
+    """Its client is told that the connection ends."""
+    memory, draining = Memory(), False
+    lane = Lane(hello, lambda: draining, at_once=memory.at_once)
+    await asked_of(lane, head("/v2/kept"))
+    draining = True
+    (answer,) = await asked_of(lane, head("/v2/kept"))
+    assert b"connection: close\r\n" in answer
+    assert len(memory.asked) == 1
+
+
+async def test_a_client_that_does_not_take_what_lasts_is_given_up(autojump_clock: object) -> None:
+    """A body that no socket takes at once goes out at its client's pace, or not at all; the log says which."""
+    memory, told_of = Memory(), list[Exchange]()
+    memory.body = bytes(300_000)
+    lane = Lane(hello, at_once=memory.at_once, observe=lambda exchange, _: told_of.append(exchange))
+    await asked_of(lane, head("/v2/kept"))
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, head("/v2/kept"))
+        assert await lane.serve(ours, "192.0.2.1") is None
+    assert len(memory.asked) == 1
+    assert told_of[-1].outcome == "aborted"
+    assert told_of[-1].trace.seconds("client") > 10

@@ -42,7 +42,7 @@ async def test_a_wait_ends_when_its_time_is_up(
     nursery.start_soon(waits.run)
     began = trio.current_time()
     with trio.fail_after(PATIENCE):
-        assert not await waits.readable(pair[0].socket, began + 0.1, idle=False)
+        assert not await waits.readable(pair[0].socket, began + 0.1, idle=None)
     assert trio.current_time() - began >= 0.1
 
 
@@ -53,12 +53,12 @@ async def test_a_stop_ends_only_what_is_idle(
     waits, ours, theirs = Waits(1.0, last_request=0.0), *pair
     ended: list[tuple[str, bool]] = []
 
-    async def wait(name: str, socket: trio.socket.SocketType, idle: bool) -> None:
+    async def wait(name: str, socket: trio.socket.SocketType, idle: float | None) -> None:
         ended.append((name, await waits.readable(socket, trio.current_time() + PATIENCE, idle=idle)))
 
     nursery.start_soon(waits.run)
-    nursery.start_soon(wait, "idle", ours.socket, True)
-    nursery.start_soon(wait, "begun", theirs.socket, False)
+    nursery.start_soon(wait, "idle", ours.socket, trio.current_time())
+    nursery.start_soon(wait, "begun", theirs.socket, None)
     await trio.testing.wait_all_tasks_blocked()
     waits.stop()
     await trio.testing.wait_all_tasks_blocked(0.1)
@@ -76,7 +76,7 @@ async def test_a_socket_that_is_closed_is_not_merely_late(
 
     async def wait() -> None:
         with pytest.raises(trio.ClosedResourceError):
-            await waits.readable(pair[0].socket, trio.current_time() + PATIENCE, idle=True)
+            await waits.readable(pair[0].socket, trio.current_time() + PATIENCE, idle=trio.current_time())
         failed.set()
 
     nursery.start_soon(wait)
@@ -107,8 +107,8 @@ async def test_what_an_idle_client_has_sent_is_read_before_it_is_given_up(
 
     async def receive() -> None:
         line = Direct(ours, waits)
-        assert await line.receive(trio.current_time() + PATIENCE, idle=True) == HEAD
-        assert await line.receive(trio.current_time() + PATIENCE, idle=True) is None
+        assert await line.receive(trio.current_time() + PATIENCE, idle=trio.current_time()) == HEAD
+        assert await line.receive(trio.current_time() + PATIENCE, idle=trio.current_time()) is None
         received.set()
 
     nursery.start_soon(receive)

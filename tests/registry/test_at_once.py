@@ -8,7 +8,10 @@ import pytest
 import trio
 from attrs import evolve
 
-from node.answers import Answer, Request
+from node.answers import Answer, Asker, Lasting, Request
+from node.pull.blobs import blob_at_once
+from node.pull.lasting import LONGEST
+from node.pull.manifests import manifest_at_once
 from node.routes import about_of
 from replication.model import ClusterView, Drill, LocationState
 from replication.ports import Forget, Placed
@@ -17,11 +20,13 @@ from tests.auth.test_table import filled
 from tests.registry.world import MakeWorld, Region, digest_of, until
 
 LARGE, SMALL = secrets.token_bytes(50_000), b"small"
+ASKER = Asker("192.0.2.8", {})
 ALL_WELL = ClusterView((), {"us": LocationState.ACTIVE}, {})
 
 
 def at_once(region: Region, request: Request) -> Answer | None:
-    return region.routes.at_once(request)
+    lasting = region.routes.at_once(request)
+    return None if lasting is None else lasting.answer
 
 
 async def properly(region: Region, request: Request) -> Answer:
@@ -74,16 +79,18 @@ async def test_requests(world: MakeWorld, repository: str) -> None:
 
 
 async def test_what_is_noted(world: MakeWorld, repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The audit log and the spot checks hear of it as often."""
+    """The audit log hears of every pull, the spot checks of every decision to send somebody away."""
     us, requests = await warm(world, repository)
     sent: list[str] = []
     monkeypatch.setattr(us.registry, "note_redirect", lambda _repository, digest, _placement: sent.append(digest))
     us.node.auditlog._pulls.clear()
     for request in requests.values():
-        assert at_once(us, evolve(request, id="r-1", client="192.0.2.7"))
+        lasting = us.routes.at_once(evolve(request, id="r-1", client="192.0.2.7"))
+        assert lasting is not None
+        assert lasting.again(ASKER, "r-2", trio.current_time()) is not None
     assert sent == [digest_of(LARGE)]
-    (line,) = us.node.auditlog._pulls
-    assert (line.request, line.client, line.repository) == ("r-1", "192.0.2.7", repository)
+    lines = [(line.request, line.client, line.repository) for line in us.node.auditlog._pulls]
+    assert lines == [("r-1", "192.0.2.7", repository), ("r-2", "192.0.2.8", repository)]
 
 
 def begin_drill(us: Region) -> None:
@@ -91,35 +98,100 @@ def begin_drill(us: Region) -> None:
     us.node.scheduler.cluster_at = trio.current_time()
 
 
-CHANGES: dict[str, tuple[Callable[[Region, str], object], set[str]]] = {
-    "a manifest is deleted": (lambda us, name: us.registry.tell(Forget(name, None)), set()),
-    "a copy is placed": (lambda us, _: us.registry.tell(Placed(digest_of(LARGE), "us")), {"manifest", "small"}),
+ALL = {"manifest", "redirect", "small"}
+CHANGES: dict[str, tuple[Callable[[Region, str], object], set[str], set[str]]] = {
+    # what is answered at once afterwards, and what without deciding again
+    "a manifest is deleted": (lambda us, name: us.registry.tell(Forget(name, None)), set(), set()),
+    "a copy is placed": (lambda us, _: us.registry.tell(Placed(digest_of(LARGE), "us")), {"manifest", "small"}, set()),
     "no gate is free": (
         lambda us, _: setattr(us.registry.gates.pulls.places, "taken", us.registry.gates.pulls.places.share.places),
+        set(),
         set(),
     ),
     "a location is paused": (
         lambda us, _: setattr(us.node.scheduler, "cluster", evolve(ALL_WELL, states={"us": LocationState.PAUSED})),
         {"manifest"},
+        set(),
     ),
-    "a drill begins": (
-        lambda us, _: begin_drill(us),
-        {"manifest", "small"},
+    "a drill begins": (lambda us, _: begin_drill(us), {"manifest", "small"}, set()),
+    "a store lies": (lambda us, _: us.node.watcher.doubt("us"), {"manifest", "small"}, set()),
+    "a transfer fails": (lambda us, _: us.node.watcher.report("us", False), ALL, set()),
+    "URLs are signed anew": (lambda us, _: setattr(us.registry, "clock", lambda: time() + 3600), ALL, ALL),
+    "a manifest is pushed out": (
+        lambda us, _: us.registry.memory.manifest_bytes._entries.clear(),
+        {"redirect", "small"},
+        {"redirect", "small"},
     ),
-    "a store lies": (lambda us, _: us.node.watcher.doubt("us"), {"manifest", "small"}),
-    "a store fails": (lambda us, _: us.node.watcher.report("us", False), {"manifest", "small"}),
-    "URLs are signed anew": (lambda us, _: setattr(us.registry, "clock", lambda: time() + 3600), {"manifest", "small"}),
-    "bytes are pushed out": (lambda us, _: us.registry.memory.manifest_bytes._entries.clear(), {"redirect", "small"}),
+    "a blob is pushed out": (
+        lambda us, _: us.registry.memory.small_blobs._entries.clear(),
+        {"redirect", "manifest"},
+        {"redirect", "manifest"},
+    ),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_changes(world: MakeWorld, repository: str, change: str) -> None:
-    """What may have become another answer is not given at once any more, all else is."""
+    """What may have become another answer is decided again, or asked for properly, all else is given again as it was."""
     us, requests = await warm(world, repository)
-    make, left = CHANGES[change]
+    make, at_once_then, again_then = CHANGES[change]
+
+    def lasting() -> dict[str, Lasting]:
+        found = {what: us.routes.at_once(request) for what, request in requests.items()}
+        return {what: each for what, each in found.items() if each is not None}
+
+    def given(them: dict[str, Lasting]) -> dict[str, bytes]:
+        found = {what: each.again(ASKER, "r-2", trio.current_time()) for what, each in them.items()}
+        return {what: body for what, body in found.items() if body is not None}
+
+    before = lasting()
+    assert given(before) == {what: each.answer.body for what, each in before.items()}
+    assert set(before) == ALL
     make(us, repository)
-    assert {what for what, request in requests.items() if at_once(us, request) is not None} == left
+    assert set(given(before)) == again_then
+    now = lasting()
+    assert set(now) == at_once_then
+    for what, each in now.items():
+        assert each.answer == await properly(us, requests[what])
+
+
+async def test_how_long(world: MakeWorld, repository: str) -> None:
+    """For a second, and not for longer than what it was decided by may be old."""
+    us, requests = await warm(world, repository)
+    memory = us.registry.memory
+    for staleness in (3600.0, 0.25):
+        memory.freshness.staleness = staleness
+        for what, decide in {"manifest": manifest_at_once, "redirect": blob_at_once}.items():
+            await properly(us, requests[what])
+            digest = requests[what].path.rpartition("/")[2]
+            decided, now = decide(us.registry, requests[what], repository, digest), trio.current_time()
+            assert decided is not None
+            key = (repository, digest)
+            asked_at = memory.manifests.asked_at(key) if what == "manifest" else memory.blobs.asked_at(key)
+            assert decided.until == pytest.approx(min(now + LONGEST, asked_at + staleness), abs=0.1)
+            assert decided.until <= asked_at + staleness
+    lasting = us.routes.at_once(requests["manifest"])
+    assert lasting is not None
+
+    async def over() -> bool:
+        return lasting.again(ASKER, "r-3", trio.current_time()) is None
+
+    await until(over)
+
+
+async def test_what_is_asked_for_otherwise(world: MakeWorld, repository: str) -> None:
+    """Part of a blob, or a manifest unless it is the same: that is another question."""
+    us, requests = await warm(world, repository)
+    etag = f'"{requests["manifest"].path.rpartition("/")[2]}"'
+    for what, header in {"manifest": "if-none-match", "redirect": "range", "small": "range"}.items():
+        lasting = us.routes.at_once(requests[what])
+        assert lasting is not None
+        assert lasting.again(Asker("", {header: etag}), "r-4", trio.current_time()) is None
+        assert lasting.again(Asker("", {"accept": "x/y"}), "r-4", trio.current_time()) is not None
+    known = us.routes.at_once(evolve(requests["manifest"], headers={"if-none-match": etag}))
+    assert known is not None
+    assert known.answer.status == 304
+    assert known.again(ASKER, "r-5", trio.current_time()) is None
 
 
 async def test_nothing_is_remembered(world: MakeWorld, repository: str) -> None:
@@ -150,21 +222,37 @@ async def test_rights(world: MakeWorld) -> None:
     assert at_once(us, Request("GET", path, headers=token)) is None, "it was never verified"
     for headers in (token, *others):
         await us.ask("GET", path, headers=headers)
-    answer = at_once(us, Request("GET", path, headers=token))
-    assert answer is not None
-    assert answer == await properly(us, Request("GET", path, headers=token))
-    assert us.node.auditlog._pulls[-1].actor == us.node.auditlog._pulls[-2].actor == "reader"
+    us.node.scheduler.cluster = ALL_WELL
+    asked = Request("GET", path, headers=token)
+
+    def decided() -> Lasting:
+        lasting = us.routes.at_once(asked)
+        assert lasting is not None
+        return lasting
+
+    lasting = decided()
+    given = [lasting.again(Asker("", headers), "r-1", trio.current_time()) is not None for headers in (token, *others)]
+    assert given == [True, *[False] * len(others)]
+    assert lasting.answer == await properly(us, asked)
+    assert [pull.actor for pull in us.node.auditlog._pulls][-3:] == ["reader"] * 3
     for headers in others:
         assert at_once(us, Request("GET", path, headers=headers)) is None, headers
     access = us.registry.access
     assert access.parts is not None
     tokens, changes = access.parts.tokens, access.parts.changes
-    clock, tokens._clock = tokens._clock, lambda: time() + 86_400.0
-    assert at_once(us, Request("GET", path, headers=token)) is None, "it has expired"
+    clock, keys, latest = tokens._clock, tokens._keyring._public, changes._latest.copy()
+
+    def nothing(why: str) -> None:
+        assert at_once(us, asked) is None, why
+        assert lasting.again(Asker("", token), "r-2", trio.current_time()) is None, why
+
+    lasting, tokens._clock = decided(), lambda: time() + 86_400.0
+    nothing("it has expired")
     tokens._clock = clock
-    keys, tokens._keyring._public = tokens._keyring._public, {}
-    assert at_once(us, Request("GET", path, headers=token)) is None, "its key was revoked"
+    lasting, tokens._keyring._public = decided(), {}
+    nothing("its key was revoked")
     tokens._keyring._public = keys
-    assert at_once(us, Request("GET", path, headers=token)) is not None
-    changes._latest[True, "reader"] = changes.number + 1
-    assert at_once(us, Request("GET", path, headers=token)) is None, "rights were taken away"
+    lasting, changes._latest[True, "reader"] = decided(), changes.number + 1
+    nothing("rights were taken away")
+    changes._latest = latest
+    assert decided().again(Asker("", token), "r-3", trio.current_time()) is not None

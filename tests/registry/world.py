@@ -130,7 +130,8 @@ class Region:
         arriving = (Body(body) if body else EmptyBody()) if isinstance(body, bytes) else body
         request = Request(method, unquote(parts.path), query, dict(headers or {}), arriving)
         try:
-            answer = self.routes.at_once(request) or await self.routes.answer(request)
+            lasting = self.routes.at_once(request)
+            answer = await self.routes.answer(request) if lasting is None else lasting.answer
         except ClientGone:
             raise
         except Exception as error:  # noqa: BLE001  # as the edge does; what is no answer is raised again

@@ -1,0 +1,38 @@
+"""What pulls are decided by from memory alone: while it is the same, so are the answers, and nobody needs to decide again.
+
+A warm pull passes through forty functions, most of which find out that nothing has changed. On a machine that is busy with other
+things each of them costs a microsecond, because the processor has forgotten it since the last request.
+"""
+
+from collections.abc import Callable, Mapping
+
+from attrs import field, frozen
+
+from node.answers import Answer
+from replication.model import Board, LocationState
+
+LONGEST = 1.0
+"""Seconds in which a decision is not made again. It bounds how long a client is sent to a URL that would by now be signed anew."""
+
+
+@frozen(eq=False)
+class Ground:
+    """What all pulls are decided by, beside their senders' rights: it is another one as soon as any of it has changed."""
+
+    board: Board
+    states: Mapping[str, LocationState]
+    hints: int
+    """How many have come so far."""
+
+
+@frozen
+class Decided:
+    """An answer that was found in memory; whoever asks for the same thing on the same ground gets it, too, `until` then."""
+
+    answer: Answer
+    until: float
+    """Of Trio's clock."""
+    condition: str
+    """A header that asks for something else."""
+    body: Callable[[], bytes | None] = field(repr=False)
+    """Returns the body, None where that has been forgotten."""
