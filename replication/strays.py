@@ -99,10 +99,12 @@ async def _end(
         if found.short:
             # Nobody reads a byte of it: only its size has to do.
             await share.grow(engine.part_minimum)
-            for number in found.short:
-                with waiting():
-                    await engine.put_part(ours.key, ours.upload, number, bytes(engine.part_minimum))
-            share.shrink(engine.part_minimum)
+            try:
+                for number in found.short:
+                    with waiting():
+                        await engine.put_part(ours.key, ours.upload, number, bytes(engine.part_minimum))
+            finally:
+                share.shrink(engine.part_minimum)
             continue
         try:
             with waiting():
