@@ -133,8 +133,10 @@ async def _remember(registry: Registry, repository: str, found: FoundManifest, a
         look = await find_by_digest(registry.database, repository, found.digest, None)
         body = _found(look, repository, found.digest).body or b""
     memory.manifest_bytes.keep(found.digest, body, asked_at)
-    memory.manifests.keep((repository, found.digest), evolve(found, body=None), asked_at)
-    return evolve(found, body=body)
+    # Not `evolve`, as above: every tag comes by.
+    kept = FoundManifest(found.digest, found.media_type, None)
+    memory.manifests.keep((repository, found.digest), kept, asked_at)
+    return FoundManifest(found.digest, found.media_type, body)
 
 
 def _answer(found: FoundManifest, request: Request, outcome: str) -> Answer:

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from node.push.reading import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, read_manifest
+from node.records.manifests import TagAsked, find_by_tags
 from tests.registry.world import CONFIG, EMPTY, LAYER, MakeWorld, Region, descriptor, digest_of, image, index, until
 
 INDEX_TYPES = (OCI_INDEX, DOCKER_LIST)
@@ -465,3 +466,25 @@ async def test_numbers_without_end(us: Region, repository: str, name: str, value
     refused = await us.ask("PUT", f"/v2/{repository}/manifests/v1", body, headers)
     assert refused.failure == (400, "UNSUPPORTED")
     assert refused.detail["header"].lower() == name
+
+
+async def test_tags_that_are_asked_for_together(world: MakeWorld, repository: str) -> None:
+    """Each question gets its own answer, in its place, whatever the others are: what is there, what is not, and what is known."""
+    (us,) = await world("us")
+    digest = await us.push_image(repository, "v1", b"layer")
+    other = await us.push_image(f"{repository}-2", "v1", b"other")
+    database = us.registry.database
+    questions = [
+        TagAsked(repository, "v1"),
+        TagAsked(repository, "v2"),
+        TagAsked(f"{repository}-3", "v1", digest),
+        TagAsked(repository, "v1", digest),
+        TagAsked(f"{repository}-2", "v1", digest),
+        TagAsked(f"{repository}-2", "v1", other),
+    ]
+    alone = [(await find_by_tags(database, [question]))[0] for question in questions]
+    assert await find_by_tags(database, questions) == alone
+    assert [look.repository_exists for look in alone] == [True, True, False, True, True, True]
+    assert [look.manifest and look.manifest.digest for look in alone] == [digest, None, None, digest, other, other]
+    bodies = [look.manifest is not None and look.manifest.body is not None for look in alone]
+    assert bodies == [True, False, False, False, True, False]
