@@ -152,7 +152,11 @@ STATE: Mapping[str, Described] = {
         "counter", "Times that the line came back, so that hints may have been missed."
     ),
     "antipode_hints_waiting": _described("gauge", "Hints that wait to be sent."),
-    "antipode_cache_hits_total": _described("counter", "Look-ups that a cache answered.", "cache"),
+    "antipode_cache_hits_total": _described(
+        "counter",
+        "Look-ups that a cache answered. A pull that is answered as one within the last second was makes none.",
+        "cache",
+    ),
     "antipode_cache_misses_total": _described("counter", "Look-ups that a cache could not answer.", "cache"),
     "antipode_cache_weight": _described("gauge", "What a cache holds: bytes, or entries.", "cache"),
     "antipode_part_memory_bytes": _described("gauge", "Memory that part buffers may take (PART_MEMORY)."),
