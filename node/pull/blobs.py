@@ -11,7 +11,7 @@ from engines.trace import waiting
 from node.answers import Answer, Chunk, Headers, Request, Stream
 from node.errors import BLOB_UNKNOWN, UNAVAILABLE, Code, RegistryError
 from node.names import check_digest_text
-from node.pull.lasting import LONGEST, Decided
+from node.pull.lasting import Decided, until
 from node.pull.ranges import ByteRange, RangeNotSatisfiable, parse_range
 from node.pull.siblings import siblings
 from node.records.collect import HEAD_PROMISE
@@ -107,8 +107,8 @@ def blob_at_once(registry: Registry, request: Request, repository: str, digest: 
             return None
         answer = _redirect(registry, repository, digest, best, headers)
     _note_wanted(registry, found)
-    fresh_until = memory.blobs.asked_at((repository, digest)) + memory.freshness.staleness
-    return Decided(answer, min(fresh_until, now + LONGEST), "range", get)
+    asked_at = memory.blobs.asked_at((repository, digest))
+    return Decided(answer, until(asked_at, memory.freshness.staleness, now), "range", get)
 
 
 def _etag(digest: str) -> str:

@@ -25,6 +25,11 @@ class Ground:
     """How many have come so far."""
 
 
+def until(asked_at: float, staleness: float, now: float) -> float:
+    """Return until when a decision made now holds, where what it was made by was asked for then and may be so many seconds old."""
+    return min(asked_at + staleness, now + LONGEST)
+
+
 @frozen
 class Decided:
     """An answer that was found in memory; whoever asks for the same thing on the same ground gets it, too, `until` then."""

@@ -9,25 +9,23 @@ the same hand. `tests/edge/test_lane.py` compares the two edges.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from email.utils import formatdate
-from time import time
+from types import TracebackType
 
 import trio
 from attrs import Factory, define, field, frozen
 
-from engines.trace import tracing, waiting
-from node.answers import Again, Answer, Asker, Chunk, ClientGone, Lasting, Request
+from engines.trace import tracing
+from node.answers import Again, Answer, Asker, ClientGone, Lasting, Request
 from node.cache import Cache
 from node.web.access import Exchange, Observe, address_text, log_exchange, new_id, shown, unobserved
 from node.web.adapter import Handler, respond
-from node.web.direct import SLICE, Bytes, Direct, Line, Scoped
+from node.web.direct import Bytes, Direct, Line, Scoped
 from node.web.heads import VERSION, Head, Heads, Kept, NotHere
 from node.web.outgoing import lines_of
-from node.web.pace import PATIENCE, Pace
+from node.web.pace import PATIENCE
 from node.web.proxies import NO_PROXIES, Proxies
 from node.web.waits import HEAD_SECONDS, Waits
-from replication.flow import Sink
+from node.web.wire import Rest, Wire, head_with
 
 HEAD_MOST = 16 * 1024
 KEEP_ALIVE = 75.0
@@ -164,18 +162,11 @@ class Lane:
         exchange = Exchange(made, known.method, known.path, asker.client, known.status, answered=known.outcome)
         sent = b"" if known.method == "HEAD" else body
         close = self._closes()
-        whole = _head(known.lines, made, close=close) + sent
-        try:
+        whole = head_with(known.lines, made, close=close) + sent
+        with _Ending(self, exchange, began):
             if left := await line.send_soon(whole):
-                await _Rest(line, self.patience).send(memoryview(whole)[-left:], exchange)
+                await Rest(line, self.patience).send(memoryview(whole)[-left:], exchange)
             exchange.sent, exchange.finished = len(sent), True
-        except _GONE:
-            exchange.client_left = True
-        except Exception:
-            exchange.failed = True
-            raise
-        finally:
-            self._note(exchange, began)
         return exchange.finished and not close
 
     async def _answer(self, line: Line, began: float, head: Head) -> bool:
@@ -188,17 +179,9 @@ class Lane:
             return None if lasting is None else lasting.answer
 
         exchange = Exchange(request.id, request.method, shown(request.path), request.client, client_id=head.client_id)
-        wire = _Wire(line, exchange, self.patience, self._closes if head.keep_alive else _always)
-        with tracing(exchange.trace):
-            try:
-                await respond(self.handler, lambda: request, wire, exchange, at_once=at_once)
-            except _GONE:
-                exchange.client_left = True
-            except Exception:
-                exchange.failed = True
-                raise
-            finally:
-                self._note(exchange, began)
+        wire = Wire(line, exchange, self.patience, self._closes if head.keep_alive else _always)
+        with tracing(exchange.trace), _Ending(self, exchange, began):
+            await respond(self.handler, lambda: request, wire, exchange, at_once=at_once)
         if head.plain and lasting is not None:
             answer = lasting.answer
             lines = lines_of(answer, exchange.method)
@@ -207,94 +190,34 @@ class Lane:
         # A client that was not told that the connection ends may be sending its next request on it.
         return exchange.finished and not wire.close
 
-    def _note(self, exchange: Exchange, began: float) -> None:
-        seconds = trio.current_time() - began
-        self.write(exchange, seconds)
-        self.observe(exchange, seconds)
+
+class _Ending:
+    """Tells what became of an answer, however it ended. That its client has gone is no error."""
+
+    __slots__ = ("_began", "_exchange", "_lane")
+
+    def __init__(self, lane: Lane, exchange: Exchange, began: float) -> None:
+        self._lane = lane
+        self._exchange = exchange
+        self._began = began
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> bool:
+        """Note the end."""
+        exchange, gone = self._exchange, False
+        if kind is not None:
+            gone = issubclass(kind, _GONE)
+            exchange.client_left = exchange.client_left or gone
+            exchange.failed = exchange.failed or (not gone and issubclass(kind, Exception))
+        seconds = trio.current_time() - self._began
+        self._lane.write(exchange, seconds)
+        self._lane.observe(exchange, seconds)
+        return gone
 
 
 def _always() -> bool:
     return True
-
-
-class _Wire:
-    """Carries an answer as bytes: the head goes out with the first of the body, in one piece."""
-
-    __slots__ = ("_closes", "_exchange", "_head", "_line", "_rest", "_status", "close")
-
-    def __init__(self, line: Line, exchange: Exchange, patience: float, closes: Callable[[], bool]) -> None:
-        self._line = line
-        self._exchange = exchange
-        self._rest = _Rest(line, patience)
-        self._closes = closes
-        self.close = False
-        """Whether the client was told that the connection ends."""
-        self._head = b""
-        self._status = 0
-
-    def begin(self, answer: Answer) -> None:
-        """Make the head ready."""
-        exchange, self.close, self._status = self._exchange, self._closes(), answer.status
-        self._head = _head(lines_of(answer, exchange.method), exchange.id, close=self.close)
-
-    async def send(self, data: Chunk, *, more: bool) -> None:
-        """Send bytes of the body."""
-        exchange = self._exchange
-        # Pieces of a large blob are views, which nothing copies.
-        whole = self._head + data if self._head else data
-        exchange.status = self._status
-        if whole:
-            self._head = b""
-            try:
-                if left := await self._line.send_soon(whole):
-                    await self._rest.send(memoryview(whole)[-left:], exchange)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise ClientGone from error
-        exchange.sent += len(data)
-        exchange.finished = not more
-
-    def sink(self, sent: Callable[[int], None]) -> AbstractContextManager[Sink | None]:
-        """Open one to a plain socket; TLS has its state in the task."""
-        return self._line.sink(sent) if isinstance(self._line, Direct) else nullcontext()
-
-
-class _Rest:
-    """Sends what a socket's buffer did not take, at the pace that its client has."""
-
-    __slots__ = ("_line", "_pace", "_patience")
-
-    def __init__(self, line: Line, patience: float) -> None:
-        self._line = line
-        self._patience = patience
-        self._pace: Pace | None = None
-
-    async def send(self, data: memoryview, exchange: Exchange) -> None:
-        """Send a large piece of the exchange's answer. Raises ClientGone when the client takes it too slowly."""
-        pace = self._pace = self._pace or Pace(self._patience)
-        with tracing(exchange.trace), waiting("client"):
-            while left := len(data):
-                began = trio.current_time()
-                with trio.move_on_after(pace.allowance(min(left, SLICE))) as scope:
-                    left = await self._line.send_more(data)
-                if scope.cancelled_caught:
-                    raise ClientGone
-                sent = len(data) - left
-                pace.waited(trio.current_time() - began, sent)
-                data = data[sent:]
-
-
-def _head(lines: bytes, request_id: str, *, close: bool) -> bytes:
-    ends = b"connection: close\r\n" if close else b""
-    return b"%sx-request-id: %s\r\ndate: %s\r\n%s\r\n" % (lines, request_id.encode(), _date(), ends)
-
-
-_dated: tuple[int, bytes] = (0, b"")
-
-
-def _date() -> bytes:
-    """Return the Date header's value, made once a second."""
-    global _dated  # a memory of one value; formatting it costs more than the rest of a head
-    now = int(time())
-    if _dated[0] != now:
-        _dated = now, formatdate(now, usegmt=True).encode()
-    return _dated[1]

@@ -1,8 +1,7 @@
 """No address has all of a node's connections; whose they are is known as soon as it can be."""
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -14,28 +13,18 @@ from node.tls import Certificates
 from node.web.crowd import RESERVE
 from tests.certificates import Authority
 from tests.edge.conftest import Node, hello
-from tests.edge.wire import PATIENCE, Client
+from tests.edge.wire import PATIENCE, Client, connect
 
 MOST = 16
 SHARE = 12
 PROXIED = EdgeSettings(trusted_proxies=(ip_network("127.0.0.0/8"),), proxy_protocol=True)
 
 
-@asynccontextmanager
-async def connect_from(
+def connect_from(
     source: str, node: Node, *, first: bytes = b"", trust: ssl.SSLContext | None = None
-) -> AsyncIterator[Client]:
+) -> AbstractAsyncContextManager[Client]:
     """Connect from an address of this machine's, and say something first."""
-    with trio.fail_after(PATIENCE):
-        plain = await trio.open_tcp_stream(node.address.host, node.address.port, local_address=source)
-        await plain.send_all(first)
-    stream: trio.abc.Stream = plain
-    if trust is not None:
-        stream = trio.SSLStream(plain, trust, server_hostname="localhost", https_compatible=True)
-    try:
-        yield Client(stream)
-    finally:
-        await trio.aclose_forcefully(stream)
+    return connect(node.address, tls=trust, source=source, first=first)
 
 
 async def test_one_address_has_its_share(node: Node) -> None:

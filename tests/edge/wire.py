@@ -116,10 +116,13 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(address: Address, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
-    """Open a connection to a node; it is closed at the end, whatever happens."""
+async def connect(
+    address: Address, *, tls: ssl.SSLContext | None = None, source: str | None = None, first: bytes = b""
+) -> AsyncIterator[Client]:
+    """Open a connection to a node, from an address of this machine's, and say something first; it is closed at the end."""
     with trio.fail_after(PATIENCE):
-        plain = await trio.open_tcp_stream(address.host, address.port)
+        plain = await trio.open_tcp_stream(address.host, address.port, local_address=source)
+        await plain.send_all(first)
     stream: trio.abc.Stream = plain
     if tls is not None:
         stream = trio.SSLStream(plain, tls, server_hostname="localhost", https_compatible=True)
