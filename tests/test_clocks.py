@@ -18,7 +18,7 @@ WALL_CLOCKS = {
     "node/repair.py": "likewise",
     "node/hooks/courier.py": "signatures of webhooks, which the receiver compares with its own clock",
     "node/auditlog.py": "when a pull was, as this node saw it",
-    "node/web/lane.py": "the access log and the header Date",
+    "node/web/wire.py": "the access log and the header Date",
     "node/access_writer.py": "the access log",
     "node/commands/user.py": "lifetimes that people are shown",
     "node/tls.py": "dates of certificates",
