@@ -1,7 +1,8 @@
 """What happens to a connection before its first request: the PROXY header of a listed proxy, then the TLS handshake.
 
 Both are bounded: in time, and in number, so that clients which connect and then say nothing never take the connections of those who
-do. Beyond that number a new one takes the place of the oldest: a handshake that is under way takes a round trip or two.
+do. Beyond that number a new one takes the place of the oldest of whoever has most: a handshake that is under way takes a round trip
+or two, and one client that begins thousands ends none but its own.
 """
 
 import ssl
@@ -12,9 +13,11 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
+from node.shares import NOBODY
 from node.web.access import address_text
 from node.web.connection import Stream
 from node.web.crowd import Crowd
+from node.web.eldest import Eldest
 from node.web.proxies import NO_PROXIES, Proxies
 from node.web.proxy_protocol import BadProxyHeader, read_header
 from node.web.waits import LAST_REQUEST
@@ -54,7 +57,7 @@ class Arrivals:
     proxies: Proxies = NO_PROXIES
     proxy_protocol: bool = False
     seconds: float = HANDSHAKE_SECONDS
-    _arriving: dict[trio.CancelScope, None] = field(factory=dict, init=False)
+    _arriving: Eldest[trio.CancelScope] = field(factory=Eldest, init=False)
 
     def stop(self) -> None:
         """Close what does not arrive soon: a handshake that is under way has a request behind it."""
@@ -65,37 +68,37 @@ class Arrivals:
     async def admit(self, accepted: trio.socket.SocketType) -> Arrived:
         """Return the connection when it may begin. It is in the crowd then. Raises NotAdmitted, and what the socket raises."""
         peer = address_text(accepted.getpeername()[0])
+        ends = trio.current_time() + self.seconds
+        if self.proxy_protocol and self.proxies.trusts(peer):
+            peer = await self._announced(accepted, peer, ends)
+        self.crowd.enter(accepted, peer)
         plain = trio.SocketStream(accepted)
-        announced = self.proxy_protocol and self.proxies.trusts(peer)
-        if not announced:
-            self.crowd.enter(accepted, peer)
-        if self.tls is None and not announced:
+        if self.tls is None:
             return Arrived(plain, peer)
-        with self._bounded():
-            if announced:
-                try:
-                    peer = await read_header(accepted) or peer
-                except BadProxyHeader as error:
-                    log.warning("a trusted proxy's connection was refused", proxy=peer, reason=str(error))
-                    raise NotAdmitted from error
-                self.crowd.enter(accepted, peer)
-            if self.tls is None:
-                return Arrived(plain, peer)
-            secure = trio.SSLStream(plain, self.tls(), server_side=True, https_compatible=True)
+        secure = trio.SSLStream(plain, self.tls(), server_side=True, https_compatible=True)
+        with self._bounded(self.crowd.sources.of(peer), ends):
             await secure.do_handshake()
             return Arrived(secure, peer)
         raise NotAdmitted
 
+    async def _announced(self, accepted: trio.socket.SocketType, proxy: str, ends: float) -> str:
+        """Return whose connection this is, as a listed proxy says."""
+        with self._bounded(NOBODY, ends):
+            try:
+                return await read_header(accepted) or proxy
+            except BadProxyHeader as error:
+                log.warning("a trusted proxy's connection was refused", proxy=proxy, reason=str(error))
+                raise NotAdmitted from error
+        raise NotAdmitted
+
     @contextmanager
-    def _bounded(self) -> Iterator[None]:
-        """Let the block run for a while, and only until too many newer ones have come."""
+    def _bounded(self, who: str, ends: float) -> Iterator[None]:
+        """Let the block run until then, and only until too many newer ones have come while nobody has more of them than `who`."""
         while len(self._arriving) >= max(LEAST, self.most // SHARE):
-            oldest = next(iter(self._arriving))
-            del self._arriving[oldest]
-            oldest.cancel(reason="newer connections arrive")
-        with trio.move_on_after(self.seconds) as scope:
-            self._arriving[scope] = None
+            self._arriving.pop().cancel(reason="newer connections arrive")
+        with trio.move_on_at(min(ends, trio.current_time() + self.seconds)) as scope:
+            self._arriving.add(scope, who)
             try:
                 yield
             finally:
-                self._arriving.pop(scope, None)
+                self._arriving.discard(scope)

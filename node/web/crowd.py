@@ -2,16 +2,19 @@
 
 A connection too many is still let in: its first request may be a balancer's probe, which is always answered. But it may also say
 nothing for as long as it likes. So there are only as many of them as it takes to tell everybody, and a new one takes the place of
-the oldest.
+the oldest of whoever has most.
 """
 
 import trio
 from attrs import define, field
 
 from node.shares import Places, Sources
+from node.web.eldest import Eldest
 
 RESERVE = 64
 """Connections beyond MAXIMUM_CONNECTIONS: enough for every balancer's probes, and for telling the others why."""
+STAY = 48
+"""Of these, how many may stay. The rest is for those that come: who finds no room is not accepted, and pushes nobody out."""
 
 
 @define(eq=False)
@@ -21,8 +24,7 @@ class Crowd:
     places: Places
     sources: Sources
     _of: dict[trio.socket.SocketType, str] = field(factory=dict, init=False)
-    _beyond: dict[trio.socket.SocketType, None] = field(factory=dict, init=False)
-    """The oldest first."""
+    _beyond: Eldest[trio.socket.SocketType] = field(factory=Eldest, init=False)
 
     def enter(self, accepted: trio.socket.SocketType, address: str) -> None:
         """Count a connection, which must `leave`. One of those that are too many already may be closed for it."""
@@ -31,11 +33,9 @@ class Crowd:
             self._of[accepted] = who
             return
         self.places.refused(who)
-        if len(self._beyond) >= RESERVE:
-            oldest = next(iter(self._beyond))
-            del self._beyond[oldest]
-            oldest.close()
-        self._beyond[accepted] = None
+        if len(self._beyond) >= STAY:
+            self._beyond.pop().close()
+        self._beyond.add(accepted, who)
 
     def is_beyond(self, accepted: trio.socket.SocketType) -> bool:
         """Tell whether a connection is one too many."""
@@ -45,6 +45,6 @@ class Crowd:
         """Count a connection no more. One that never entered was not counted."""
         who = self._of.pop(accepted, None)
         if who is None:
-            self._beyond.pop(accepted, None)
+            self._beyond.discard(accepted)
         else:
             self.places.give_back(who)

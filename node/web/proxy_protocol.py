@@ -90,7 +90,7 @@ def parse_first(line: bytes) -> str | None:
         raise BadProxyHeader("version 1: bad address") from None
     if "%" in source or not all(_PORT.fullmatch(port) and int(port) <= 65535 for port in ports):
         raise BadProxyHeader("version 1: bad address or port")
-    return str(client)
+    return _usual(client)
 
 
 def parse_second(version_and_command: int, family_and_transport: int, body: bytes) -> str | None:
@@ -107,4 +107,13 @@ def parse_second(version_and_command: int, family_and_transport: int, body: byte
     if len(body) < 2 * (size + 2):
         raise BadProxyHeader("version 2: too short for its addresses")
     kind = IPv4Address if family == _IPV4 else IPv6Address
-    return str(kind(body[:size]))
+    return _usual(kind(body[:size]))
+
+
+def _usual(address: IPv4Address | IPv6Address) -> str:
+    """Return an address as text: an IPv4 one as such, too, where a balancer listens to both kinds on one socket (`v4v6`).
+
+    All of those are in one /64, and would be one client.
+    """
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)

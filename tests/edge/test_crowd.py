@@ -10,6 +10,8 @@ import trio
 
 from node.config.settings import EdgeSettings, TlsSettings
 from node.tls import Certificates
+from node.web.arrival import LEAST
+from node.web.arrival import SHARE as SHARE_ARRIVING
 from node.web.crowd import RESERVE
 from tests.certificates import Authority
 from tests.edge.conftest import Node, hello
@@ -84,12 +86,67 @@ async def test_a_proxy_says_whose_a_connection_is(node: Node) -> None:
         assert (await client.ask("/v2/")).status == 200
 
 
-async def test_handshakes_count(nursery: trio.Nursery, tmp_path: Path) -> None:
-    """Who has its share of connections takes no more by beginning handshakes that it never ends."""
-    authority = Authority.make(tmp_path)
+async def test_a_proxy_of_both_kinds_says_whose_a_connection_is(node: Node) -> None:
+    """Two IPv4 clients of a balancer that writes their addresses as IPv6 has them are two."""
+    await node.start(hello, maximum_connections=MOST, edge=PROXIED)
+    async with AsyncExitStack() as stack:
+        for number in range(SHARE + 1):
+            first = b"PROXY TCP6 ::ffff:192.0.2.%d ::ffff:203.0.113.1 4711 443\r\n" % (7 + number // SHARE)
+            client = await stack.enter_async_context(connect_from("127.0.0.1", node, first=first))
+            assert (await client.ask("/v2/")).status == 200
+
+
+async def test_probes_find_room_in_the_reserve(node: Node) -> None:
+    """Where all places are taken, one address alone pushes none of another's out of the reserve."""
+    await node.start(hello, maximum_connections=MOST)
+    async with AsyncExitStack() as stack:
+        for address, held in (("127.0.0.1", SHARE), ("127.0.0.2", 3), ("127.0.0.3", 1)):
+            for _ in range(held):
+                client = await stack.enter_async_context(connect_from(address, node))
+                assert (await client.ask("/v2/")).status == 200
+        probe = await stack.enter_async_context(connect_from("127.0.0.4", node))
+        assert (await probe.ask("/v2/")).status == 503
+        probe = await stack.enter_async_context(connect_from("127.0.0.4", node))
+        first = await stack.enter_async_context(connect_from("127.0.0.1", node))
+        for _ in range(2 * RESERVE):
+            await stack.enter_async_context(connect_from("127.0.0.1", node))
+        assert await first.closed()
+        assert (await probe.ask("/health/endtoend")).status == 200
+
+
+def secure(nursery: trio.Nursery, folder: Path) -> tuple[Node, ssl.SSLContext]:
+    """Return a node that speaks TLS, not started yet, and what its clients trust."""
+    authority = Authority.make(folder)
     pair = authority.sign("node")
     trust = ssl.create_default_context(cafile=str(authority.own.certificate))
-    node = Node(nursery, tls=Certificates(TlsSettings(pair.certificate, pair.key)).current, trust=trust)
+    return Node(nursery, tls=Certificates(TlsSettings(pair.certificate, pair.key)).current, trust=trust), trust
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_nobody_crowds_out_handshakes(nursery: trio.Nursery, tmp_path: Path, *, proxied: bool) -> None:
+    """However many handshakes one client begins and leaves, that of another one, which takes a while, is ended."""
+    node, trust = secure(nursery, tmp_path)
+    await node.start(hello, maximum_connections=SHARE_ARRIVING * LEAST, edge=PROXIED if proxied else EdgeSettings())
+
+    def client(last: int) -> AbstractAsyncContextManager[Client]:
+        first = b"PROXY TCP4 192.0.2.%d 203.0.113.1 4711 443\r\n" % last if proxied else b""
+        return connect_from("127.0.0.1" if proxied else f"127.0.0.{last}", node, first=first)
+
+    async with AsyncExitStack() as stack:
+        slow = await stack.enter_async_context(client(2))
+        eager = await stack.enter_async_context(client(1))
+        for _ in range(3 * LEAST):
+            await stack.enter_async_context(client(1))
+        assert await eager.closed()
+        with trio.fail_after(PATIENCE):
+            ended = trio.SSLStream(slow.stream, trust, server_hostname="localhost", https_compatible=True)
+            await ended.do_handshake()
+        assert (await Client(ended).ask("/v2/")).status == 200
+
+
+async def test_handshakes_count(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """Who has its share of connections takes no more by beginning handshakes that it never ends."""
+    node, trust = secure(nursery, tmp_path)
     await node.start(hello, maximum_connections=MOST)
     async with AsyncExitStack() as stack:
         for _ in range(SHARE):

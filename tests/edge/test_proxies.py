@@ -65,8 +65,10 @@ def version_2(address: bytes, command: int = 1) -> bytes:
     [
         (b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\n", "192.0.2.7 node"),
         (b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n", "2001:db8::7 node"),
+        (b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:203.0.113.1 4711 443\r\n", "192.0.2.7 node"),
         (b"PROXY UNKNOWN\r\n", "127.0.0.1 node"),
         (version_2(bytes((192, 0, 2, 7))), "192.0.2.7 node"),
+        (version_2(bytes.fromhex("00000000000000000000ffffc0000207")), "192.0.2.7 node"),
         (version_2(bytes.fromhex("20010db8000000000000000000000007")), "2001:db8::7 node"),
         (version_2(bytes((192, 0, 2, 7)), command=0), "127.0.0.1 node"),
     ],
