@@ -103,19 +103,20 @@ class Credentials:
         if known is not None:
             return known
         seen = self._remembered(key, asked_at - self._rules.grace)
-        limited = name if can_be_guessed(name, secret) else None
-        if seen is None:
-            self._failures.check(limited, address)
+        limited = can_be_guessed(name, secret)
+        if limited and seen is None:
+            self._failures.check(name, address)
         began = trio.current_time()
         proven = await self._away(seen, lambda: self._prove(name, secret, seen, address))
-        if seen is None:
+        if limited and seen is None:
             # Many may have come at once. Who finds others' failures to be enough learns no more than who comes later.
-            self._failures.check(limited, address)
+            self._failures.check(name, address)
         if proven is None:
             if seen is not None:
                 # Once refused, it does not count while the database is away, either.
                 self._known.keep(key, evolve(seen, ends=0.0), asked_at)
-            await self._failures.note(limited, address)
+            if limited:
+                await self._failures.note(name, address)
             await trio.sleep_until(began + _FAILURE_SECONDS)
             raise NotProven
         self._known.keep(key, proven, asked_at)
@@ -219,6 +220,7 @@ class Credentials:
 def can_be_guessed(name: str, secret: str) -> bool:
     """Tell whether what is shown may be a password. Application tokens and robots' secrets are random, and long.
 
-    Failures with those must not hold the account off: all that nobody needs is its name, and `$app` is everybody's. Pure.
+    Failures with those must hold nobody off, neither the account, whose name is all that is needed, nor the address: one robot with
+    an old secret fails as often as it is started, and would keep out all that have the same way out. Pure.
     """
     return not secret.startswith(APPLICATION) and "+" not in name

@@ -50,11 +50,8 @@ class Failures:
     limits: Limits = Limits()
     _counts: "OrderedDict[str, _Count]" = field(factory=OrderedDict, init=False)
 
-    def check(self, account: str | None, address: str) -> None:
-        """Return if another try is allowed. Raises RegistryError (TOOMANYREQUESTS) with the time to wait.
-
-        An account of None is for secrets that nobody can guess: only the address counts.
-        """
+    def check(self, account: str, address: str) -> None:
+        """Return if another try is allowed. Raises RegistryError (TOOMANYREQUESTS) with the time to wait."""
         now = self.clock()
         waits = [
             count.until - now
@@ -67,7 +64,7 @@ class Failures:
                 TOOMANYREQUESTS, {"reason": "too many failed logins; wait"}, retry_after=max(1, round(max(waits)))
             )
 
-    async def note(self, account: str | None, address: str) -> None:
+    async def note(self, account: str, address: str) -> None:
         """Count a failure, as `check`."""
         now, keys = self.clock(), [key for key, _ in self._keys(account, address)]
         for key in keys:
@@ -81,9 +78,11 @@ class Failures:
             if count is not None and number > count.number:
                 self._counts[key] = _Count(number, count.until)
 
-    def _keys(self, account: str | None, address: str) -> tuple[tuple[str, int], ...]:
-        of_address = (f"address:{network_of(address)}", self.limits.address)
-        return (of_address,) if account is None else ((f"account:{account[:255]}", self.limits.account), of_address)
+    def _keys(self, account: str, address: str) -> tuple[tuple[str, int], ...]:
+        return (
+            (f"account:{account[:255]}", self.limits.account),
+            (f"address:{network_of(address)}", self.limits.address),
+        )
 
 
 def network_of(address: str) -> str:

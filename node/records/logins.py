@@ -1,8 +1,11 @@
-"""What a login needs: the account, and how far the access log was at that moment. One statement each."""
+"""What a login needs: the account, and how far the access log was at that moment. One statement each.
+
+A robot is disabled with its owner: whoever may not log in has often made some.
+"""
 
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from node.records.accounts import COLUMNS, Account, account_of
 from node.records.postgres import Database, Row
@@ -18,12 +21,18 @@ class Login:
     ends: float | None = None
 
 
-_EPOCH = "coalesce((SELECT number FROM access_epoch), 0) AS epoch"
+_EPOCH = """coalesce((SELECT number FROM access_epoch), 0) AS epoch,
+    coalesce((SELECT o.enabled FROM account o WHERE o.id = a.owner_id), true) AS owner_enabled"""
 _TOKEN_COLUMNS = "t.id AS token, extract(epoch FROM t.expires_at)::float8 AS ends"  # noqa: S105  # SQL
 
 
 def _login(row: Row | None) -> Login | None:
-    return None if row is None else Login(account_of(row), row["epoch"], row.get("token"), row.get("ends"))
+    if row is None:
+        return None
+    account = account_of(row)
+    if not row["owner_enabled"]:
+        account = evolve(account, enabled=False)
+    return Login(account, row["epoch"], row.get("token"), row.get("ends"))
 
 
 async def find_by_name(database: Database, name: str) -> Login | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import partial
+from urllib.parse import urlencode
 
 import bcrypt
 import pytest
@@ -9,8 +10,9 @@ import trio
 
 from node.auth.changes import ACCESS_CHANGED
 from node.auth.model import Role
-from node.records.accounts import find_account, set_secret, update_account
-from node.records.permissions import Grantee, remove_permission, set_permission, set_visibility
+from node.auth.secrets import hash_secret
+from node.records.accounts import create_robot, find_account, set_secret, update_account
+from node.records.permissions import Grantee, Granting, remove_permission, set_permission, set_visibility
 from node.records.postgres import Database, DatabaseUnavailable
 from tests.auth.people import PASSWORD, ROBOT_SECRET, ROLES, TOKEN, Person, basic, bearing, settled, token_for
 from tests.auth.test_table import BLOB, IMAGE, filled
@@ -98,6 +100,28 @@ async def test_an_account_that_ends(world: MakeWorld, how: str) -> None:
     assert (await us.ask("GET", TAG, headers=READER.basic)).status == 401
 
 
+async def test_a_disabled_user_s_robots(world: MakeWorld) -> None:
+    """A user who is disabled has no good robot any more, nor a good token of one, until they are enabled again."""
+    (us,) = await filled(world, metadata_staleness=3600.0)
+    database, robot = us.registry.database, Person("reader+ci", ROBOT_SECRET)
+    assert await create_robot(database, "reader", "ci", hash_secret(ROBOT_SECRET))
+    assert await set_permission(database, "private/app", Grantee(robot.name), Role.READ) is Granting.DONE
+    token = bearing(await token_for(us, robot, "repository:private/app:pull"))
+    login = await us.ask("GET", "/v2/auth?offline_token=true", headers=robot.basic)
+    renewal = urlencode({"grant_type": "refresh_token", "refresh_token": login.json["refresh_token"]}).encode()
+    for headers in (token, robot.basic):
+        assert (await us.ask("GET", TAG, headers=headers)).status == 200
+    await update_account(database, "reader", enabled=False)
+    us.node.hints.publish(ACCESS_CHANGED)
+    await eventually(us, 401, TAG, token)
+    assert (await us.ask("GET", TAG, headers=robot.basic)).status == 401
+    assert (await us.ask("POST", "/v2/auth", renewal)).status == 401
+    others = Person("private+reader", ROBOT_SECRET)
+    assert (await us.ask("GET", TAG, headers=others.basic)).status == 200, "whose owner may log in goes on"
+    await update_account(database, "reader", enabled=True)
+    assert (await us.ask("GET", TAG, headers=robot.basic)).status == 200
+
+
 async def test_without_hints(world: MakeWorld) -> None:
     """Where no hint comes, a right is gone within METADATA_STALENESS."""
     (us,) = await filled(world, metadata_staleness=0.5)
@@ -178,11 +202,31 @@ async def test_nobody_holds_tokens_off(world: MakeWorld) -> None:
     (us,) = await settled(world)
     async with trio.open_nursery() as nursery:
         for name, secret in (("$app", "apt_wrong"), ("reader", "apt_wrong"), ("private+reader", "apr_wrong")):
-            for _ in range(12):
+            for _ in range(50):
                 wrong = {"authorization": basic(name, secret)}
                 nursery.start_soon(partial(us.ask, "GET", "/v2/auth", headers=wrong))
     for name, secret in (("$app", TOKEN), ("reader", TOKEN), ("private+reader", ROBOT_SECRET), ("reader", PASSWORD)):
         assert (await us.ask("GET", "/v2/auth", headers={"authorization": basic(name, secret)})).status == 200, name
+
+
+async def test_passwords_do_not_hold_tokens_off(world: MakeWorld) -> None:
+    """After a hundred wrong passwords from one address what can be guessed waits there, and what cannot does not."""
+    (us,) = await settled(world)
+
+    async def login(name: str, secret: str) -> int:
+        return (await us.ask("GET", "/v2/auth", headers={"authorization": basic(name, secret)})).status
+
+    async def guess(at_once: trio.CapacityLimiter, name: str) -> None:
+        async with at_once:
+            assert await login(name, "wrong password") == 401
+
+    async with trio.open_nursery() as nursery:
+        at_once = trio.CapacityLimiter(20)
+        for number in range(100):
+            nursery.start_soon(guess, at_once, f"somebody{number}")
+    assert await login("reader", PASSWORD) == 429
+    for name, secret in (("$app", TOKEN), ("reader", TOKEN), ("private+reader", ROBOT_SECRET)):
+        assert await login(name, secret) == 200, name
 
 
 async def test_quays_passwords(world: MakeWorld) -> None:
