@@ -22,6 +22,9 @@ GREED = 3
 NOBODY = ""
 """Who takes places for everybody, such as a listed proxy: without a share of their own."""
 
+UNLISTED = "if this is a balancer of yours, list it in TRUSTED_PROXY_CIDR: else all who come through it are one"
+"""What the log says with an address that is held to what one may have."""
+
 _SAID_EVERY = 60.0
 _KEPT = 4096
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.shares")
@@ -100,6 +103,7 @@ class Places:
                 who=who,
                 held=self.held_by(who),
                 of=self.share.places,
+                **({"hint": UNLISTED} if who.startswith("@") else {}),
             )
         return True
 

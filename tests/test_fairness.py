@@ -88,6 +88,7 @@ async def test_pushes_that_trickle(start_cluster: StartCluster) -> None:
         assert value(found, "antipode_places_refused_total", kind="pushes", why="full") == 0
     assert "one holds their share" in node.log
     assert "alice" in node.log
+    assert "TRUSTED_PROXY_CIDR" not in node.log, "an account is no balancer"
 
 
 async def test_readers_that_are_slow(start_cluster: StartCluster) -> None:
@@ -153,3 +154,4 @@ async def test_one_address_does_not_have_all_connections(start_cluster: StartClu
         assert (await first.ask("/v2/")).status == 200
     assert "one holds their share" in node.log
     assert "127.0.0.1" in node.log
+    assert "list it in TRUSTED_PROXY_CIDR" in node.log

@@ -8,13 +8,16 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
-from attrs import define, field, frozen
+import structlog
+from attrs import define, evolve, field, frozen
 
 from node.errors import TOOMANYREQUESTS, RegistryError
+from node.shares import UNLISTED
 
 WINDOW = 300.0
 """Seconds in which failures are counted together."""
 _MOST_KEYS = 50_000
+_log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.access")
 
 
 @frozen
@@ -39,6 +42,8 @@ async def alone(_keys: Sequence[str], _seconds: float) -> Sequence[int] | None:
 class _Count:
     number: int
     until: float
+    told: bool = False
+    """Whether the log says that no more are let try."""
 
 
 @define(eq=False)
@@ -48,6 +53,7 @@ class Failures:
     clock: Callable[[], float]
     shared: Shared = alone
     limits: Limits = Limits()
+    what: str = "failed logins"
     _counts: "OrderedDict[str, _Count]" = field(factory=OrderedDict, init=False)
 
     def check(self, account: str, address: str) -> None:
@@ -70,13 +76,29 @@ class Failures:
         for key in keys:
             old = self._counts.pop(key, None)
             fresh = old is None or old.until <= now
-            self._counts[key] = _Count(1, now + WINDOW) if fresh or old is None else _Count(old.number + 1, old.until)
+            self._counts[key] = _Count(1, now + WINDOW) if fresh or old is None else evolve(old, number=old.number + 1)
         while len(self._counts) > _MOST_KEYS:
             self._counts.popitem(last=False)
         for key, number in zip(keys, await self.shared(keys, WINDOW) or (), strict=False):
             count = self._counts.get(key)
             if count is not None and number > count.number:
-                self._counts[key] = _Count(number, count.until)
+                self._counts[key] = evolve(count, number=number)
+        self._tell(address)
+
+    def _tell(self, address: str) -> None:
+        """Say once a window that nobody may try any more from an address: it may be that of everybody, and nobody logs in then."""
+        key = f"address:{network_of(address)}"
+        count = self._counts.get(key)
+        if count is None or count.told or count.number < self.limits.address:
+            return
+        self._counts[key] = evolve(count, told=True)
+        _log.warning(
+            "one address is held off",
+            after=f"{count.number} {self.what}",
+            address=network_of(address),
+            seconds=round(count.until - self.clock()),
+            hint=UNLISTED,
+        )
 
     def _keys(self, account: str, address: str) -> tuple[tuple[str, int], ...]:
         return (

@@ -87,7 +87,7 @@ class SignIn:
     _limiter: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(_AT_ONCE), init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._begun = Failures(trio.current_time, limits=_BEGUN)
+        self._begun = Failures(trio.current_time, limits=_BEGUN, what="logins begun")
 
     async def begin_device(self, address: str) -> Begun:
         """Begin a login that is finished in a browser anywhere (RFC 8628).

@@ -46,6 +46,11 @@ def read_edge(
         named = [name for name in (CERTIFICATE, KEY) if document.get(name) is not None]
         for name in named if scheme else ():
             findings.wrong(name, show(document[name]), f"with {why} the node speaks plain HTTP: leave one of them out")
+        if external and document.get("TRUSTED_PROXY_CIDR") in (None, []):
+            findings.warn(
+                "TRUSTED_PROXY_CIDR does not list who ends TLS (EXTERNAL_TLS_TERMINATION): all clients come from its address, and "
+                "are one where what one may have is limited, as in failed logins"
+            )
         return edge
     return evolve(edge, tls=_read_tls(document, folder, findings))
 

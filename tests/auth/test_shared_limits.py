@@ -1,14 +1,16 @@
 """Failed logins counted in the real Redis: together for all nodes, for as long as a window, and without it at once not at all."""
 
 import secrets
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import redis
+import structlog
 import trio
 
 from node.auth import shared_limits
-from node.auth.limits import Failures, Limits
+from node.auth.limits import WINDOW, Failures, Limits
 from node.auth.shared_limits import SharedCounts, shared_counts
 from node.config.settings import RedisSettings
 from node.errors import RegistryError
@@ -73,3 +75,22 @@ async def test_redis_is_away(key: str) -> None:
     away: SharedCounts = shared_counts(RedisSettings("127.0.0.1", free_ports(1)[0]))
     with trio.fail_after(10):
         assert await away.count([key], 300) is None
+
+
+async def test_an_address_that_is_held_off_is_told_of_once(autojump_clock: trio.testing.MockClock) -> None:
+    """The log says which address may try no more, once in a window, and what to do if that is everybody's."""
+    failures = Failures(trio.current_time, limits=Limits(account=1000, address=3))
+
+    async def fail(times: int) -> list[Any]:
+        with structlog.testing.capture_logs() as logged:
+            for number in range(times):
+                await failures.note(f"somebody{number}", NOBODY)
+        return [line for line in logged if line["event"] == "one address is held off"]
+
+    assert await fail(2) == []
+    (line,) = await fail(5)
+    assert (line["address"], line["after"], line["seconds"]) == (NOBODY, "3 failed logins", 300)
+    assert "TRUSTED_PROXY_CIDR" in line["hint"]
+    await trio.sleep(WINDOW)
+    assert await fail(2) == []
+    assert len(await fail(1)) == 1

@@ -34,6 +34,19 @@ def test_https_needs_a_certificate_or_somebody_who_ends_tls(pair: Pair) -> None:
     assert made == EdgeSettings(TlsSettings(pair.certificate, pair.key))
 
 
+def test_who_ends_tls_should_be_listed() -> None:
+    """Somebody stands in front who is not believed: that is said, as it makes one client of all."""
+
+    def said(**given: object) -> list[str]:
+        return [line for line in settings(**given).warnings if line.startswith("TRUSTED_PROXY_CIDR")]
+
+    external = {"PREFERRED_URL_SCHEME": "https", "EXTERNAL_TLS_TERMINATION": True}
+    (line,) = said(**external)
+    assert "does not list who ends TLS" in line
+    assert said(TRUSTED_PROXY_CIDR=["10.0.0.0/8"], **external) == []
+    assert said(PREFERRED_URL_SCHEME="http") == []
+
+
 def test_tls_takes_memory(pair: Pair) -> None:
     """A node that ends TLS itself takes fewer connections at once, unless it is told how many."""
     tls = {"PREFERRED_URL_SCHEME": "https", **files(pair)}
