@@ -20,11 +20,12 @@ from node.records.immutability import write_patterns
 from node.records.ledger import PostgresLedger
 from node.records.locations import note_drained, purge_removed
 from node.records.manifests import CompiledTags, ManifestFacts, commit_manifest, delete_manifest, delete_tag
-from node.records.members import Membership, enrol_locations
+from node.records.members import Membership, default_locations, enrol_locations
 from node.records.permissions import Grantee, set_permission
 from node.records.postgres import Database
 from node.records.removal import delete_repository
 from node.records.repair import adopt_object
+from node.records.replay import forget_gone_copies
 from node.records.team_sync import Step, bind_team, take_steps
 from node.records.teams import delete_team
 from node.records.unstored import note_manifests
@@ -78,6 +79,11 @@ async def step(world: World) -> object:
     assert row is not None
     steps = [Step(Bound(row["team"], "team", "crew", "crew"), row["account"], True, Line("team"))]
     return await take_steps(world.database, "ldap", steps)
+
+
+async def forget(world: World) -> object:
+    await world.database.fetch("INSERT INTO journal_fact (kind, name, at, seq) VALUES ('copy', 'us b1.us', 1, 1)")
+    return await forget_gone_copies(world.database)
 
 
 _REPOSITORY = "SELECT FROM repository WHERE name = 'team/a' FOR UPDATE"
@@ -156,6 +162,9 @@ HALVES = {
     "locations change while they are drained": Half(
         _EMPTIED.format("us"), lambda w: note_drained(w.database), _EMPTIED.format("eu")
     ),
+    "a namespace is deleted while a copy is forgotten": Half(NAMESPACE, forget, _REPOSITORY),
+    "a repository is deleted while a copy in it is forgotten": Half(_REPOSITORY, forget, _LINKS),
+    "a blob is collected while its copy is forgotten": Half(_BLOB, forget, _COPY),
     "a blob is linked twice at once": Half(
         "INSERT INTO repository_blob (repository_id, blob_id) SELECT r.id, b.id FROM repository r, blob b "
         "WHERE r.name = 'team/a' AND b.size = 1003",
@@ -377,3 +386,29 @@ async def test_two_nodes_may_name_their_locations_in_another_order(world: World,
         nursery.start_soon(enrol_locations, world.database, ["new 2", "new 1"], [])
         await wait_until_one_waits(world.database)
         await enrol_locations(held, ["new 2"], [])
+
+
+async def test_two_nodes_with_different_default_lists_agree_on_the_first(world: World, database_uri: str) -> None:
+    """Of nodes that start at once on a new database, whose files differ, the first one's list counts, and no mixture of them."""
+    database = world.database
+    await database.fetch("DELETE FROM agreed_default")
+    await database.fetch("DELETE FROM default_location")
+    async with trio.open_nursery() as nursery, held_transaction(database_uri) as held:
+        await enrol_locations(held, ["us", "eu", "new 1"], ["us", "new 1"])
+        nursery.start_soon(enrol_locations, database, ["eu", "ap", "new 2"], ["ap", "new 2"])
+        await wait_until_one_waits(database)
+    assert await default_locations(database) == ("us", "new 1")
+    (agreed,) = await database.fetch("SELECT names FROM agreed_default")
+    assert agreed["names"] == ["us", "new 1"]
+    assert "new 2" in await enrol_locations(database, [], [])
+
+
+async def test_who_finds_no_default_list_makes_one_of_all_that_it_names(world: World, database_uri: str) -> None:
+    """Also of locations that another node, which has no list, has enrolled at that moment."""
+    database = world.database
+    await database.fetch("DELETE FROM default_location")
+    async with trio.open_nursery() as nursery, held_transaction(database_uri) as held:
+        await enrol_locations(held, ["new 1"], [])
+        nursery.start_soon(enrol_locations, database, ["new 1", "new 2"], ["new 1", "new 2"])
+        await wait_until_one_waits(database)
+    assert await default_locations(database) == ("new 1", "new 2")

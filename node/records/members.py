@@ -41,24 +41,7 @@ async def enrol_locations(
 
     Where the database has no default list yet, `defaults` becomes it.
     """
-    await database.fetch(
-        """
-        -- One node at a time: each has an order of its own.
-        WITH turn AS (SELECT pg_advisory_xact_lock(x'616e746b'::integer)),
-        new AS (
-            INSERT INTO location (name) SELECT n.name FROM turn, unnest($1::text[]) WITH ORDINALITY n (name, place)
-            ORDER BY n.place ON CONFLICT (name) DO NOTHING RETURNING id, name),
-        every AS (SELECT id, name FROM new UNION SELECT id, name FROM location),
-        agreed AS (
-            INSERT INTO agreed_default (names)
-            SELECT $2::text[] FROM turn WHERE NOT EXISTS (SELECT FROM default_location) AND cardinality($2::text[]) > 0
-            ON CONFLICT DO NOTHING)
-        INSERT INTO default_location (location_id) SELECT id FROM every
-        WHERE name = ANY($2::text[]) AND NOT EXISTS (SELECT FROM default_location) ON CONFLICT DO NOTHING
-        """,
-        list(names),
-        list(defaults),
-    )
+    await database.fetch("SELECT enrol_locations($1, $2)", list(names), list(defaults))
     rows = await database.fetch(
         "SELECT name, state, marker, NOT EXISTS (SELECT FROM placement p WHERE p.location_id = l.id) AS empty FROM location l"
     )

@@ -15,6 +15,9 @@ from node.records.postgres import Database
 from node.records.uploads import REPOSITORY_TO_LINK
 
 _SECONDS = 300.0
+_COPIES_AT_ONCE = 500
+"""Copies that are forgotten in one transaction: pushes of their blobs wait for it."""
+
 _AT = "to_timestamp(f.at / 1000000.0)"
 
 
@@ -93,15 +96,7 @@ async def take_location(database: Database, name: str, marker: str, state: str |
 
 async def delete_gone(database: Database) -> int:
     """Delete the repositories and namespaces that were deleted after all that the records have of them; return how many."""
-    row = await database.fetch_row(
-        f"""
-        SELECT delete_repositories(coalesce(array_agg(r.id), '{{}}')) AS deleted FROM journal_fact f
-        JOIN repository r ON r.name = f.name AND r.created_at < {_AT}
-        WHERE f.kind = 'repository' AND NOT EXISTS (
-            SELECT FROM repository_manifest rm WHERE rm.repository_id = r.id AND rm.linked_at > {_AT})
-        """,  # noqa: S608  # constants of this module
-        deadline=_SECONDS,
-    )
+    row = await database.fetch_row("SELECT delete_gone_repositories() AS deleted", deadline=_SECONDS)
     assert row is not None
     await database.fetch(
         f"DELETE FROM namespace n USING journal_fact f WHERE f.kind = 'namespace' AND f.fact IS NULL AND f.name = n.name "  # noqa: S608
@@ -247,19 +242,23 @@ async def forget_gone_copies(database: Database) -> int:
     Where such an object is there all the same it is an unknown one: a repair adopts it if its blob lacks a copy.
     """
     rows = await database.fetch(
-        "DELETE FROM placement p USING journal_fact f, location l WHERE f.kind = 'copy' AND f.fact IS NULL "
-        "AND l.id = p.location_id AND f.name = l.name || ' ' || p.key RETURNING p.blob_id",
+        "SELECT p.blob_id, p.location_id, p.key FROM placement p JOIN location l ON l.id = p.location_id "
+        "JOIN journal_fact f ON f.kind = 'copy' AND f.name = l.name || ' ' || p.key WHERE f.fact IS NULL ORDER BY 1, 2",
         deadline=_SECONDS,
     )
-    await database.fetch(
-        "DELETE FROM repository_blob rb WHERE rb.blob_id = ANY($1::bigint[]) "
-        "AND NOT EXISTS (SELECT FROM placement p WHERE p.blob_id = rb.blob_id) AND NOT EXISTS ("
-        "SELECT FROM manifest_blob mb JOIN repository_manifest rm ON rm.manifest_id = mb.manifest_id "
-        "WHERE mb.blob_id = rb.blob_id)",
-        sorted({row["blob_id"] for row in rows}),
-        deadline=_SECONDS,
-    )
-    return len(rows)
+    gone = 0
+    for start in range(0, len(rows), _COPIES_AT_ONCE):
+        page = rows[start : start + _COPIES_AT_ONCE]
+        row = await database.fetch_row(
+            "SELECT forget_copies($1, $2, $3) AS gone",
+            [copy["blob_id"] for copy in page],
+            [copy["location_id"] for copy in page],
+            [copy["key"] for copy in page],
+            deadline=_SECONDS,
+        )
+        assert row is not None
+        gone += int(row["gone"])
+    return gone
 
 
 @frozen
