@@ -8,6 +8,7 @@ from attrs import field, frozen
 
 from .contract import Engine, Limits
 from .local import LocalArguments, open_local
+from .readable import why_unreadable
 from .s3_arguments import KNOWN, AmbientKeys, ArgumentErrors, Arguments, RoleKeys, S3Arguments, parse_s3
 
 LOCAL = "LocalStorage"
@@ -87,7 +88,7 @@ def parse_engine(class_name: str, arguments: Mapping[str, object]) -> EngineSpec
     """Check and translate one entry of DISTRIBUTED_STORAGE_CONFIG: Quay's class name and its arguments.
 
     Raises ArgumentErrors with every problem at once, each naming the argument, what was found (never a secret) and what
-    would be right. Reads no file but to see that `ca_bundle` is there.
+    would be right. Reads no file but to see that `ca_bundle` can be read.
     """
     if class_name == LOCAL:
         return _parse_local(arguments)
@@ -96,8 +97,8 @@ def parse_engine(class_name: str, arguments: Mapping[str, object]) -> EngineSpec
         reason = _UNSUPPORTED.get(class_name, "there is no such storage class")
         raise ArgumentErrors([f"{class_name}: {reason} (supported: {known})"])
     parsed = parse_s3(class_name, arguments)
-    if parsed.ca_bundle is not None and not Path(parsed.ca_bundle).is_file():
-        raise ArgumentErrors([f"ca_bundle: {parsed.ca_bundle!r} is not there; give the path of a PEM file"])
+    if parsed.ca_bundle is not None and (refused := why_unreadable(parsed.ca_bundle)) is not None:
+        raise ArgumentErrors([f"ca_bundle: {parsed.ca_bundle!r}: {refused}; give the path of a PEM file"])
     return EngineSpec(parsed, parsed.redirect, parsed.warnings)
 
 

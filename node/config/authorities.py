@@ -41,7 +41,12 @@ def read_authorities(document: Mapping[str, object], folder: Path | None, findin
         except Unfit as error:
             findings.wrong(KEY, show(given), str(error))
             return None
-    texts = [text for path in _files(place) if (text := _read(path, findings)) is not None]
+    try:
+        files = _files(place)
+    except OSError as error:
+        findings.wrong(KEY, show(str(place)), f"it cannot be read: {error.strerror or type(error).__name__}")
+        return None
+    texts = [text for path in files if (text := _read(path, findings)) is not None]
     if not texts:
         # A folder that Quay's operator left empty is no error.
         if given is not None and KEY not in {problem.key for problem in findings.problems}:

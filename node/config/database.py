@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from attrs import evolve, frozen
 
+from engines.readable import why_unreadable
 from node.config.keys import nearest
 from node.config.values import Findings, Unfit, parse_host, read_choice, read_number, read_text, show
 
@@ -186,7 +187,7 @@ def read_replicas(document: Mapping[str, object], findings: Findings) -> tuple[D
 def read_database(document: Mapping[str, object], findings: Findings) -> Database | None:
     """Return the database that DB_URI and DB_CONNECTION_ARGS name; None after errors, which go to `findings`.
 
-    The files that `sslrootcert` and its like name must exist here.
+    The files that `sslrootcert` and its like name must be readable here.
     """
     uri = document.get("DB_URI")
     try:
@@ -214,8 +215,8 @@ def read_database(document: Mapping[str, object], findings: Findings) -> Databas
             "write a mapping, such as {sslmode: verify-full}",
         )
     for name in _FILES:
-        if name in options and not Path(options[name]).is_file():
-            findings.wrong(f"DB_CONNECTION_ARGS.{name}", show(options[name]), "there is no such file on this machine")
+        if name in options and (reason := why_unreadable(options[name])) is not None:
+            findings.wrong(f"DB_CONNECTION_ARGS.{name}", show(options[name]), reason)
     query = f"?{urlencode(options)}" if options else ""
     # By hand: geturl() would drop the slashes of an empty host.
     return Database(f"postgresql://{parts.netloc}{parts.path}{query}", pool)

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
+from engines.readable import why_unreadable
 from engines.tls_suites import CannotChoose, choose_suites
 from node.config.settings import EdgeSettings, TlsSettings
 from node.config.values import Findings, Hidden, Unfit, read_flag, read_text, show
@@ -73,6 +74,11 @@ def _read_tls(document: Mapping[str, object], folder: Path | None, findings: Fin
     if paths == [None, None] and folder is not None:
         beside = [folder / name for name in _QUAYS]
         paths = [path if path.is_file() else None for path in beside]
+        for name, path in zip((CERTIFICATE, KEY), paths, strict=True):
+            if path is not None and (reason := why_unreadable(path)) is not None:
+                findings.wrong(name, show(str(path)), reason)
+        if len(findings.problems) > before:
+            return None
     certificate, key = paths
     if certificate is None and key is None:
         findings.wrong(
@@ -118,8 +124,8 @@ def _read_path(document: Mapping[str, object], key: str, findings: Findings) -> 
     except Unfit as error:
         findings.wrong(key, show(value), str(error))
         return None
-    if not path.is_file():
-        findings.wrong(key, show(value), "there is no such file on this machine")
+    if (reason := why_unreadable(path)) is not None:
+        findings.wrong(key, show(value), reason)
         return None
     return path
 

@@ -1,8 +1,8 @@
 """Reads where Redis is: USER_EVENTS_REDIS, else BUILDLOGS_REDIS, else nowhere."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
+from engines.readable import why_unreadable
 from node.config.keys import nearest
 from node.config.settings import RedisSettings
 from node.config.values import Findings, Unfit, parse_host, read_flag, read_number, read_text, show
@@ -71,8 +71,8 @@ def read_redis(document: Mapping[str, object], findings: Findings) -> RedisSetti
         except Unfit as error:
             findings.wrong(f"{key}.{name}", show(value, secret=name == "password"), str(error))
     ca_file = values.get("ca_file")
-    if isinstance(ca_file, str) and not Path(ca_file).is_file():
-        findings.wrong(f"{key}.ssl_ca_certs", show(ca_file), "there is no such file on this machine")
+    if isinstance(ca_file, str) and (reason := why_unreadable(ca_file)) is not None:
+        findings.wrong(f"{key}.ssl_ca_certs", show(ca_file), reason)
     if ca_file is not None and not values.get("tls"):
         findings.wrong(f"{key}.ssl_ca_certs", show(ca_file), "it needs ssl: true beside it")
     if len(findings.problems) > before:

@@ -50,7 +50,11 @@ def folder_of(spool: SpoolSettings) -> Path:
 
 def _read_folder(value: object) -> Path:
     path = Path(read_text(value))
-    if not path.is_absolute() or not path.is_dir():
+    try:
+        there = path.is_absolute() and path.is_dir()
+    except OSError as error:
+        raise Unfit(f"it cannot be looked at: {error.strerror or type(error).__name__}") from None
+    if not there:
         raise Unfit("write the absolute path of a folder that exists on this machine")
     return path
 

@@ -75,6 +75,8 @@ def show(value: object, *, secret: bool = False) -> str:
         case str():
             text = value if len(value) <= 60 else f"{value[:57]}..."
             return f'"{text}"' if text.isprintable() else repr(text)
+        case int() if abs(value) >= 10**60:
+            return "a number of more than 60 digits"
         case int() | float():
             return str(value)
         case list() | tuple():
@@ -149,21 +151,30 @@ def read_number(least: int, most: int | None = None) -> Callable[[object], int]:
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)", re.ASCII)
+_LONGEST = 36500 * 86400.0
+"""A hundred years: much longer, and clocks and the database's times end before it does."""
 
 
 def parse_duration(value: object) -> float:
-    """Return seconds: from a number, or from text such as "500ms", "5s", "48h", "2w" or "1h 30m"."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value) or value < 0:
-            raise Unfit("write a number of seconds that is not negative")
-        return float(value)
+    """Return seconds: from a number, also as text, or from text such as "500ms", "5s", "48h", "2w" or "1h 30m"."""
     if isinstance(value, str):
-        text = value.strip()
-        if re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", text, re.ASCII):
-            seconds = sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION.findall(text))
-            if math.isfinite(seconds):
-                return seconds
-    raise Unfit('write a number of seconds, or text such as "500ms", "5s", "10m", "48h" or "2w"')
+        # What stands in an environment variable, a file or on a command line is text, numbers too.
+        value = _seconds(value.strip())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unfit('write a number of seconds, or text such as "500ms", "5s", "10m", "48h" or "2w"')
+    if not value >= 0:
+        raise Unfit("write a number of seconds that is not negative")
+    if value > _LONGEST:
+        raise Unfit(f"write at most {say_duration(_LONGEST)}")
+    return float(value)
+
+
+def _seconds(text: str) -> float | None:
+    if re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII):
+        return float(text)
+    if re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", text, re.ASCII):
+        return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION.findall(text))
+    return None
 
 
 def say_duration(seconds: float) -> str:
@@ -216,6 +227,8 @@ def read_whole_duration(least: int, most: int) -> Callable[[object], int]:
 _SIZE_UNITS = {"": 1, "b": 1}
 _SIZE_UNITS |= {letter + end: 1024**power for power, letter in enumerate("kmgt", 1) for end in ("", "ib")}
 _SIZE_UNITS |= {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
+_LARGEST = 1 << 62
+"""Bytes, 4 EiB: the database counts no further than twice as much."""
 _SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", re.ASCII | re.IGNORECASE)
 
 
@@ -252,6 +265,8 @@ def read_size(least: int = 0, most: int | None = None) -> Callable[[object], int
 
     def read(value: object) -> int:
         size = parse_size(value)
+        if size > _LARGEST:
+            raise Unfit("write at most 4 EiB")
         _in_range(size, least, most, say_size)
         return size
 

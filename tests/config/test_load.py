@@ -174,6 +174,7 @@ class TestValues:
             PRESIGN_LIFETIME="10m",
             HEALTH_DATABASE_GRACE="1m",
             REPLICATION_BYTES_PER_SECOND="50MB",
+            JOURNAL_FREQUENCY="7.5",
         )
         assert made.maximum_layer_size == 5 << 30
         assert made.part_memory == 128 * MIB
@@ -183,6 +184,7 @@ class TestValues:
         assert made.presign_lifetime == 600
         assert made.health_database_grace == 60
         assert made.bandwidth_per_location == 50_000_000
+        assert made.journal_every == 7.5
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -206,6 +208,10 @@ class TestValues:
             ("UPLOAD_MAX_AGE", float("inf")),
             ("UPLOAD_MAX_AGE", ""),
             ("UPLOAD_MAX_AGE", True),
+            ("UPLOAD_MAX_AGE", 10**400),
+            ("ACTION_LOG_ROTATION_THRESHOLD", "101y"),
+            ("ACTION_LOG_ROTATION_THRESHOLD", "36501d"),
+            ("DEFAULT_SYSTEM_REJECT_QUOTA_BYTES", 10**400),
             ("PRESIGN_LIFETIME", "8d"),
             ("PRESIGN_LIFETIME", 1.5),
             ("PART_SIZE", "1MiB"),
