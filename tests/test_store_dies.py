@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -156,7 +157,11 @@ async def test_a_spool_hides_the_death(
 
 def nameless_files(node: Node, folder: Path) -> list[Path]:
     """Return the files that a node holds open in a folder although they are not to be seen there."""
-    held = [entry.readlink() for entry in Path(f"/proc/{node.pid}/fd").iterdir()]
+    held = []
+    for entry in Path(f"/proc/{node.pid}/fd").iterdir():
+        # A node that goes on closes its sockets while they are listed here.
+        with suppress(FileNotFoundError):
+            held.append(entry.readlink())
     return [path for path in held if path.is_relative_to(folder) and path.name.endswith("(deleted)")]
 
 
