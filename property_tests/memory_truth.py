@@ -12,7 +12,7 @@ from property_tests.memory_tags import Tags
 from replication.model import Blob, LocationState, Placement
 from replication.policy import NO_POLICY, Policy
 from replication.reconcile import BlobFacts
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 
 COUNTING = (LocationState.ACTIVE, LocationState.PAUSED)
 _FROM = {

@@ -11,13 +11,15 @@ from attrs import evolve
 
 from node.push import places, publishing, sessions, uploads
 from node.records.blobs import Committed
-from node.records.uploads import Announced, Choice, Standing, UploadRow
+from node.records.upload_rows import UploadRow
+from node.records.uploads import Announced, Choice, Standing
 from property_tests.memory_ledger import FINISH_GRACE, Line
 from property_tests.memory_truth import OpenUpload, Truth
 from replication.model import Blob, LocationState, Placement
 from replication.offload import inline
 from replication.part_numbers import record_every
-from replication.uploading import UploadState, open_writer
+from replication.upload_state import UploadState
+from replication.uploading import open_writer
 
 MAX_AGE = 150.0
 """Seconds until an upload that nobody finished is forgotten."""

@@ -17,25 +17,23 @@ from property_tests.cluster import KEEP, Node, PromiseBroken, World
 from property_tests.memory_engine import LATEST, MIB
 from property_tests.uploads import Client
 from replication.model import Blob
-from replication.strays import mixture
+from replication.strays import cut, mixture
 
 SEEDS = range(int(os.environ.get("SIMULATION_FIRST_SEED", "0")), int(os.environ.get("SIMULATION_SEEDS", "25")))
 _AGAIN = (404, 429, 503)
 
 
 class _Faithful(Client):
-    """A client that begins a blob once, says when something of it was taken in, and goes on ending it once it has tried to.
-
-    What a PATCH brings cannot be compared with an object that is there already: only a PUT says what the whole must be.
-    """
+    """A client that begins a blob once, and says when something of it was taken in, and when it is about to end it."""
 
     taken: Callable[[], None] = lambda: None
-    ending = False
+    ends: Callable[[], None] = lambda: None
 
     def _next(self, offset: int) -> tuple[int, bool]:
         end, last = super()._next(offset)
-        self.ending |= last
-        return (len(self.data), True) if self.ending else (end, last)
+        if last:
+            self.ends()
+        return end, last
 
     async def _push(self) -> Blob:
         assert await self._ask(lambda uploads: uploads.post(Request("POST", ""), self.repository)) == 202
@@ -63,33 +61,69 @@ def test_an_upload_outlives_the_node_that_wrote_it(seed: int) -> None:
         for store in world.stores.values():
             store.late_rate, store.all_or_none = 0.7, seed % 4 != 0
         async with trio.open_nursery() as nursery:
-            nodes = {name: Node(world, name, PREFERENCES["us1"], seed, reconciles=True) for name in ("us1", "eu1")}
+            names = ("us1", "eu1", "ap1")
+            nodes = {name: Node(world, name, PREFERENCES["us1"], seed, reconciles=True) for name in names}
             for node in nodes.values():
                 await nursery.start(node.run)
                 await node.watcher.first_round()
 
+            def living() -> list[Node]:
+                return [node for node in nodes.values() if node.line.alive]
+
             def pick() -> Node:
-                living = [node for node in nodes.values() if node.line.alive]
                 # Some clients stay with one node as long as it lives.
-                return living[0] if seed % 3 else random.choice(living)
+                return living()[0] if seed % 3 else random.choice(living())
 
             def doom() -> None:
                 (upload,) = world.truth.uploads.values()
                 if nodes["us1"].fuse is None and (seed % 5 == 0 or upload.state.parts_upload is not None):
                     nodes["us1"].fuse = random.randrange(1, 14)
 
+            def doom_again() -> None:
+                if len(living()) == 2 and living()[0].fuse is None:
+                    # Perhaps with what the first one left behind.
+                    living()[0].fuse = random.randrange(1, 40)
+
             size = random.choice([6 * MIB + 17, 12 * MIB])
             client = _Faithful(pick, random, "team", random.randbytes(size), patience=100)
             client.steps = (1000, 2 * MIB + 7, 3 * MIB, 5 * MIB + 7)
-            client.taken = doom
+            client.taken, client.ends = doom, doom_again
             assert await client.push() is not None
-            nodes["us1"].crash()
+            for name in ("us1", "eu1"):
+                nodes[name].crash()
             await trio.sleep(2 * LATEST + KEEP)
             await settle(world)
             check_all_right(world)
             nursery.cancel_scope.cancel()
 
     simulate(seed, scenario, locations=("us", "eu"))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2 * MIB), st.integers(0, 3 * MIB)), max_size=5), st.integers(0), st.integers(0)
+)
+def test_any_bytes_of_ours_are_found_in_spans(gaps: list[tuple[int, int]], begin: int, size: int) -> None:
+    """Wherever spans lie, what is cut is what was asked for, as far as they go, and little at once."""
+    spans, place = [], 0
+    for gap, length in gaps:
+        spans.append((place + gap, length))
+        place += gap + length
+    ours = sum(length for _, length in spans)
+    begin, size = begin % (ours + 2), size % (ours + 2)
+    pieces = list(cut(spans, begin, size))
+    assert all(0 < length <= MIB for _, length in pieces)
+    assert sum(length for _, length in pieces) == max(0, min(size, ours - begin))
+    at = begin
+    for start, length in pieces:
+        # The byte of ours that is at this place of the object.
+        assert any(low <= start and start + length <= low + long for low, long in spans)
+        assert start == next(low + at - n for low, long, n in _numbered(spans) if n <= at < n + long)
+        at += length
+
+
+def _numbered(spans: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Return each span with the number of its first byte among ours."""
+    return [(low, long, sum(length for _, length in spans[:place])) for place, (low, long) in enumerate(spans)]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), min_size=1, max_size=12), st.integers(1, 20))
@@ -105,7 +139,8 @@ def test_ours_are_found_among_strays(parts: list[tuple[bool, int]], minimum: int
     assert list(found.parts) == listed
     data = {part.number: bytes([part.number]) * part.size for part in listed}
     whole = b"".join(data[part.number] for part in found.parts)
-    cut = b"".join(whole[start : start + length] for start, length in found.spans)
+    cut = b"".join(whole[start : start + length] for start, length in found.mixed.spans)
+    assert found.mixed.size == len(whole)
     assert cut == b"".join(data[part.number] for part in ours)
     assert set(found.short) == {part.number for part in listed[:-1] if part not in ours and part.size < minimum}
     for part in ours:

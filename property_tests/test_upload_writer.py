@@ -17,13 +17,9 @@ from property_tests.memory_engine import Faults, MemoryEngine, MemoryStore
 from replication.hashing import BlobHasher
 from replication.part_numbers import OFTEN_TAKEN_OVER, part_size_at, record_every
 from replication.parts import PartPool
-from replication.uploading import (
-    DigestMismatch,
-    StoredObject,
-    UploadState,
-    UploadWriter,
-    open_writer,
-)
+from replication.strays import Mixed
+from replication.upload_state import UploadState
+from replication.uploading import DigestMismatch, StoredObject, UploadWriter, open_writer
 from tests.copies import pieces_of
 from tests.faulty_engine import FaultyEngine, Refuse, Wrong
 from tests.registry.world import digest_of
@@ -74,6 +70,9 @@ class Uploader:
         self.records.append(state)
         self.state = state
 
+    async def mix(self, mixed: Mixed) -> None:
+        await self.note(evolve(self.state, mixed=mixed))
+
     async def write(self, chunks: list[bytes]) -> None:
         """Be one PATCH."""
         async with self.opened() as writer:
@@ -99,6 +98,7 @@ class Uploader:
             part_size=PART,
             record_every=record_every(self.epoch),
             record=self.note,
+            note=self.mix,
         )
 
 

@@ -10,12 +10,13 @@ Rules, because parts of an open multi-part write can be neither read, left out n
 5. A writer never uses more than `record_every` part numbers beyond the last recorded state, and whoever takes an upload over
    skips that many: two writers that do not know of each other never write the same part. What the one leaves there without a
    record is no part of the other's blob, also where the store does not leave it out (`strays.py`).
+6. Where the write has ended, because its last writer died with that unrecorded, bytes that are in its object are as good as put.
 """
 
 import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
 import trio
@@ -27,35 +28,11 @@ from replication.macs import PieceProofs
 from replication.offload import Offload, in_thread
 from replication.part_numbers import memory_claim, part_size_at
 from replication.parts import PartPool, Share
-from replication.strays import Written, sift
+from replication.strays import Mixed, Waiting, Written, is_there, sift
+from replication.upload_state import Tail, UploadState
 
 _TAIL_READS = 3
 """A store may send wrong bytes and have the right ones."""
-
-
-@frozen
-class Tail:
-    """The bytes of an upload behind its last part, kept as an object of their own between two requests."""
-
-    key: str
-    size: int
-    sha256: str | None = None
-    """In hexadecimal: what is built upon must be what was stored. None: a node of 0.6.0 wrote it."""
-
-
-@frozen
-class UploadState:
-    """An upload at rest. `offset` counts all bytes taken in: those of the parts and of the tail."""
-
-    key: str
-    reserved_key: str
-    algorithm: str = "sha256"
-    offset: int = 0
-    parts_upload: str | None = None
-    parts: tuple[Part, ...] = ()
-    next_part: int = 1
-    tail: Tail | None = None
-    hash_state: bytes | None = field(default=None, repr=False)
 
 
 class DigestMismatch(Exception):
@@ -91,7 +68,8 @@ class UploadWriter:
         in_flight: int,
         record_every: int,
         record: Callable[[UploadState], Awaitable[None]],
-        waiting: Callable[[], AbstractContextManager[object]],
+        note: Callable[[Mixed], Awaitable[None]],
+        waiting: Waiting,
         offload: Offload,
     ) -> None:
         self._engine = engine
@@ -104,6 +82,7 @@ class UploadWriter:
         self._slots = trio.Semaphore(in_flight)
         self._acknowledged = trio.Event()
         self._record = record
+        self._note = note
         self._waiting = waiting
         self._offload = offload
         self._record_every = record_every
@@ -204,13 +183,12 @@ class UploadWriter:
             in_flight=self._in_flight,
             record_every=self._record_every,
             record=_nobody,
+            note=_nobody,
             waiting=self._waiting,
             offload=self._offload,
         )
-
-        written = Written(self._state.key, upload, self._ordered())
-        own = partial(self._record, self._resting())
-        await sift(self._engine, written, self._share, own=own, into=again.write, waiting=self._waiting)
+        written = Written(self._state.key, upload, self._ordered(), self._state.mixed)
+        await sift(self._engine, written, self._share, note=self._note, into=again.write, waiting=self._waiting)
         checked = self._hasher is not None and expected.startswith(f"{self._hasher.algorithm}:")
         try:
             stored = await again.finish(expected)
@@ -321,13 +299,20 @@ class UploadWriter:
             self._recorded_number = self._number
         data = await self._take(size)
         await self._slots.acquire()
-        self._nursery.start_soon(self._put_part, self._upload, self._number, data)
+        self._nursery.start_soon(self._put_part, self._upload, self._number, data, self._in_parts)
         self._number += 1
         self._in_parts += size
 
-    async def _put_part(self, upload: str, number: int, data: bytes) -> None:
-        with self._waiting():
-            self._parts[number] = await self._engine.put_part(self._state.key, upload, number, data)
+    async def _put_part(self, upload: str, number: int, data: bytes, begin: int) -> None:
+        key = self._state.key
+        try:
+            with self._waiting():
+                part = await self._engine.put_part(key, upload, number, data)
+        except PartsMissing:
+            if not await is_there(self._engine, key, self._state.mixed, begin, data, self._waiting):
+                raise
+            part = Part(number, len(data), "")
+        self._parts[number] = part
         self._share.shrink(len(data))
         self._slots.release()
         self._acknowledged.set()
@@ -340,7 +325,7 @@ class UploadWriter:
             self._slots.release()
 
 
-async def _nobody(_: UploadState) -> None:
+async def _nobody(_: object) -> None:
     """Record nothing."""
 
 
@@ -355,11 +340,14 @@ async def open_writer(
     record_every: int,
     in_flight: int = 2,
     record: Callable[[UploadState], Awaitable[None]],
-    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    note: Callable[[Mixed], Awaitable[None]],
+    waiting: Waiting = nullcontext,
     offload: Offload = in_thread,
 ) -> AsyncIterator[UploadWriter]:
-    """Open a writer for one request. `record` commits a state in the middle of a long one, at least every `record_every` parts.
+    """Open a writer for one request.
 
+    `record` commits a state in the middle of a long one, at least every `record_every` parts; `note` adds to the last one what the
+    multi-part write is about to be ended as.
     Each call on the store is made inside a `waiting()` of its own, which may end it with an EngineError.
     A part that fails cancels the request; its EngineError comes out of the context as itself, not in a group.
     """
@@ -377,6 +365,7 @@ async def open_writer(
                     in_flight=in_flight,
                     record_every=record_every,
                     record=record,
+                    note=note,
                     waiting=waiting,
                     offload=offload,
                 )

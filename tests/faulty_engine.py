@@ -74,8 +74,9 @@ class LoseAnswer:
 
 @define(eq=False)
 class Hold:
-    """Does what was asked, sets `reached`, and keeps the answer back until `go_on` is set."""
+    """Does what was asked, sets `reached`, and keeps the answer back until `go_on` is set. `first`: waits, and does it then."""
 
+    first: bool = False
     reached: trio.Event = field(factory=trio.Event)
     go_on: trio.Event = field(factory=trio.Event)
 
@@ -214,10 +215,13 @@ class FaultyEngine:
             await _fail(fault)
         if isinstance(fault, Slow):
             await trio.sleep(fault.seconds)
+        if isinstance(fault, Hold) and fault.first:
+            fault.reached.set()
+            await fault.go_on.wait()
         yield fault
         if isinstance(fault, LoseAnswer):
             raise fault.error
-        if isinstance(fault, Hold):
+        if isinstance(fault, Hold) and not fault.first:
             fault.reached.set()
             await fault.go_on.wait()
 

@@ -32,7 +32,7 @@ from node.records.unstored import note_manifests
 from node.records.uploads import Choice, begin_upload, cancel_upload, expire_uploads
 from node.records.webhooks import redeliver
 from replication.model import LocationState
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 from tests.circles import NAMESPACE, Half, check
 from tests.collection.held import held_transaction, wait_until_one_waits
 from tests.replication.conftest import world

@@ -13,7 +13,7 @@ from node.records.permissions import create_repository
 from node.records.policies import place_tags
 from node.records.uploads import Choice, begin_upload
 from replication.policy import parse_policy
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 from tests.circles import NAMESPACE, Half, check
 from tests.collection.held import held_transaction, wait_until_one_waits
 from tests.replication.conftest import world

@@ -29,17 +29,6 @@ class Intake:
         """Bytes of the body that have come."""
         return self._end - self._begin
 
-    async def drain(self) -> int:
-        """Take in what is left of a body that nobody needs any more; return how many bytes the blob has with it.
-
-        Raises ClientGone, BodyStalled and RegistryError.
-        """
-        while data := await self._body.receive():
-            self._check(len(data))
-            self._end += len(data)
-        self._check_all()
-        return self._end
-
     async def pour(self, writer: UploadWriter) -> None:
         """Move the body into the writer, at the pace of the slower side; what is kept and not in the writer yet goes first.
 

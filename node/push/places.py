@@ -7,14 +7,15 @@ from attrs import evolve
 
 from node.errors import DIGEST_INVALID, UNAVAILABLE, RegistryError
 from node.push.sessions import Session, next_reserved
-from node.records.uploads import Announced, Choice, UploadRow, begin_upload, move_upload
+from node.records.upload_rows import UploadRow
+from node.records.uploads import Announced, Choice, begin_upload, move_upload
 from node.registry import Registry
 from replication.digests import Digest, blob_key, upload_key
 from replication.hashing import BlobHasher
 from replication.model import Verdict
 from replication.sources import health_of
 from replication.targets import choose_targets
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 
 
 async def begin(registry: Registry, repository: str, algorithm: str, digest: Digest | None, size: int = 0) -> Session:

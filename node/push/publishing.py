@@ -1,9 +1,9 @@
 """The end of an upload: its bytes verified by the digest that the client named, committed, and everybody told."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from engines.contract import Engine, EngineError
+from engines.contract import Engine
 from node.push.sessions import Session
 from node.records.blobs import Committed, commit_blob
 from node.registry import Registry
@@ -35,28 +35,6 @@ async def verified(
     if stored.digest != str(digest):
         raise DigestMismatch(str(stored.digest))
     return stored
-
-
-async def ended_before(
-    key: str,
-    size: Callable[[], Awaitable[int]],
-    digest: Digest,
-    engine: Engine,
-    waiting: Callable[[], AbstractContextManager[Wait]],
-    mac_key: MacKey | None = None,
-) -> StoredObject | None:
-    """Return the object `key` of an upload whose last writer died before it could record that it had ended it.
-
-    None: there is none, or its bytes are not those of `digest`. `size` is asked for the blob's size if there is one.
-    """
-    try:
-        with waiting():
-            facts = await engine.head(key)
-        if await size() != facts.size:
-            return None
-        return await verified(StoredObject(key, facts.size, None), digest, engine, waiting, mac_key)
-    except (EngineError, DigestMismatch):
-        return None
 
 
 async def publish(registry: Registry, session: Session, digest: Digest, stored: StoredObject) -> bool:

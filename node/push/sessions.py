@@ -15,12 +15,13 @@ import trio
 from attrs import define, evolve, field
 
 from node.errors import BLOB_UPLOAD_UNKNOWN, RANGE_INVALID, RegistryError
-from node.records.uploads import UploadRow, take_over_upload
+from node.records.upload_rows import UploadRow
+from node.records.uploads import take_over_upload
 from node.registry import Registry
 from replication.hashing import BlobHasher, HashStateInvalid
 from replication.macs import MacKey
 from replication.upload_spool import KeptUpload
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 
 _MOST_SESSIONS = 2048
 _PREEMPT_SECONDS = 10.0

@@ -29,17 +29,18 @@ from node.pull.blobs import look_up_blob
 from node.push.begin_again import begin_again
 from node.push.intake import Intake
 from node.push.places import begin, move
-from node.push.publishing import announce, ended_before, publish, verified
+from node.push.publishing import announce, publish, verified
 from node.push.sessions import Session, Sessions, next_reserved
 from node.records.blobs import mount_blob
 from node.records.uploads import bury_strays, cancel_upload, look_at_upload, record_upload
 from node.registry import Registry
 from replication.digests import Digest
-from replication.macs import MacKey
 from replication.part_numbers import record_every
 from replication.patience import Wait
+from replication.strays import Mixed
 from replication.upload_spool import NotKept
-from replication.uploading import DigestMismatch, StoredObject, UploadState, UploadWriter, open_writer
+from replication.upload_state import UploadState
+from replication.uploading import DigestMismatch, StoredObject, UploadWriter, open_writer
 
 Result = TypeVar("Result")
 
@@ -183,18 +184,14 @@ class Uploads:
     async def _finish(self, request: Request, session: Session, digest: Digest, length: int | None) -> Answer:
         intake = self._intake(request, session, length)
 
-        def store() -> tuple[Digest, Engine, Callable[[], AbstractContextManager[Wait]], MacKey | None]:
-            return digest, self._engine(session), self._waiting(session), self._registry.macs.current
-
         async def work(writer: UploadWriter) -> StoredObject:
             await intake.pour(writer)
-            return await verified(await writer.finish(str(digest)), *store())
-
-        async def ended() -> StoredObject | None:
-            return await ended_before(session.row.state.key, intake.drain, *store())
+            stored = await writer.finish(str(digest))
+            key = self._registry.macs.current
+            return await verified(stored, digest, self._engine(session), self._waiting(session), key)
 
         try:
-            stored = await self._surviving(request, session, work, ended)
+            stored = await self._surviving(request, session, work)
         except DigestMismatch as error:
             if not await self._drop(session):
                 raise await self._lost(session, untouched=not intake.taken) from error
@@ -212,16 +209,11 @@ class Uploads:
         return Intake(request.body, offset, length, self._registry.settings.maximum_layer_size, kept)
 
     async def _surviving(
-        self,
-        request: Request,
-        session: Session,
-        work: Callable[[UploadWriter], Awaitable[Result]],
-        done: Callable[[], Awaitable[Result | None]] | None = None,
+        self, request: Request, session: Session, work: Callable[[UploadWriter], Awaitable[Result]]
     ) -> Result:
         """Do a request's work with a writer; where the store dies, all of it once more in the next one, if that can be.
 
-        `work` begins with what is kept; `done` says whether it had been done before, where the store knows of no parts any more.
-        Raises RegistryError that makes the client begin again where nothing is kept.
+        `work` begins with what is kept. Raises RegistryError that makes the client begin again where nothing is kept.
         """
         begun = session.row.state.offset
         tried: set[str] = set()
@@ -233,8 +225,6 @@ class Uploads:
                 except EngineError as error:
                     tried.add(session.row.location)
                     self._report(session, error)
-                    if done is not None and isinstance(error, PartsMissing) and (result := await done()) is not None:
-                        return result
                     kept = session.kept
                     if kept is None or not kept.whole or not await move(self._registry, session, tried):
                         whole = request.method == "PUT" and begun == 0
@@ -276,16 +266,11 @@ class Uploads:
             self._registry.pool,
             part_size=settings.part_size,
             record_every=record_every(session.row.epoch),
-            record=self._recorder(session),
+            record=partial(self._record, session),
+            note=partial(self._note, session),
             waiting=self._waiting(session),
         ) as writer:
             yield writer
-
-    def _recorder(self, session: Session) -> Callable[[UploadState], Awaitable[None]]:
-        async def record(state: UploadState) -> None:
-            await self._record(session, state)
-
-        return record
 
     async def _record(self, session: Session, state: UploadState) -> None:
         used = state.tail is not None and state.tail.key == state.reserved_key
@@ -294,6 +279,9 @@ class Uploads:
             await self._bury(session)
             raise await self._lost(session)
         session.advance(state)
+
+    async def _note(self, session: Session, mixed: Mixed) -> None:
+        await self._record(session, evolve(session.row.state, mixed=mixed))
 
     async def _drop(self, session: Session) -> bool:
         """Cancel a session's upload, if it is still this session's; tell whether it was."""

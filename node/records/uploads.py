@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
-from attrs import field, frozen
+from attrs import frozen
 
-from engines.contract import Part
 from node.names import namespace_of
 from node.records.permissions import unmake_repository
-from node.records.postgres import Database, Row
+from node.records.postgres import Database
 from node.records.quotas import OverQuota
+from node.records.upload_rows import UploadRow, read_upload, say_mixed
 from replication.part_numbers import OFTEN_TAKEN_OVER, record_every
-from replication.uploading import Tail, UploadState
+from replication.upload_state import UploadState
 
 HOME = """
     SELECT r.id, r.namespace_id FROM repository r CROSS JOIN LATERAL (
@@ -62,16 +61,6 @@ class TooManyUploads(Exception):
         super().__init__(f"the namespace {namespace} has {most} uploads open")
         self.namespace = namespace
         self.most = most
-
-
-@frozen
-class UploadRow:
-    """An upload as the database has it: whoever holds `epoch` owns it until somebody takes it over."""
-
-    id: UUID
-    location: str
-    epoch: int
-    state: UploadState = field(repr=False)
 
 
 @frozen
@@ -234,7 +223,7 @@ async def take_over_upload(database: Database, repository: str, upload: UUID) ->
         upload,
         repository,
     )
-    return None if row is None else _upload(row)
+    return None if row is None else read_upload(row)
 
 
 @frozen
@@ -269,7 +258,7 @@ async def record_upload(database: Database, upload: UUID, epoch: int, state: Upl
             SELECT location_id, tail_key, now() + interval '1 minute' FROM old WHERE tail_key <> coalesce($8, '')
             ON CONFLICT DO NOTHING)
         UPDATE upload u SET byte_offset = $3, parts_upload = $4, parts = $5::jsonb, next_part = $6, reserved_key = $7,
-            tail_key = $8, tail_size = $9, tail_proof = $8 || ' ' || $11, hash_state = $10, updated_at = now()
+            tail_key = $8, tail_size = $9, tail_proof = $8 || ' ' || $11, hash_state = $10, mixed = $12::jsonb, updated_at = now()
         FROM old WHERE u.id = old.id AND u.epoch = old.epoch RETURNING u.id
         """,
         upload,
@@ -283,6 +272,7 @@ async def record_upload(database: Database, upload: UUID, epoch: int, state: Upl
         state.tail.size if state.tail else 0,
         state.hash_state,
         state.tail.sha256 if state.tail else None,
+        say_mixed(state),
     )
     return bool(rows)
 
@@ -360,25 +350,3 @@ async def expire_uploads(database: Database, most: int = 100) -> int:
     for repository in sorted({row["made"] for row in rows} - {None}):
         await unmake_repository(database, repository)
     return len(rows)
-
-
-def _tail(key: str, size: int, proof: str | None) -> Tail:
-    # A node of 0.6.0 leaves the proof of an earlier tail.
-    proven, _, sha256 = (proof or "").partition(" ")
-    return Tail(key, size, sha256 if proven == key else None)
-
-
-def _upload(row: Row) -> UploadRow:
-    parts: Sequence[Any] = json.loads(row["parts"])
-    state = UploadState(
-        key=row["key"],
-        reserved_key=row["reserved_key"],
-        algorithm=row["algorithm"],
-        offset=row["byte_offset"],
-        parts_upload=row["parts_upload"],
-        parts=tuple(Part(number, size, etag) for number, size, etag in parts),
-        next_part=row["next_part"],
-        tail=_tail(row["tail_key"], row["tail_size"], row["tail_proof"]) if row["tail_key"] else None,
-        hash_state=row["hash_state"],
-    )
-    return UploadRow(row["id"], row["location"], row["epoch"], state)

@@ -12,7 +12,7 @@ from node.records.permissions import Grantee, set_permission, set_visibility
 from node.records.team_sync import bind_team
 from node.records.teams import add_member, delete_team
 from node.records.uploads import Choice, begin_upload
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 from tests.circles import Act, Half, check
 from tests.collection.held import held_transaction, wait_until_one_waits, wait_until_one_waits_for
 from tests.replication.conftest import world

@@ -21,7 +21,7 @@ from node.records.pulls import find_blob, prolong_blob
 from node.records.removal import delete_repository
 from node.records.uploads import Choice, begin_upload
 from replication.macs import PieceProofs
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 from tests.collection.clock import HOUR, collect_all, pass_time, without_triggers
 from tests.copies import finish_copy
 from tests.registry.world import digest_of, image, index

@@ -11,7 +11,7 @@ from node.records.manifests import CompiledTags, ManifestFacts, commit_manifest
 from node.records.postgres import Database, Row
 from node.records.replay import delete_gone, forget_gone_copies
 from node.records.uploads import Choice, begin_upload
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 from tests.collection.held import held_transaction, wait_until_one_waits
 from tests.replication.conftest import world
 from tests.replication.world import World, digest_of

@@ -10,7 +10,7 @@ from attrs import Factory, define, evolve
 
 from node.records.postgres import Database
 from node.records.uploads import Choice, begin_upload, expire_uploads
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 from tests.registry.world import Region, digest_of
 
 

@@ -201,6 +201,92 @@ async def test_a_put_that_died_after_its_end(world: MakeWorld, repository: str, 
     await check_whole(us, eu, repository, data)
 
 
+@pytest.mark.parametrize("way", ["same PUT", "same PUT with its range", "PATCH and PUT", "asks first"])
+@pytest.mark.parametrize("last", ["the end", "the copy"])
+async def test_a_second_death_while_strays_are_left_out(world: MakeWorld, repository: str, way: str, last: str) -> None:
+    """Whoever dies while the store's bytes are written once more is outlived, too, however its client goes on."""
+    us, eu = await world("us eu", "eu us", ceph=True, proxy_storage=True)
+    data = secrets.token_bytes(BEGUN + 4 * PART + 700)
+    location = (await us.patch(await us.start_upload(repository), data[:BEGUN])).location
+    await die_in_the_middle(us, location, data[BEGUN : BEGUN + 3 * PART], None, 4)
+    if last == "the end":
+        eu.engines["us"].plan("finish_parts", dying := Hold(), call=1)
+    else:
+        eu.engines["us"].plan("put_part", dying := Hold(), call=6)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(eu.put, location, digest_of(data), data[BEGUN:])
+        with trio.fail_after(60):
+            await dying.reached.wait()
+        nursery.cancel_scope.cancel()
+    start = BEGUN
+    if way == "asks first":
+        status = await us.ask("GET", location)
+        location, start = status.location, int(status.headers["range"].partition("-")[2]) + 1
+    if way == "PATCH and PUT":
+        reply = await us.patch(location, data[start : start + PART + 100], start)
+        assert reply.status == 202
+        location, start = reply.location, start + PART + 100
+    ranged = {"content-range": f"{start}-{len(data) - 1}"} if way == "same PUT with its range" else {}
+    assert (await us.put(location, digest_of(data), data[start:], **ranged)).status == 201
+    await check_whole(us, eu, repository, data)
+
+
+async def test_a_take_over_while_strays_are_left_out(world: MakeWorld, repository: str) -> None:
+    """Whoever has lost the upload meanwhile does not end it with the parts of the one that goes on with it."""
+    us, eu = await world("us eu", "eu us", ceph=True, proxy_storage=True)
+    data = secrets.token_bytes(BEGUN + 4 * PART)
+    location = (await us.patch(await us.start_upload(repository), data[:BEGUN])).location
+    await die_in_the_middle(us, location, data[BEGUN : BEGUN + 2 * PART], None, 3)
+    eu.engines["us"].plan("finish_parts", ending := Hold(first=True), call=1)
+    replies = []
+
+    async def end_late() -> None:
+        replies.append(await eu.put(location, digest_of(data), data[BEGUN:]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_late)
+        with trio.fail_after(60):
+            await ending.reached.wait()
+        reply = await us.patch(location, data[BEGUN:], BEGUN)
+        ending.go_on.set()
+    assert replies[0].failure == (416, "BLOB_UPLOAD_INVALID")
+    assert reply.status == 202
+    assert (await us.put(reply.location, digest_of(data))).status == 201
+    await check_whole(us, eu, repository, data)
+
+
+@pytest.mark.parametrize("size", [700, 3 * PART + 700], ids=["short", "long"])
+@pytest.mark.parametrize("spoilt", [False, True], ids=["the same", "other bytes"])
+async def test_a_patch_after_an_end(world: MakeWorld, repository: str, size: int, spoilt: bool) -> None:
+    """Where a PUT has made the object, and nobody has recorded it, what a PATCH brings is found there, and nothing else is."""
+    us, eu = await world("us eu", "eu us", ceph=True, proxy_storage=True)
+    data = secrets.token_bytes(BEGUN + size)
+    location = (await us.patch(await us.start_upload(repository), data[:BEGUN])).location
+    us.engines["us"].plan("finish_parts", done := Hold(), call=0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(us.put, location, digest_of(data), data[BEGUN:])
+        with trio.fail_after(60):
+            await done.reached.wait()
+        nursery.cancel_scope.cancel()
+    if spoilt:
+        data = data[: BEGUN + 5] + bytes([data[BEGUN + 5] ^ 1]) + data[BEGUN + 6 :]
+    middle, start = BEGUN + (size - 300) // 2, BEGUN
+    for region, end in ((eu, middle), (us, middle + 300), (eu, len(data))):
+        reply = await region.patch(location, data[start:end], start)
+        if reply.status != 202:
+            break
+        location, start = reply.location, end
+    if reply.status == 202:
+        reply = await us.put(location, digest_of(data))
+    if spoilt:
+        assert reply.failure == (503, "UNAVAILABLE")
+        assert await us.rows("SELECT FROM blob") == []
+        assert await us.unaccounted("us") == set()
+        return
+    assert reply.status == 201
+    await check_whole(us, eu, repository, data)
+
+
 async def test_nobody_is_sent_to_what_a_node_remembers_from_before(world: MakeWorld, repository: str) -> None:
     """After another node took an upload over and died, the first one's answer does not lead to its own, older memory of it."""
     us, eu = await world("us eu", "eu us", ceph=True, proxy_storage=True)

@@ -14,7 +14,7 @@ from node.push.begin_again import begin_again
 from node.records.uploads import record_upload
 from replication.model import Verdict
 from replication.patience import SILENCE
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 from tests.faulty_engine import Fault, Hold, LoseAnswer, Refuse, Stall
 from tests.registry.test_any_node import bury_due
 from tests.registry.world import MIB, Body, MakeWorld, Region, digest_of

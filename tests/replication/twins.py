@@ -19,7 +19,7 @@ from replication.macs import PieceProofs
 from replication.model import LocationState
 from replication.policy import Policy
 from replication.reconciler import ReconcilerSettings, backfill
-from replication.uploading import UploadState
+from replication.upload_state import UploadState
 from tests.collection.clock import without_triggers
 from tests.copies import finish_copy
 from tests.replication.plain import (
