@@ -18,13 +18,14 @@ TOKEN_PATH = "/v2/auth"  # noqa: S105  # a path
 
 
 def bearer(scheme: str, hostname: str, needs: Sequence[Need] = (), error: str = "") -> Headers:
-    """Return the header that sends a client for a token. `error` says what is wrong with the one that it showed."""
+    """Return the headers that send a client for a token. `error` says what is wrong with the one that it showed."""
     fields = [f'realm="{scheme}://{hostname}{TOKEN_PATH}"', f'service="{hostname}"']
     if needs:
         fields.append(f'scope="{" ".join(need.scope for need in needs)}"')
     if error:
         fields.append(f'error="{error}"')
-    return (("www-authenticate", f"Bearer {','.join(fields)}"),)
+    # Old clients learn from the first 401 that this is no registry of version 1, as Quay tells them, too.
+    return (("www-authenticate", f"Bearer {','.join(fields)}"), ("docker-distribution-api-version", "registry/2.0"))
 
 
 def basic(hostname: str) -> Headers:

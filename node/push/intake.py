@@ -9,6 +9,12 @@ _AGAIN = 1 << 20
 """Bytes that are read back at once."""
 
 
+def check_size(size: int, most: int) -> None:
+    """Return if a blob may have so many bytes. Raises RegistryError (413)."""
+    if size > most:
+        raise RegistryError(BLOB_TOO_LARGE, {"limit": most, "reason": "MAXIMUM_LAYER_SIZE"})
+
+
 class Intake:
     """The body of one request that writes an upload from byte `begin` on.
 
@@ -54,8 +60,7 @@ class Intake:
             await writer.write(await self._kept.read(writer.offset, _AGAIN))
 
     def _check(self, size: int) -> None:
-        if self._end + size > self._most:
-            raise RegistryError(BLOB_TOO_LARGE, {"limit": self._most, "reason": "MAXIMUM_LAYER_SIZE"})
+        check_size(self._end + size, self._most)
         if self._length is not None and self.taken + size > self._length:
             raise RegistryError(
                 SIZE_INVALID, {"content-range": self._length, "reason": "the body is longer than its Content-Range"}

@@ -27,7 +27,7 @@ from node.errors import (
 from node.names import check_digest, is_name
 from node.pull.blobs import look_up_blob
 from node.push.begin_again import begin_again
-from node.push.intake import Intake
+from node.push.intake import Intake, check_size
 from node.push.places import begin, move
 from node.push.publishing import announce, publish, verified
 from node.push.sessions import Session, Sessions, next_reserved
@@ -170,9 +170,9 @@ class Uploads:
         return _created(repository, Digest.parse(digest))
 
     async def _post_whole(self, request: Request, repository: str, digest: Digest) -> Answer:
-        announced = request.headers.get("content-length", "")
-        size = int(announced) if announced.isascii() and announced.isdigit() else 0
-        session = await begin(self._registry, repository, digest.algorithm, digest, min(size, _MOST_SIZE))
+        size = _announced(request)
+        check_size(size, self._registry.settings.maximum_layer_size)
+        session = await begin(self._registry, repository, digest.algorithm, digest, size)
         try:
             return await self._finish(request, session, digest, None)
         except (ClientGone, BodyStalled, RegistryError, EngineError):
@@ -206,7 +206,10 @@ class Uploads:
         offset, kept = session.row.state.offset, session.kept
         if kept is not None and (not kept.whole or kept.size != offset):
             kept = None
-        return Intake(request.body, offset, length, self._registry.settings.maximum_layer_size, kept)
+        most = self._registry.settings.maximum_layer_size
+        # Before the first byte: a client would send as much as may be, be refused, and begin again.
+        check_size(offset + _announced(request), most)
+        return Intake(request.body, offset, length, most, kept)
 
     async def _surviving(
         self, request: Request, session: Session, work: Callable[[UploadWriter], Awaitable[Result]]
@@ -355,6 +358,13 @@ def _upload_id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise RegistryError(BLOB_UPLOAD_UNKNOWN, {"upload": text[:80], "reason": "not an upload's id"}) from None
+
+
+def _announced(request: Request) -> int:
+    """Return how many bytes a request says that its body has; 0 where it does not say."""
+    text = request.headers.get("content-length", "")
+    # The edge lets no longer numbers through.
+    return min(int(text), _MOST_SIZE) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
 
 
 def _content_range(request: Request) -> tuple[int | None, int | None]:

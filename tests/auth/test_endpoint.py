@@ -53,6 +53,7 @@ async def test_the_challenge(world: MakeWorld) -> None:
         assert reply.failure == (401, "UNAUTHORIZED")
         challenge = reply.headers["www-authenticate"]
         assert challenge == realm + (f',scope="{scope}"' if scope else "")
+        assert reply.headers["docker-distribution-api-version"] == "registry/2.0"
     short = await us.ask(
         "PUT",
         "/v2/private/app/manifests/v1",

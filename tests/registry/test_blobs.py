@@ -262,6 +262,23 @@ async def test_wrong_pushes_leave_nothing(world: MakeWorld, repository: str) -> 
     assert await us.unaccounted("us") == set()
 
 
+@pytest.mark.parametrize("way", ["POST", "PATCH", "PUT"])
+async def test_what_says_that_it_is_too_large(world: MakeWorld, repository: str, way: str) -> None:
+    """A blob that is too large by its Content-Length is refused before any of it is read, and what came before is kept."""
+    (us,) = await world("us", maximum_layer_size=100_000)
+    uploads, digest = f"/v2/{repository}/blobs/uploads/", digest_of(bytes(100_001))
+    body, says = Body(bytes(1000)), {"content-length": "100000"}
+    if way == "POST":
+        refused = await us.ask("POST", f"{uploads}?digest={digest}", body, {"content-length": "100001"})
+        assert await us.rows("SELECT FROM upload") == []
+    else:
+        location = (await us.patch(await us.start_upload(repository), b"x")).location
+        refused = await us.ask(way, f"{location}&digest={digest}", body, says)
+        assert (await us.ask("GET", location)).headers["range"] == "0-0"
+    assert refused.failure == (413, "SIZE_INVALID")
+    assert body._at == 0, "nothing was read"
+
+
 async def test_no_store_takes_uploads(world: MakeWorld, repository: str) -> None:
     """When no location of this node may be written to an upload is refused, at once and with a time to come back."""
     (us,) = await world("us")
