@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import aioboto3
@@ -24,13 +24,13 @@ from aiobotocore.credentials import (
 from aiobotocore.session import AioSession
 from attrs import define, field
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError, NoCredentialsError
-from botocore.loaders import create_loader
 from botocore.utils import FileWebIdentityTokenLoader
 
 from .contract import MIB, EngineUnavailable, KeyPage, ObjectFacts, OpenParts, Part
 from .crossing import cross
 from .presign import Credentials
 from .s3_arguments import RoleKeys, S3Arguments, StaticKeys
+from .s3_descriptions import descriptions
 from .s3_errors import error_code, error_status, is_missing
 from .trace import current_trace
 
@@ -93,7 +93,9 @@ class KeySource:
         def create(service: str, **names: Any) -> Any:
             names.setdefault("config", AioConfig(connect_timeout=self._arguments.limits.connect))
             place = {"region_name": self._arguments.region, "endpoint_url": keys.endpoint}
-            return AioSession().create_client(service, **place, **names)
+            session = AioSession()
+            session.register_component("data_loader", descriptions())
+            return session.create_client(service, **place, **names)
 
         # Quay's session name: a role's trust policy may ask for it.
         extra = {"RoleSessionName": "quay"}
@@ -324,12 +326,6 @@ def _name_request(request: Any, **_: Any) -> None:
         request.headers["User-Agent"] = f"{request.headers.get('User-Agent', '')} request/{trace.id}".lstrip()
 
 
-@cache
-def _loader() -> Any:
-    """Return what reads the library's service descriptions: 12 MB once, and not once per store."""
-    return create_loader()
-
-
 @asynccontextmanager
 async def open_library(arguments: S3Arguments) -> AsyncIterator[Library]:
     """Open the client of one bucket without any network I/O, and close its connections at the end.
@@ -339,7 +335,7 @@ async def open_library(arguments: S3Arguments) -> AsyncIterator[Library]:
     keys = KeySource(arguments)
     session = AioSession()
     session.register_component("credential_provider", keys)
-    session.register_component("data_loader", _loader())
+    session.register_component("data_loader", descriptions())
     context = aioboto3.Session(botocore_session=session).client(
         "s3",
         region_name=arguments.region,
