@@ -14,7 +14,7 @@ from uuid import UUID
 import trio
 from attrs import define, evolve, field, frozen
 
-from engines.contract import Engine, EngineError
+from engines.contract import Engine, EngineError, ObjectMissing
 from node.errors import RegistryError
 from node.findings import Finding, Tell
 from node.journal.facts import Damaged, JournalKey, StoredManifest, decode_manifest, manifest_digest, manifest_prefix
@@ -40,10 +40,11 @@ from node.records.replay import (
     unlink_gone,
 )
 from node.records.replay_objects import (
+    Stored,
     adopt_journal_objects,
     adopt_manifest_objects,
-    is_linked,
-    spare_manifests,
+    not_linked,
+    unaccounted_manifests,
     was_unlinked,
 )
 from node.records.replay_turn import check_turn, clear_facts, take_turn
@@ -258,12 +259,12 @@ async def _objects(work: _Work, location: str, engine: Engine, journal: Mapping[
     try:
         async with aclosing(key_pages(engine, f"{engine.prefix}manifests/")) as pages:
             async for keys in pages:
-                objects = {key: digest for key in keys if (digest := manifest_digest(engine.prefix, key)) is not None}
+                named = [key for key in keys if manifest_digest(engine.prefix, key) is not None]
                 await check_turn(work.database, work.turn)
-                spare = await spare_manifests(work.database, location, objects)
-                for key, digest in objects.items():
-                    if digest in spare:
-                        await _take_just_pushed(work, location, engine, key)
+                unknown = await unaccounted_manifests(work.database, location, named)
+                objects = await _read_all(work, location, engine, unknown)
+                for key in await not_linked(work.database, objects):
+                    await _take_just_pushed(work, location, engine, key)
                 # What no repository needs may be needed by what was not read.
                 await adopt_manifest_objects(work.database, location, objects, bury=not work.done.unreached)
     except EngineError as error:
@@ -271,10 +272,37 @@ async def _objects(work: _Work, location: str, engine: Engine, journal: Mapping[
     await adopt_journal_objects(work.database, location, {key: (said.kind, said.hour) for key, said in journal.items()})
 
 
+async def _read_all(work: _Work, location: str, engine: Engine, keys: Sequence[str]) -> Sequence[Stored]:
+    """Return of which repository manifest objects say that they are: several may have the same. Damaged ones are told of."""
+    found: list[Stored] = []
+    failed: list[EngineError] = []
+    todo = iter(keys)
+
+    async def worker() -> None:
+        for key in todo:
+            try:
+                stored = await _read(work, location, engine, key)
+            except ObjectMissing:
+                continue
+            except EngineError as error:
+                failed.append(error)
+                nursery.cancel_scope.cancel()
+                return
+            if stored is not None:
+                found.append(Stored(key, stored.repository, stored.digest))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(_AT_ONCE):
+            nursery.start_soon(worker)
+    if failed:
+        raise failed[0]
+    return found
+
+
 async def _take_just_pushed(work: _Work, location: str, engine: Engine, key: str) -> None:
     """Link a manifest that no journal knows yet: its object is written first. What was deleted stays so."""
     stored = await _read(work, location, engine, key)
-    if stored is None or await is_linked(work.database, stored.repository, stored.digest):
+    if stored is None:
         return
     until = work.done.until
     if until is not None and stored.at < until - _JUST_NOW and not work.gaps:
