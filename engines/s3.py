@@ -1,7 +1,9 @@
 """One engine for every store that speaks S3: Amazon, Ceph's gateway, NooBaa, Google's and IBM's interoperability layers."""
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from hashlib import md5
 
 from attrs import define, evolve, field
 
@@ -23,6 +25,9 @@ from .contract import (
 )
 from .s3_arguments import S3Arguments
 from .s3_client import S3Client, open_client
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 
 
 @define(eq=False)
@@ -146,17 +151,23 @@ class S3Engine:
             raise PartsMissing(f"{key}: a multi-part write cannot be finished without parts")
         size = sum(part.size for part in parts)
         try:
-            return ObjectFacts(size, await self._client.finish(key, upload, parts))
-        except PartsMissing:
-            # Stores forget a finished write sooner or later. Keys are never used twice: what stands there is this write's, though
-            # perhaps of other parts.
-            try:
-                facts = await self._client.head(key)
-            except ObjectMissing:
-                facts = None
-            if facts is None or facts.size != size:
-                raise
-            return evolve(facts, found=True)
+            etag = await self._client.finish(key, upload, parts)
+        except PartsMissing as error:
+            # Stores forget a finished write sooner or later.
+            ended = error
+        else:
+            if not is_of_others(etag, parts):
+                return ObjectFacts(size, etag)
+            # Or they remember it, and answer whoever ends it again as they did the first time.
+            ended = PartsMissing(f"{key}: the store says that it was made of other parts ({etag})")
+        # Keys are never used twice: what stands there is this write's, though perhaps of other parts.
+        try:
+            facts = await self._client.head(key)
+        except ObjectMissing:
+            facts = None
+        if facts is None or facts.size != size:
+            raise ended
+        return evolve(facts, found=True)
 
     async def abandon_parts(self, key: str, upload: str | None = None) -> None:
         """Forget a multi-part write, or every open one of this key."""
@@ -183,6 +194,18 @@ class S3Engine:
     async def list_keys(self, prefix: str, after: str | None = None, most: int = 1000) -> KeyPage:
         """Return one page of keys."""
         return await self._client.list_keys(prefix, after, most)
+
+
+def is_of_others(etag: str | None, parts: Sequence[Part]) -> bool:
+    """Return whether an object's entity tag says that it was made of other parts. Pure.
+
+    Amazon's is the MD5 of its parts' MD5s, and their number, as far as it is of that form. One of any other form, or none, as
+    Ceph's, says nothing. A store that has a rule of its own for that form seems to be of others.
+    """
+    if etag is None or not _OF_PARTS.fullmatch(etag) or not all(_MD5.fullmatch(part.etag) for part in parts):
+        return False
+    whole = md5(b"".join(bytes.fromhex(part.etag) for part in parts), usedforsecurity=False)
+    return etag != f"{whole.hexdigest()}-{len(parts)}"
 
 
 @asynccontextmanager

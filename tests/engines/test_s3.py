@@ -1,5 +1,6 @@
 """The S3 engine against stores that refuse, hang, vanish or break off, and what it sends."""
 
+import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from engines import parse_engine
-from engines.contract import Engine, EngineError, EngineRefused, EngineUnavailable, KeyPage, Part
+from engines.contract import Engine, EngineError, EngineRefused, EngineUnavailable, KeyPage, Part, PartsMissing
 from engines.crossing import Bridge
 from scripts.services.processes import free_ports
 from tests.engines.stores import spec_of
@@ -249,6 +250,44 @@ async def test_an_error_in_an_answer_of_200(bridge: Bridge, call: str, key: str)
     async with scripted(handler) as engine:
         with pytest.raises(EngineUnavailable):
             await CALLS[call](engine)
+
+
+MINE = [Part(1, 5, "0" * 32), Part(7, 4, "1" * 32)]
+THEIRS = hashlib.md5(bytes.fromhex("0" * 32 + "2" * 32), usedforsecurity=False).hexdigest() + "-2"
+OURS = hashlib.md5(bytes.fromhex("0" * 32 + "1" * 32), usedforsecurity=False).hexdigest() + "-2"
+
+
+@pytest.mark.parametrize(
+    ("etag", "size", "found"),
+    [
+        (OURS, 9, False),
+        (THEIRS, 9, True),
+        (OURS.replace("-2", "-3"), 9, True),
+        (THEIRS, 8, None),
+        ("", 9, False),
+        ("of-a-form-of-its-own", 9, False),
+    ],
+)
+async def test_a_write_that_another_call_had_ended(bridge: Bridge, etag: str, size: int, found: bool | None) -> None:
+    """A store may answer 200 to whoever ends a write again, with other parts: what it made of which says its entity tag."""
+    xml = f'<CompleteMultipartUploadResult><Key>k</Key><ETag>"{etag}"</ETag></CompleteMultipartUploadResult>'.encode()
+
+    async def handler(stream: trio.SocketStream) -> None:
+        while data := await stream.receive_some(65536):
+            if data.startswith(b"HEAD"):
+                said = f'HTTP/1.1 200 OK\r\nETag: "{etag}"\r\nContent-Length: {size}\r\n\r\n'
+                await stream.send_all(said.encode())
+            elif b"</CompleteMultipartUpload>" in data:
+                said = f"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {len(xml)}\r\n\r\n"
+                await stream.send_all(said.encode() + xml)
+
+    async with scripted(handler) as engine:
+        if found is None:
+            with pytest.raises(PartsMissing, match="other parts"):
+                await engine.finish_parts("k", "u", MINE)
+        else:
+            facts = await engine.finish_parts("k", "u", MINE)
+            assert (facts.size, facts.found) == (9, found)
 
 
 @pytest.mark.parametrize("size", [300, 70_000])
