@@ -190,7 +190,7 @@ async def cross(
         return task.result()
     except TimeoutError as error:
         await trio.lowlevel.checkpoint_if_cancelled()
-        raise unavailable(str(error) or late) from error
+        raise unavailable(str(error) or (late if overdue else "no answer in time")) from error
     except asyncio.CancelledError as error:
         await trio.lowlevel.checkpoint_if_cancelled()
         raise unavailable(late if overdue else "the call cancelled itself") from error

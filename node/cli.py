@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -85,25 +86,39 @@ class _Lazy(click.Group):
         command: click.Command = import_module(f"node.commands.{_TOPICS[cmd_name]}").command
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command. What ends it from outside is no bug: Ctrl-C, a reader that has left, a full disk below its output.
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line, and show help or the version where it asks for them."""
+        with _ended_from_outside():
+            return super().make_context(info_name, args, parent, **extra)
 
-        These come up in a nursery, so that click sees a group of them and not what it knows.
-        """
-        try:
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        with _ended_from_outside():
             return super().invoke(ctx)
-        except (OSError, BaseExceptionGroup) as error:
-            leaves = list(_leaves(error))
-            lost = [leaf for leaf in leaves if isinstance(leaf, OSError) and leaf.errno in _OUTPUT_LOST]
-            interrupted = [leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)]
-            if len(lost) + len(interrupted) < len(leaves):
-                raise
-            if interrupted:
-                raise KeyboardInterrupt from error
-            if lost[0].errno == errno.EPIPE:
-                # click ends without a word.
-                raise lost[0] from None
-            raise click.ClickException(f"the output cannot be written: {lost[0].strerror}") from error
+
+
+@contextmanager
+def _ended_from_outside() -> Iterator[None]:
+    """Tell click what ends a command from outside and is no bug: Ctrl-C, a reader that has left, a full disk below its output.
+
+    These come up in a nursery, so that click sees a group of them and not what it knows.
+    """
+    try:
+        yield
+    except (OSError, BaseExceptionGroup) as error:
+        leaves = list(_leaves(error))
+        lost = [leaf for leaf in leaves if isinstance(leaf, OSError) and leaf.errno in _OUTPUT_LOST]
+        interrupted = [leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)]
+        if len(lost) + len(interrupted) < len(leaves):
+            raise
+        if interrupted:
+            raise KeyboardInterrupt from error
+        if lost[0].errno == errno.EPIPE:
+            # click ends without a word.
+            raise lost[0] from None
+        raise click.ClickException(f"the output cannot be written: {lost[0].strerror}") from error
 
 
 _TOPICS = {

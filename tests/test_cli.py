@@ -109,6 +109,39 @@ class TestManual:
         """One line: the program and its version."""
         assert re.fullmatch(r"antipode \S+\n", invoke("--version").output)
 
+    @pytest.mark.parametrize("number", ["9" * 19, "9" * 5000, "-1", "x", "\N{ARABIC-INDIC DIGIT THREE}"])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("audit", "--before"),
+            ("org", "remove-default", "team", "--"),
+            ("robot", "remove-federation", "team+ci", "--"),
+            ("webhook", "redeliver", "hook", "--"),
+            ("webhook", "deliveries", "hook", "--after"),
+            ("policy", "set", "team", "--required", "us", "--expect-version"),
+        ],
+        ids=" ".join,
+    )
+    def test_a_number_that_the_database_cannot_have_is_refused(self, words: tuple[str, ...], number: str) -> None:
+        """With what was found, and before anything is asked."""
+        result = invoke(*words, number)
+        assert result.exit_code == EXIT_CONFIGURATION
+        assert "write a number of at most 18 digits" in result.output
+
+    @pytest.mark.parametrize("url", ["ftp://x", "http://", "registry.example.com", "https://registry.example.com/v2"])
+    def test_a_registry_that_is_no_address_is_refused(self, url: str) -> None:
+        """A drill that cannot begin so has asked nobody."""
+        result = invoke("drill", "us", "--registry", url)
+        assert result.exit_code == EXIT_CONFIGURATION
+        assert f"found {url!r}; write http:// or https:// and a host" in result.output
+
+    def test_a_registry_that_never_answers(self) -> None:
+        """The tag is shown as it was given, whatever is known of it; a bare number of seconds is a time."""
+        (port,) = free_ports(1)
+        result = invoke("wait", f"127.0.0.1:{port}/team/app:v1", "--location", "eu", "--timeout", "0.2")
+        assert result.exit_code == 2
+        assert result.output.splitlines()[0] == f"127.0.0.1:{port}/team/app:v1"
+
     def test_a_word_that_is_no_command_is_refused(self) -> None:
         """A slip on the command line starts nothing."""
         assert invoke("sevre").exit_code == EXIT_CONFIGURATION

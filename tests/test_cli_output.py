@@ -12,7 +12,7 @@ import trio
 import yaml
 
 from engines.crossing import open_bridge
-from node.commands.options import EXIT_FAILED
+from node.commands.options import EXIT_CONFIGURATION, EXIT_FAILED
 from node.commands.tables import show
 from node.records.collect import KINDS
 from node.records.migrate import migrate
@@ -61,6 +61,31 @@ def test_a_full_disk_is_one_line(tmp_path: Path, inside: bool) -> None:
             EXIT_FAILED,
             "Error: the output cannot be written: No space left on device\n",
         )
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("audit", "--help")], ids=" ".join)
+def test_a_manual_that_cannot_be_written_is_one_line(words: tuple[str, ...]) -> None:
+    """What is shown while the command line is read counts as well."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        code, said = _run([*program(), *words], full.fileno())
+    assert (code, said) == (EXIT_FAILED, "Error: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("verb", ["verify", "orphans"])
+def test_a_location_that_is_not_there_is_a_wrong_command_line(database_uri: str, tmp_path: Path, verb: str) -> None:
+    """And no copy that is missing or wrong, which the exit code 1 of `verify` says."""
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**_document(tmp_path), "DB_URI": database_uri}))
+
+    async def prepare() -> None:
+        async with open_bridge(), open_database(database_uri, most=1) as opened:
+            await migrate(opened)
+
+    trio.run(prepare)
+    words = [*program(), verb, "--location", "elsewhere", "--config", str(config)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    assert done.returncode == EXIT_CONFIGURATION
+    assert done.stderr == "--location: found 'elsewhere'; DISTRIBUTED_STORAGE_CONFIG has here\n"
 
 
 def test_ctrl_c_ends_a_wait_without_a_traceback() -> None:

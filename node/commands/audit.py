@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from node.api.auditlog import get_audit, read_time
-from node.commands.options import config_option, output_option
+from node.commands.options import ID, config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, show, work
 from node.config.values import Unfit
 from node.records.auditlog import Filter
@@ -27,7 +27,7 @@ def _time(_context: click.Context, _parameter: click.Parameter, value: str | Non
 @click.option("--action", metavar="WORD", help="Only this: push, pull, deleteTag, ...")
 @click.option("--since", metavar="TIME", callback=_time, help="Not before this, e.g. 2026-11-26T10:00:00Z.")
 @click.option("--until", metavar="TIME", callback=_time, help="Before this.")
-@click.option("--before", metavar="ID", type=click.IntRange(1), help="Go on behind this line.")
+@click.option("--before", metavar="ID", type=ID, help="Go on behind this line.")
 @click.option("--most", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many lines.")
 @config_option
 @output_option

@@ -11,7 +11,7 @@ from node.auth.own_token import OwnToken
 from node.canary import CanaryFailed, Tally
 from node.commands.options import config_option, output_option
 from node.commands.tools import Desk, Refused, show, size, work
-from node.config.values import Unfit, parse_duration, say_duration
+from node.config.values import Unfit, parse_duration, parse_host, say_duration
 from node.drill import CannotDrill, DrillPlan, DrillReport, drill
 from node.records.drills import Begun
 from node.records.risk import tags_at_risk
@@ -32,9 +32,26 @@ def _duration(_context: click.Context, _parameter: click.Parameter, value: str) 
         raise click.BadParameter(f"found {value!r}; {error}") from None
 
 
+def _url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    scheme, _, rest = value.partition("://")
+    try:
+        host = rest.rstrip("/") if scheme in ("http", "https") else ""
+        parse_host(host)
+    except Unfit:
+        raise click.BadParameter(f"found {value!r}; write http:// or https:// and a host, with its port") from None
+    return f"{scheme}://{host}"
+
+
 @click.command("drill", epilog=_EXIT_CODES)
 @click.argument("location")
-@click.option("--registry", metavar="URL", help="Where clients reach the registry. Default: as SERVER_HOSTNAME says.")
+@click.option(
+    "--registry",
+    metavar="URL",
+    callback=_url,
+    help="Where clients reach the registry. Default: as SERVER_HOSTNAME says.",
+)
 @click.option("--duration", default="5m", show_default=True, callback=_duration, help="How long the location is down.")
 @click.option(
     "--settle", default="10m", show_default=True, callback=_duration, help="How long to wait for the copies it missed."

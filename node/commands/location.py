@@ -111,6 +111,12 @@ def add(name: str, default: bool, wait: bool, config: str | None) -> None:
         )
         if lacking := lacking_text(name, await what_nodes_know(desk.database)):
             click.echo(lacking, err=True)
+        if name in desk.settings.default_locations and name not in (await default_locations(desk.database) or (name,)):
+            click.echo(
+                f"{name} is no default location yet, so that only policies and requests owe it anything: all live nodes must have "
+                "it in DISTRIBUTED_STORAGE_DEFAULT_LOCATIONS; or give --default",
+                err=True,
+            )
         if not wait:
             return 0
         if not await _until_copied(desk, name):
@@ -261,20 +267,23 @@ def lacking_text(name: str, nodes: Sequence[Knowing]) -> str | None:
 
 async def _until_copied(desk: Desk, name: str) -> bool:
     """Show how much is owed until it is nothing; False when no node has had the location in its configuration for a while."""
-    given_up = False
+    given_up, known = False, trio.Event()
 
     async def watch(waiting: trio.CancelScope) -> None:
         nonlocal given_up
         since = trio.current_time()
         while trio.current_time() < since + _PATIENCE:
-            await trio.sleep(_LOOK_AGAIN)
             if lacking_text(name, await what_nodes_know(desk.database)) is None:
                 since = trio.current_time()
+                known.set()
+            await trio.sleep(_LOOK_AGAIN)
         given_up = True
         waiting.cancel(reason="no node has the location")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, nursery.cancel_scope)
+        # Where nobody has it, that nothing is owed yet does not say that all is there.
+        await known.wait()
         await _until(desk, name, f"copying to {name}", lambda line: line.owed_blobs)
         nursery.cancel_scope.cancel(reason="nothing is owed")
     return not given_up

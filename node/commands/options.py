@@ -10,6 +10,7 @@ from node.config.settings import Settings
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
+_DIGITS = 18
 
 
 class WrongConfiguration(click.ClickException):
@@ -44,6 +45,22 @@ config_option = click.option(
     envvar="ANTIPODE_CONFIG",
     help="The configuration, the same file in every region. Default: $ANTIPODE_CONFIG.",
 )
+
+
+class _Id(click.ParamType[int]):
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number. The database has none of more than 18 digits."""
+        text = str(value)
+        if text.isascii() and text.isdigit() and len(text) <= _DIGITS:
+            return int(text)
+        raise click.BadParameter(f"found {text!r}; write a number of at most {_DIGITS} digits", ctx, param)
+
+
+ID = _Id()
+"""A number by which the database knows something, as lists show it."""
+
 output_option = click.option(
     "--output",
     type=click.Choice(["table", "json"]),

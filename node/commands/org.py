@@ -3,7 +3,7 @@
 import click
 
 from node.auth.model import Kind, Role
-from node.commands.options import config_option, output_option
+from node.commands.options import ID, config_option, output_option
 from node.commands.people import ACCOUNT, need, row_of, show_account
 from node.commands.permission import ROLE, grantee_of, row_of_grant
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
@@ -91,7 +91,7 @@ def add(name: str, grantee: str, role: str, when_made_by: str | None, config: st
 
 @command.command("remove-default")
 @click.argument("name")
-@click.argument("default", type=int, metavar="ID")
+@click.argument("default", type=ID, metavar="ID")
 @config_option
 def remove(name: str, default: int, config: str | None) -> None:
     """Take the default permission ID of the organisation NAME away. Repositories that are there keep theirs."""

@@ -7,7 +7,7 @@ from attrs import asdict
 
 from node.audit import Orphan, find_orphans
 from node.commands.options import config_option, output_option
-from node.commands.tools import EXIT_CODES, Desk, Refused, show, size, work
+from node.commands.tools import EXIT_CODES, Desk, Refused, no_such_location, show, size, work
 from node.markers import NotOurs, check_marker
 from node.records.collect import read_pause
 from node.records.repair import read_markers
@@ -29,7 +29,7 @@ def command(location: str, delete: bool, config: str | None, output: str) -> Non
     async def verb(desk: Desk) -> int:
         settings = desk.settings
         if location not in settings.locations:
-            raise Refused(f"{location}: the configuration has {', '.join(settings.locations)}")
+            raise no_such_location(location, settings)
         if delete and (reason := await read_pause(desk.database)) is not None:
             raise Refused(f"nothing is deleted before `antipode repair --after-restore`: {reason}")
         found: list[Orphan] = []

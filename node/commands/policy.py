@@ -8,7 +8,7 @@ import click
 import yaml
 
 from node.api.policies import Request, get_policies, get_policy, set_policy
-from node.commands.options import config_option, output_option
+from node.commands.options import ID, config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, size, work
 from node.records.locations import apply_defaults
 from node.records.members import default_locations
@@ -79,7 +79,7 @@ def show_one(namespace: str, config: str | None, output: str) -> None:
     "--tag", "tags", metavar="PATTERN=LOCATION,...", multiple=True, help="Further locations for tags. Repeatable."
 )
 @click.option("--durability", metavar="WORD", help="local, quorum:N or all.")
-@click.option("--expect-version", type=int, help="Refuse if the policy has another version by now.")
+@click.option("--expect-version", type=ID, help="Refuse if the policy has another version by now.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be copied and trimmed.")
 @config_option
 @output_option

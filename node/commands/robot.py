@@ -8,7 +8,7 @@ from node.api.federation import add_federation, get_federation, remove_federatio
 from node.api.tags import Means
 from node.auth.model import Kind
 from node.auth.secrets import ROBOT, hash_secret, new_secret
-from node.commands.options import config_option, output_option
+from node.commands.options import ID, config_option, output_option
 from node.commands.people import YES, need, row_of, show_account, told
 from node.commands.tools import EXIT_CODES, Desk, Refused, show, work
 from node.names import is_account
@@ -125,7 +125,7 @@ def add_rule(name: str, issuer: str, subject: str, audience: str | None, config:
 
 @command.command("remove-federation")
 @click.argument("name")
-@click.argument("rule", type=int, metavar="ID")
+@click.argument("rule", type=ID, metavar="ID")
 @config_option
 @output_option
 def remove_rule(name: str, rule: int, config: str | None, output: str) -> None:

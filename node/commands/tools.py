@@ -20,7 +20,7 @@ from engines.contract import EngineError
 from engines.crossing import open_bridge
 from node import logs
 from node.api.frame import Problem
-from node.commands.options import EXIT_FAILED, load
+from node.commands.options import EXIT_CONFIGURATION, EXIT_FAILED, load
 
 # Every verb shows something; the room apart is for those that need nothing else of this one.
 from node.commands.tables import show as show
@@ -53,6 +53,12 @@ class Refused(Exception):
     def __init__(self, text: str, code: int = EXIT_FAILED) -> None:
         super().__init__(text)
         self.code = code
+
+
+def no_such_location(given: str, settings: Settings) -> Refused:
+    """Return what to raise for a `--location` that the configuration has not: the command line is wrong, and no store."""
+    known = ", ".join(settings.locations)
+    return Refused(f"--location: found {given!r}; DISTRIBUTED_STORAGE_CONFIG has {known}", EXIT_CONFIGURATION)
 
 
 @frozen

@@ -8,7 +8,7 @@ from attrs import asdict
 from engines.contract import EngineError
 from node.audit import AuditReport, AuditSettings, verify_location
 from node.commands.options import config_option, output_option
-from node.commands.tools import Desk, Refused, progress_bar, show, size, work
+from node.commands.tools import Desk, Refused, no_such_location, progress_bar, show, size, work
 from node.markers import NotOurs, check_marker
 from node.records.audit import count_copies
 from node.records.ledger import PostgresLedger
@@ -54,7 +54,7 @@ def command(location: str, fraction: float, streams: int, config: str | None, ou
     async def verb(desk: Desk) -> int:
         settings = desk.settings
         if location not in settings.locations:
-            raise Refused(f"{location}: the configuration has {', '.join(settings.locations)}")
+            raise no_such_location(location, settings)
         copies, total = await count_copies(desk.database, location)
         member = Membership(uuid4(), settings.preference, settings.default_locations, "verify")
         ledger = PostgresLedger(database=desk.database, member=member)

@@ -209,7 +209,10 @@ def _report(image: Image, following: Sequence[_Following], output: str) -> None:
         ],
     }
     rows = [_row(one) for one in following]
-    show(document, output, (f"{image.host}/{image.name}@{digest or image.reference}", rows))
+    reference = digest or image.reference
+    # Only a digest has a colon.
+    said = f"@{reference}" if ":" in reference else f":{reference}"
+    show(document, output, (f"{image.host}/{image.name}{said}", rows))
 
 
 def _row(one: _Following) -> dict[str, object]:

@@ -14,7 +14,7 @@ from node.api.webhooks import (
     remove_webhook,
     set_webhook,
 )
-from node.commands.options import config_option, output_option
+from node.commands.options import ID, config_option, output_option
 from node.commands.tools import EXIT_CODES, Desk, show, work
 from node.hooks.message import KINDS
 
@@ -99,7 +99,7 @@ def delete(name: str, namespace: str | None, config: str | None, output: str) ->
 @command.command()
 @click.argument("name")
 @click.option("--state", type=click.Choice(["pending", "dead"]), help="Only these.")
-@click.option("--after", type=click.IntRange(0), default=0, metavar="ID", help="Begin behind this one.")
+@click.option("--after", type=ID, default=0, metavar="ID", help="Begin behind this one.")
 @click.option("--most", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many to list.")
 @_namespace
 @config_option
@@ -123,7 +123,7 @@ def deliveries(
 
 @command.command()
 @click.argument("name")
-@click.argument("delivery", required=False, type=click.IntRange(0))
+@click.argument("delivery", required=False, type=ID)
 @_namespace
 @config_option
 @output_option

@@ -53,6 +53,16 @@ async def test_deadline_is_real(autojump_clock: Clock, bridge: Bridge) -> None:
     assert trio.current_time() - began == pytest.approx(0.1)
 
 
+async def test_a_deadline_on_the_other_side_is_not_said_to_be_this_one(bridge: Bridge) -> None:
+    """Who gave up after five seconds has not waited for four minutes, whatever the call would have had."""
+
+    async def gives_up() -> None:
+        raise TimeoutError
+
+    with pytest.raises(EngineUnavailable, match=r"^no answer in time$"):
+        await cross(gives_up, deadline=241, unavailable=EngineUnavailable)
+
+
 async def test_stubborn_function_is_left_behind(autojump_clock: Clock) -> None:
     """A function that ignores its cancellation costs a bounded time more, is counted, and ends with the loop."""
     async with open_bridge() as bridge:
