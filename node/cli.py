@@ -218,8 +218,9 @@ def serve(config: str | None, bind: tuple[str, int], log_level: str) -> None:
 
     Brings the database's schema up to date first; several nodes may start at once. On SIGTERM it tells the load balancer to
     go elsewhere, ends the requests in flight, and stops. On SIGHUP it reads the configuration again and takes over the modes
-    (REGISTRY_STATE, DISABLE_PUSHES), the default quota, and the limits of copies and fail-over (REPLICATION_*,
-    FAILOVER_BYTES_PER_SECOND); its log says what changed and what needs a restart.
+    (REGISTRY_STATE, DISABLE_PUSHES), the default quota, what the audit log keeps (AUDIT_PULLS, ACTION_LOG_ROTATION_THRESHOLD),
+    WEBHOOK_ALLOWED_NETWORKS, the limits of copies and fail-over (REPLICATION_*, FAILOVER_BYTES_PER_SECOND), and a new certificate;
+    its log says what changed and what needs a restart.
     """
     settings = load(config)
     logs.set_up(log_level)

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 import structlog
@@ -48,6 +49,38 @@ _STRUCTURED = {
 }
 _PLAIN = {key.field: key.name for key in KEYS}
 
+INSIDE = {
+    "edge": {
+        "tls": "EXTERNAL_TLS_TERMINATION",
+        "trusted_proxies": "TRUSTED_PROXY_CIDR",
+        "proxy_protocol": "FEATURE_PROXY_PROTOCOL",
+    },
+    "tls": {
+        "certificate": "SSL_CERTIFICATE",
+        "key": "SSL_CERTIFICATE_KEY",
+        "protocols": "SSL_PROTOCOLS",
+        "ciphers": "SSL_CIPHERS",
+        "suites": "SSL_CIPHERSUITES",
+    },
+    "ldap": {
+        "base_dn": "LDAP_BASE_DN",
+        "admin_dn": "LDAP_ADMIN_DN",
+        "admin_password": "LDAP_ADMIN_PASSWD",
+        "start_tls": "LDAP_START_TLS",
+        "ca_file": "EXTRA_CA_CERTS",
+        "user_rdn": "LDAP_USER_RDN",
+        "uid_attribute": "LDAP_UID_ATTR",
+        "email_attribute": "LDAP_EMAIL_ATTR",
+        "user_filter": "LDAP_USER_FILTER",
+        "superuser_filter": "LDAP_SUPERUSER_FILTER",
+        "memberof_attribute": "LDAP_MEMBEROF_ATTR",
+        "nested_groups": "LDAP_NESTED_GROUPS",
+        "timeout": "LDAP_TIMEOUT",
+        "fresh": "LDAP_CACHE_TTL",
+    },
+}
+"""The keys of what several fill together, where it is something else than that of the whole."""
+
 
 @frozen
 class Difference:
@@ -66,8 +99,26 @@ def differ(before: Settings, after: Settings) -> Difference:
     ]
     return Difference(
         {key_of(name): (getattr(before, name), getattr(after, name)) for name in changed if name in RELOADED},
-        tuple(key_of(name) for name in changed if name not in RELOADED),
+        tuple(
+            key
+            for name in changed
+            if name not in RELOADED
+            for key in _keys(name, key_of(name), getattr(before, name), getattr(after, name))
+        ),
     )
+
+
+def _keys(name: str, whole: str, before: Any, after: Any) -> tuple[str, ...]:
+    """Return the keys of what changed: of a value that several fill, of what changed in it. `whole` is the one of all of it."""
+    inside = INSIDE.get(name)
+    if inside is None or before is None or after is None:
+        return (whole,)
+    changed = [
+        (field.name, inside.get(field.name, whole), getattr(before, field.name), getattr(after, field.name))
+        for field in attrs.fields(type(before))
+    ]
+    found = (key for part, of, old, new in changed if old != new for key in _keys(part, of, old, new))
+    return tuple(dict.fromkeys(found))
 
 
 def key_of(field: str) -> str:

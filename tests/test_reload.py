@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,7 +12,8 @@ import yaml
 from node.config.keys import KEYS, STRUCTURED
 from node.config.oidc import ENDING
 from node.config.settings import Settings
-from node.reload import RELOADED, differ, key_of
+from node.reload import INSIDE, RELOADED, differ, key_of
+from tests.certificates import Authority
 from tests.cluster import Cluster, StartCluster
 from tests.configurations import settings
 
@@ -35,6 +37,38 @@ def test_limits_are_taken_and_the_rest_is_named() -> None:
     }
     assert set(difference.fixed) == {"DB_URI", "PART_SIZE", "TEE_SPOOL"}
     assert differ(before, settings()).taken == {}
+
+
+def test_what_several_keys_fill_is_named_by_the_one_that_changed(tmp_path: Path) -> None:
+    """Who lists a new balancer is not sent to look at the certificate, nor to the directory's address for a filter."""
+    pairs = [Authority.make(tmp_path / name).sign("node") for name in ("old", "new")]
+    files = [{"SSL_CERTIFICATE": str(pair.certificate), "SSL_CERTIFICATE_KEY": str(pair.key)} for pair in pairs]
+    tls = {"PREFERRED_URL_SCHEME": "https", "TRUSTED_PROXY_CIDR": ["10.0.0.0/8"]}
+    directory = {
+        "AUTHENTICATION_TYPE": "LDAP",
+        "LDAP_URI": "ldaps://ldap.example.com",
+        "LDAP_BASE_DN": "dc=example,dc=com",
+        "LDAP_ADMIN_DN": "cn=registry,dc=example,dc=com",
+        "LDAP_ADMIN_PASSWD": "hunter2",
+    }
+
+    def named(before: dict[str, Any], **changes: Any) -> set[str]:
+        return set(differ(settings(**before), settings(**{**before, **changes})).fixed)
+
+    served = {**tls, **files[0]}
+    assert named(served, TRUSTED_PROXY_CIDR=["10.0.0.0/8", "192.0.2.0/24"]) == {"TRUSTED_PROXY_CIDR"}
+    assert named(served, FEATURE_PROXY_PROTOCOL=True) == {"FEATURE_PROXY_PROTOCOL"}
+    assert named(served, SSL_PROTOCOLS=["TLSv1.3"]) == {"SSL_PROTOCOLS"}
+    assert named(served, **files[1]) == {"SSL_CERTIFICATE", "SSL_CERTIFICATE_KEY"}
+    external = {**tls, "EXTERNAL_TLS_TERMINATION": True}
+    assert set(differ(settings(**served), settings(**external)).fixed) == {
+        "EXTERNAL_TLS_TERMINATION",
+        "MAXIMUM_CONNECTIONS",
+    }
+    assert named(directory, LDAP_USER_FILTER="(a=b)") == {"LDAP_USER_FILTER"}
+    assert named(directory, LDAP_URI="ldaps://other.example.com:6363") == {"LDAP_URI"}
+    assert named(directory, LDAP_TIMEOUT="5s", LDAP_CACHE_TTL="5s") == {"LDAP_TIMEOUT", "LDAP_CACHE_TTL"}
+    assert {key for keys in INSIDE.values() for key in keys.values()} <= {*STRUCTURED}
 
 
 def test_every_setting_has_its_key() -> None:
