@@ -119,7 +119,7 @@ class Gate:
     def _let_in(self) -> None:
         """Let in who may come in, one of each line in turn."""
         while self._lines and self.free:
-            # Who holds as much as keeps them out holds three places at least: there are few such lines.
+            # Who holds as much as keeps them out holds three places at least: there are few such lines, but for an owner's robots'.
             who = next((who for who in self._lines if self.places.open_to(who)), None)
             if who is None:
                 return
@@ -150,9 +150,9 @@ class Gate:
     def _refuse(self, who: str, expected: float) -> RegistryError:
         reason = f"this node is working on {self._limit} {self._kind}; more have to wait"
         if self.places.refused(who):
-            held = self.places.held_by(who)
+            held, whose = self.places.working_on(who)
             reason = (
-                f"this node is working on {held} {self._kind} of yours and keeps room for others; more have to wait"
+                f"this node is working on {held} {self._kind} of {whose} and keeps room for others; more have to wait"
             )
         # What is left of the wait when the patience has gone by; the patience itself where the queue cannot tell.
         later = expected - self._patience if isfinite(expected) and expected > self._patience else self._patience

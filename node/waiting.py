@@ -158,10 +158,9 @@ class Waiting:
     @asynccontextmanager
     async def _watch(self, subject: Subject, who: str) -> AsyncIterator[_Watch]:
         if not self.places.take(who):
+            held, whose = self.places.working_on(who)
             bounded = self.places.refused(who)
-            raise TooManyWaiting(
-                f"{self.places.held_by(who)} of yours wait already" if bounded else f"{self.places.taken} wait already"
-            )
+            raise TooManyWaiting(f"{held} of {whose} wait already" if bounded else f"{self.places.taken} wait already")
         watch = self._watches.setdefault(subject, _Watch(subject))
         watch.waiters += 1
         try:

@@ -69,6 +69,46 @@ def test_what_is_left_by_the_greedy(many: int, greedy: int) -> None:
     assert places.taken == many - left
 
 
+@given(st.integers(16, 400), st.integers(1, 9))
+def test_robots_of_one_owner_do_not_fill_a_room(many: int, robots: int) -> None:
+    """However many accounts act for one, they leave places for others, who find one at once; each by itself has its share."""
+    places = Places("places", Share(many))
+    names = [f"team+{number}" for number in range(robots)] + ["team"]
+    for name in names:
+        while places.take(name):
+            pass
+    taken = {name: places.held_by(name) for name in names}
+    assert taken["team+0"] == places.share.most
+    assert places.taken == sum(taken.values()) < many
+    assert places.taken <= places.share.most_together
+    assert not any(places.open_to(name) for name in names)
+    assert places.take("another+robot")
+    assert places.take("@192.0.2.1") or places.taken == many
+    places.give_back("another+robot")
+    for name in names:
+        for _ in range(taken[name]):
+            places.give_back(name)
+        assert places.take(name)
+        places.give_back(name)
+
+
+@given(st.integers(0, 40), st.lists(st.tuples(st.booleans(), st.sampled_from(["a", "a+b", "a+c", "d", "d+b", "@e"]))))
+def test_owners_are_counted(many: int, steps: list[tuple[bool, str]]) -> None:
+    """Whoever comes and goes, all places are free again at the end, for everybody."""
+    places, held = Places("places", Share(many)), list[str]()
+    for takes, who in steps:
+        if takes and places.take(who):
+            held.append(who)
+        elif not takes and who in held:
+            held.remove(who)
+            places.give_back(who)
+        assert places.taken == len(held) <= many
+    for who in held:
+        places.give_back(who)
+    fresh = Places("places", Share(many))
+    assert [places.take("a+b") for _ in range(many)] == [fresh.take("a+b") for _ in range(many)]
+
+
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
 def test_less_is_never_a_reason(many: int, held: int, taken: int) -> None:
     """Where who holds more gets a place, who holds less does; so does the same one where more are free."""

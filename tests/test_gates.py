@@ -209,6 +209,55 @@ async def test_others_find_room_beside_one(autojump_clock: object) -> None:
     assert statistics.refused > 0
 
 
+async def test_others_find_room_beside_an_owner_s_robots(autojump_clock: object) -> None:
+    """However many robots of one owner come, another account gets in at once; a robot that is refused is told why."""
+    gate = gate_of(64)
+
+    async def stay(who: str) -> None:
+        with suppress(RegistryError):
+            await _hold(gate, who)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            for _ in range(64):
+                nursery.start_soon(stay, f"team+{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        assert gate.statistics().inside == 60
+        began = trio.current_time()
+        async with gate.enter("alice"), gate.enter("other+robot"):
+            assert trio.current_time() == began
+        with pytest.raises(RegistryError) as refused:
+            async with gate.enter("team+8"):
+                pass
+        assert "60 pulls of team and its robots" in str(refused.value.detail)
+        nursery.cancel_scope.cancel()
+    assert gate.statistics().inside == 0
+
+
+async def test_a_robot_waits_for_its_owner_s_others(autojump_clock: object) -> None:
+    """A robot that waits because its owner's others fill their part comes in when one of these leaves, and before newer ones."""
+    gate = gate_of(16)
+    async with trio.open_nursery() as nursery, trio.open_nursery() as others:
+        for number in range(3):
+            for _ in range(16):
+                if gate.places.open_to(f"team+{number}"):
+                    await others.start(_hold, gate, f"team+{number}")
+        assert gate.statistics().inside == 15
+        came = trio.Event()
+
+        async def wait() -> None:
+            async with gate.enter("team+3"):
+                came.set()
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not came.is_set()
+        others.cancel_scope.cancel()
+        with trio.fail_after(1):
+            await came.wait()
+    assert gate.statistics().inside == 0
+
+
 async def test_who_waits_takes_turns(autojump_clock: object) -> None:
     """Before a full gate one request of somebody's does not wait behind a hundred of somebody else's."""
     gate, order = gate_of(2), list[str]()
