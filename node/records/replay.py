@@ -11,13 +11,14 @@ from attrs import field, frozen
 from node.journal.facts import Entry, last_words
 from node.names import namespace_of
 from node.records.manifests import ManifestFacts
-from node.records.postgres import Database
+from node.records.postgres import Database, DatabaseUnavailable
 from node.records.uploads import REPOSITORY_TO_LINK
 
 _SECONDS = 300.0
 _COPIES_AT_ONCE = 500
 """Copies that are forgotten in one transaction: pushes of their blobs wait for it."""
 
+_TRIES = 5
 _AT = "to_timestamp(f.at / 1000000.0)"
 
 
@@ -179,50 +180,62 @@ async def missing_links(database: Database, after: str, most: int) -> Sequence[M
     return [MissingLink(row["repository"], row["digest"], row["media_type"], row["at"], row["bytes"]) for row in rows]
 
 
+_RESTORE = f"""
+    WITH {REPOSITORY_TO_LINK},
+    named AS (SELECT * FROM unnest($3::text[], $4::bigint[]) AS u (digest, size)),
+    made AS (
+        INSERT INTO blob (digest, size) SELECT digest, size FROM named ORDER BY 1 ON CONFLICT (digest) DO NOTHING RETURNING id),
+    blobs AS (SELECT id FROM made UNION SELECT b.id FROM blob b JOIN named ON named.digest = b.digest),
+    linked AS (
+        INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, blobs.id FROM repo, blobs
+        ORDER BY 2 ON CONFLICT DO NOTHING),
+    new AS (
+        INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations) VALUES ($5, $6, $7, $8, $9::json)
+        ON CONFLICT (digest) DO UPDATE SET created_at = manifest.created_at RETURNING id),
+    held AS (INSERT INTO manifest_blob (manifest_id, blob_id) SELECT new.id, blobs.id FROM new, blobs ON CONFLICT DO NOTHING),
+    children AS (
+        INSERT INTO manifest_child (manifest_id, child_id) SELECT new.id, c.id FROM new, manifest c
+        WHERE c.digest = ANY($10::text[]) ON CONFLICT DO NOTHING),
+    awaited AS (
+        INSERT INTO awaited_child (manifest_id, digest) SELECT new.id, d FROM new, unnest($10::text[]) d
+        WHERE NOT EXISTS (SELECT FROM manifest c WHERE c.digest = d) ON CONFLICT DO NOTHING),
+    -- What somebody has just made, and this waited for, is in none of these: it is when this is done once more.
+    complete AS (SELECT (SELECT count(*) FROM blobs) = cardinality($3::text[]) AS whole),
+    link AS (
+        INSERT INTO repository_manifest (repository_id, manifest_id, media_type, linked_at)
+        SELECT repo.id, new.id, $11, to_timestamp($12) FROM repo, new, complete WHERE whole ON CONFLICT DO NOTHING)
+    SELECT whole FROM complete
+"""  # noqa: S608  # constants
+
+
 async def restore_manifest(
     database: Database, repository: str, library: str, manifest: ManifestFacts, sizes: Mapping[str, int], at: float
 ) -> None:
     """Link a manifest, and the blobs that it names, whether they have a copy or not; `at` is when it was linked, POSIX seconds.
 
-    Children that are not there are awaited. `sizes`: bytes of each blob as the manifest says.
+    Children that are not there are awaited. `sizes`: bytes of each blob as the manifest says. Raises LedgerUnavailable.
     """
-    await database.fetch(
-        f"""
-        WITH {REPOSITORY_TO_LINK},
-        named AS (SELECT * FROM unnest($3::text[], $4::bigint[]) AS u (digest, size)),
-        made AS (
-            INSERT INTO blob (digest, size) SELECT digest, size FROM named ORDER BY 1 ON CONFLICT (digest) DO NOTHING RETURNING id),
-        blobs AS (SELECT id FROM made UNION SELECT b.id FROM blob b JOIN named ON named.digest = b.digest),
-        linked AS (
-            INSERT INTO repository_blob (repository_id, blob_id) SELECT repo.id, blobs.id FROM repo, blobs
-            ORDER BY 2 ON CONFLICT DO NOTHING),
-        new AS (
-            INSERT INTO manifest (digest, bytes, subject, artifact_type, annotations) VALUES ($5, $6, $7, $8, $9::json)
-            ON CONFLICT (digest) DO UPDATE SET created_at = manifest.created_at RETURNING id),
-        held AS (INSERT INTO manifest_blob (manifest_id, blob_id) SELECT new.id, blobs.id FROM new, blobs ON CONFLICT DO NOTHING),
-        children AS (
-            INSERT INTO manifest_child (manifest_id, child_id) SELECT new.id, c.id FROM new, manifest c
-            WHERE c.digest = ANY($10::text[]) ON CONFLICT DO NOTHING),
-        awaited AS (
-            INSERT INTO awaited_child (manifest_id, digest) SELECT new.id, d FROM new, unnest($10::text[]) d
-            WHERE NOT EXISTS (SELECT FROM manifest c WHERE c.digest = d) ON CONFLICT DO NOTHING)
-        INSERT INTO repository_manifest (repository_id, manifest_id, media_type, linked_at)
-        SELECT repo.id, new.id, $11, to_timestamp($12) FROM repo, new ON CONFLICT DO NOTHING
-        """,  # noqa: S608  # constants
-        repository,
-        namespace_of(repository, library),
-        list(sizes),
-        list(sizes.values()),
-        manifest.digest,
-        manifest.body,
-        manifest.subject,
-        manifest.artifact_type,
-        None if manifest.annotations is None else json.dumps(dict(manifest.annotations)),
-        list(dict.fromkeys(manifest.children)),
-        manifest.media_type,
-        at,
-        deadline=30.0,
-    )
+    for _ in range(_TRIES):
+        row = await database.fetch_row(
+            _RESTORE,
+            repository,
+            namespace_of(repository, library),
+            list(sizes),
+            list(sizes.values()),
+            manifest.digest,
+            manifest.body,
+            manifest.subject,
+            manifest.artifact_type,
+            None if manifest.annotations is None else json.dumps(dict(manifest.annotations)),
+            list(dict.fromkeys(manifest.children)),
+            manifest.media_type,
+            at,
+            deadline=30.0,
+        )
+        assert row is not None
+        if row["whole"]:
+            return
+    raise DatabaseUnavailable(f"the blobs of {manifest.digest} come and go")
 
 
 async def unlink_gone(database: Database) -> int:
