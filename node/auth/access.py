@@ -232,6 +232,10 @@ class Access:
         assert self.parts is not None
         return self.parts.changes.is_current(identity.epoch, identity.name, (repository,))
 
+    def holds(self, held: Held, repository: str) -> bool:
+        """Tell whether nothing took the rights away, as far as this node has heard, by which a request was admitted."""
+        return self.parts is None or self.parts.changes.is_current(held.epoch, held.account, (repository,))
+
     def lapsed(self, *needs: Need) -> RegistryError:
         """Return the answer to a request whose rights were taken away, or whose token ran out, before it was done."""
         reason = "rights have changed, or what proved them has ended, since they were given"

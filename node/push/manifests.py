@@ -87,6 +87,7 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
         note = registry.line(request, "push", repository, digest=digest, tags=list(tags), media_type=facts.media_type)
         policy, held, began = NO_POLICY, _still(request, once), registry.clock()
         try:
+            _check_rights(registry, request, repository, held)
             policy, demand, committed = await _commit(
                 registry, repository, facts, tuple(tags), demand, note, once, held
             )
@@ -109,6 +110,7 @@ async def put_manifest(registry: Registry, request: Request, repository: str, re
             if held is not None:
                 # A token may run out while it waits, but for no longer than it may.
                 held = evolve(held, until=max(held.until, began + demand.seconds + _SLACK))
+            _check_rights(registry, request, repository, held)
             await _move(registry, repository, digest, tuple(tags), note, once, held)
         except _REFUSALS as refusal:
             await _let_stand(registry, once, refusal)
@@ -142,6 +144,15 @@ def _still(request: Request, once: Once | None) -> Held | None:
     Such a refusal comes before the body, which tells which request it is, and leaves nothing behind.
     """
     return request.held if once is not None and once.final else None
+
+
+def _check_rights(registry: Registry, request: Request, repository: str, held: Held | None) -> None:
+    """Raise RightsLapsed where rights were taken away while a manifest came, or its copies were waited for.
+
+    As far as this node has heard, as when the request was admitted; what is `held` the statement compares itself.
+    """
+    if held is None and request.held is not None and not registry.access.holds(request.held, repository):
+        raise RightsLapsed
 
 
 def _check_end(registry: Registry, held: Held | None) -> None:
