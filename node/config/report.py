@@ -1,5 +1,6 @@
 """Says what a node would do with its settings, for `antipode config check`: everything but the secrets."""
 
+import time
 from collections.abc import Iterator
 
 from node.config.database import describe_database
@@ -7,6 +8,7 @@ from node.config.settings import LdapSettings, LocationSettings, Settings
 from node.config.spool import folder_of
 from node.config.values import say_duration, say_size
 from node.modes import NORMAL
+from node.tls import life_of
 
 
 def _redirects(settings: Settings, location: LocationSettings) -> str:
@@ -26,6 +28,13 @@ def _tls(settings: Settings) -> str:
     if settings.scheme == "http":
         return "none: plain HTTP"
     return "ended in front of the node, which speaks plain HTTP"
+
+
+def _of_the_certificate(settings: Settings) -> Iterator[str]:
+    """What a node that starts now says of its certificate's end by itself, in its log."""
+    tls = settings.edge.tls
+    if tls is not None and (remark := life_of(tls.certificate).remark(time.time())) is not None:
+        yield f"{tls.certificate}: {remark}"
 
 
 def _proxies(settings: Settings) -> str:
@@ -147,6 +156,7 @@ def report(settings: Settings) -> str:
     lines = ["The node:", *_table(_picture(settings))]
     lines += ["", "Locations, in this node's order of preference:", *_table(_locations(settings))]
     lines += ["", "Limits:", *_table(_limits(settings))]
-    lines += ["", "Warnings:" if settings.warnings else "No warnings."]
-    lines += [f"  - {line}" for line in settings.warnings]
+    warnings = [*settings.warnings, *_of_the_certificate(settings)]
+    lines += ["", "Warnings:" if warnings else "No warnings."]
+    lines += [f"  - {line}" for line in warnings]
     return "\n".join(lines)

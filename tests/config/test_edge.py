@@ -1,5 +1,6 @@
 """How clients reach the node: a certificate or somebody who ends TLS, and whose word about clients counts."""
 
+import time
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -131,3 +132,11 @@ def test_what_quays_operators_write(pair: Pair) -> None:
     assert made.edge.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
     assert "SSL_PROTOCOLS: TLSv1, TLSv1.1 is too old and left out" in made.warnings
     assert "10.0.0.0/8, fd00::/8, which begin with a PROXY header" in report(made)
+
+
+def test_a_certificate_that_has_expired_is_a_warning(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who checks a configuration before a restart hears what the node's log would say, and not that all is well."""
+    made = settings(PREFERRED_URL_SCHEME="https", **files(pair))
+    assert "expired" not in report(made)
+    monkeypatch.setattr("node.config.report.time.time", lambda: time.time_ns() / 1e9 + 3 * 86400)
+    assert f"  - {pair.certificate}: the certificate has expired: clients refuse this node" in report(made).splitlines()
