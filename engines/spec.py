@@ -48,6 +48,11 @@ class EngineSpec:
         return isinstance(self.arguments, S3Arguments)
 
     @property
+    def connections(self) -> int | None:
+        """How many calls a node may have under way there at once (`maximum_connections`); None where nothing bounds them."""
+        return self.arguments.maximum_connections if isinstance(self.arguments, S3Arguments) else None
+
+    @property
     def place(self) -> str:
         """Where all its keys are, with a slash at the end: no other store may be below it, or the same."""
         if isinstance(self.arguments, LocalArguments):

@@ -27,7 +27,7 @@ from node.config.redis import read_redis
 from node.config.secrets import resolve
 from node.config.settings import CONNECTIONS_OVER_TLS, Settings, SpoolSettings
 from node.config.spool import read_spool
-from node.config.storage import read_storage
+from node.config.storage import check_connections, read_storage
 from node.config.teams import check_syncing
 from node.config.values import Findings, Problem, Unfit, say_duration, say_size, show
 
@@ -235,6 +235,12 @@ def _read(
         allow_local=bool(values.get("allow_local_replication")),
         findings=findings,
     )
+    if storage is not None:
+        streams, per_location, parts = (
+            values.get(name, _DEFAULTS[name])
+            for name in ("copy_streams", "copy_streams_per_location", "copy_parts_per_blob")
+        )
+        check_connections(storage, streams, per_location, parts, findings)
     redis = read_redis(known, findings)
     tee_spool = read_spool(known, "TEE_SPOOL", _DEFAULTS["tee_spool"], findings)
     without = known.get("UPLOAD_SPOOL") is None

@@ -146,6 +146,23 @@ def _check_places(locations: Mapping[str, LocationSettings | None], findings: Fi
                 )
 
 
+def check_connections(storage: Storage, streams: int, per_location: int, parts: int, findings: Findings) -> None:
+    """Warn of stores to which copies alone may take all connections.
+
+    `streams` is REPLICATION_STREAMS, `per_location` REPLICATION_STREAMS_PER_LOCATION, `parts` REPLICATION_PARTS_PER_BLOB.
+    """
+    copies = min(streams, per_location) * parts
+    for name, location in storage.locations.items() if len(storage.locations) > 1 else ():
+        most = location.engine.connections
+        if most is not None and most <= copies:
+            findings.warn(
+                f"{CONFIG}.{name}: maximum_connections is {most}, and copies alone may want {copies} at once "
+                f"({min(streams, per_location)} by REPLICATION_STREAMS and REPLICATION_STREAMS_PER_LOCATION, of {parts} "
+                "parts each by REPLICATION_PARTS_PER_BLOB): probes, pulls and pushes would wait behind them until the store "
+                f"counts as down; give it {2 * copies} or more, or make these keys less"
+            )
+
+
 def read_storage(
     document: Mapping[str, object],
     environ: Mapping[str, str],

@@ -1,6 +1,7 @@
 """The configuration of the stores, the database and Redis: Quay's forms and traps."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,20 @@ class TestStores:
         config = stores()
         config["eu"] = ["RadosGWStorage", {**config["us"][1], "storage_path": path}]
         assert list(settings(DISTRIBUTED_STORAGE_CONFIG=config).locations) == ["us", "eu"]
+
+    def test_a_store_to_which_copies_may_take_all_connections_is_named(self) -> None:
+        """Who shares connections with copies finds none: with what was found, and what would be right; 256 are enough."""
+
+        def warned(connections: int | None, **changes: Any) -> list[str]:
+            made = settings(DISTRIBUTED_STORAGE_CONFIG=stores(maximum_connections=connections), **changes)
+            return [line for line in made.warnings if "maximum_connections" in line]
+
+        assert warned(None) == warned(33) == []
+        (line,) = warned(32)
+        assert line.startswith("DISTRIBUTED_STORAGE_CONFIG.us: maximum_connections is 32, and copies alone may want 32")
+        assert "give it 64 or more" in line
+        assert warned(7, REPLICATION_STREAMS_PER_LOCATION=2, REPLICATION_PARTS_PER_BLOB=3) == []
+        assert "want 400 at once" in warned(None, REPLICATION_STREAMS=500, REPLICATION_STREAMS_PER_LOCATION=100)[0]
 
     def test_local_folders_are_places_too(self, tmp_path: Path) -> None:
         """A folder below another location's is inside of it."""
