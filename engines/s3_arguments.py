@@ -267,6 +267,8 @@ def _parse_gateway(kind: str, arguments: Arguments) -> _Parsed:
         region = "us-east-1"
     region = arguments.text("region_name") or region
     bucket = arguments.text("bucket_name", required=True, right="the bucket's name") or ""
+    if ":" in bucket:
+        arguments.wrong("bucket_name", "the bucket's name alone: of which tenant it is, the access key says")
     access = arguments.text("access_key", required=True, right="the access key")
     secret = arguments.text("secret_key", required=True, right="the secret key")
     return endpoint, region, bucket, StaticKeys(access or "", secret or "")
@@ -337,7 +339,7 @@ def _host(arguments: Arguments, name: str, *, secure: bool, required: bool = Fal
     if any(sign in bare for sign in "/@?# ") or (":" in bare and bare == host and bare.count(":") == 1):
         arguments.wrong(name, right)
         return None
-    return _origin(bare, port, secure=secure)
+    return _origin(bare.lower(), port, secure=secure)
 
 
 def _origin(host: str, port: int | None, *, secure: bool) -> str:

@@ -59,6 +59,13 @@ class EngineSpec:
             return f"{self.arguments.storage_path}".rstrip("/") + "/"
         return f"{self.arguments.endpoint}/{self.arguments.bucket}/{self.arguments.prefix}"
 
+    def same_account(self, other: "EngineSpec") -> bool:
+        """Whether two stores are reached with the same credentials, or none."""
+        mine, theirs = self.arguments, other.arguments
+        if isinstance(mine, S3Arguments) and isinstance(theirs, S3Arguments):
+            return mine.keys == theirs.keys
+        return True
+
     def describe(self) -> str:
         """Return one line for people, without secrets."""
         if isinstance(self.arguments, LocalArguments):

@@ -133,16 +133,22 @@ def _check_replication(locations: Mapping[str, LocationSettings | None], allow_l
 
 
 def _check_places(locations: Mapping[str, LocationSettings | None], findings: Findings) -> None:
-    """Refuse two locations in one place: a copy there would be no second one, and what is one's would be garbage of the other."""
-    places = [(name, location.engine.place) for name, location in locations.items() if location is not None]
-    for count, (name, place) in enumerate(places):
-        for other, taken in places[:count]:
+    """Refuse two locations in one place: a copy there would be no second one, and what is one's would be garbage of the other.
+
+    Ceph's tenants may each have a bucket of one name. Keys do not say whose tenant they are of, and a second pair of one account
+    would look the same: these are refused, too, and told what makes them different for certain.
+    """
+    engines = [(name, location.engine) for name, location in locations.items() if location is not None]
+    for count, (name, engine) in enumerate(engines):
+        for other, before in engines[:count]:
+            place, taken = engine.place, before.place
             if place.startswith(taken) or taken.startswith(place):
                 where = "where" if place == taken else "inside of where" if place > taken else "around where"
+                tenants = "" if engine.same_account(before) else ", also where their keys are of two tenants"
                 findings.wrong(
                     f"{CONFIG}.{name}",
                     f"{place}, which is {where} {other} is",
-                    "give each location a bucket of its own, or a storage_path beside the other's",
+                    f"give each location a bucket of its own, or a storage_path beside the other's{tenants}",
                 )
 
 

@@ -35,6 +35,26 @@ class TestStores:
         assert line.startswith("DISTRIBUTED_STORAGE_CONFIG.eu: found http://127.0.0.1:7480/us-blobs/")
         assert f", which is {where} us is; give each location a bucket of its own" in line
 
+    def test_keys_do_not_tell_places_apart(self) -> None:
+        """They may be of two tenants with a bucket of one name, or a second pair for one bucket: what is right for both is said."""
+        config = stores()
+        config["eu"] = ["RadosGWStorage", {**config["us"][1], "access_key": "C", "secret_key": "D"}]
+        line = only_error(DISTRIBUTED_STORAGE_CONFIG=config)
+        assert line.endswith("or a storage_path beside the other's, also where their keys are of two tenants")
+        config["eu"][1]["storage_path"] = "/eu"
+        assert list(settings(DISTRIBUTED_STORAGE_CONFIG=config).locations) == ["us", "eu"]
+
+    def test_a_tenant_is_no_part_of_a_buckets_name(self) -> None:
+        """The library takes no such name: every call would fail."""
+        line = only_error(DISTRIBUTED_STORAGE_CONFIG=stores(bucket_name="tenant:us-blobs"))
+        assert "bucket_name: 'tenant:us-blobs' cannot be used; give the bucket's name alone" in line
+
+    def test_a_host_is_the_same_in_capitals(self) -> None:
+        """Two locations in one bucket are found however its gateway's name is written."""
+        config = stores(hostname="Store.example.com")
+        config["eu"] = ["RadosGWStorage", {**config["us"][1], "hostname": "store.example.com"}]
+        assert "which is where us is" in only_error(DISTRIBUTED_STORAGE_CONFIG=config)
+
     @pytest.mark.parametrize("path", ["/registry2", "/reg", "/eu"])
     def test_one_bucket_may_have_several_locations(self, path: str) -> None:
         """What stands beside each other does no harm."""

@@ -97,18 +97,10 @@ def test_no_error_shows_what_came_from_elsewhere() -> None:
         "read_timeout",
         "bucket_name",
     ):
-        errors_or_none(environment, name)
+        errors(environment, DISTRIBUTED_STORAGE_CONFIG=stores(**{name: {"env": "X"}}))
     errors(environment, DB_CONNECTION_ARGS={"sslmode": {"env": "X"}, "sslrootcert": {"env": "X"}})
     errors(environment, DISTRIBUTED_STORAGE_PREFERENCE={"env": "X"}, TRUSTED_PROXY_CIDR={"env": "X"})
     assert show("seen") == '"seen"', "the same messages show what stands in the file itself"
-
-
-def errors_or_none(environment: dict[str, str], name: str) -> None:
-    """Any text is a bucket's name; what is an error shows nothing."""
-    if name == "bucket_name":
-        settings(environment, DISTRIBUTED_STORAGE_CONFIG=stores(**{name: {"env": "X"}}))
-    else:
-        errors(environment, DISTRIBUTED_STORAGE_CONFIG=stores(**{name: {"env": "X"}}))
 
 
 def test_two_passwords_of_the_database_contradict() -> None:
