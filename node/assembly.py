@@ -39,7 +39,7 @@ from replication.bandwidth import Bandwidth, FailoverCap
 from replication.closure import Closure
 from replication.copier import Copier, CopierSettings, CopyEnd, CopyReport
 from replication.drainer import Drainer, DrainSettings
-from replication.health import HealthRules, down_for
+from replication.health import HealthRules, down_for, why_down
 from replication.hedging import HedgeRules, Hedging
 from replication.model import (
     PIECE,
@@ -90,7 +90,12 @@ def assemble(
     ways = (hints,) if deletes is None else (hints, deletes)
     name = str(member.id)[:8]
     keys = {at: probe_keys(engine.prefix, name, rows[at].marker.encode()) for at, engine in engines.items()}
-    ledger = PostgresLedger(database=database, member=member, down=lambda: down_for(watcher.board, trio.current_time()))
+    ledger = PostgresLedger(
+        database=database,
+        member=member,
+        down=lambda: down_for(watcher.board, trio.current_time()),
+        why_down=lambda: why_down(watcher.board),
+    )
     pool = PartPool(settings.part_memory)
     suspects, metrics, acknowledged = Suspects(ledger, hints), Metrics(), Acknowledged()
 

@@ -188,3 +188,8 @@ def line(record: Record, rules: HealthRules, now: float) -> LocationHealth:
 def down_for(board: Board, now: float) -> Mapping[str, float]:
     """Return for how many seconds each location that is down has been so."""
     return {name: now - health.since for name, health in board.items() if health.verdict is Verdict.DOWN}
+
+
+def why_down(board: Board) -> Mapping[str, str]:
+    """Return the reason of each location that is down."""
+    return {name: health.reason for name, health in board.items() if health.verdict is Verdict.DOWN}

@@ -1,6 +1,6 @@
 """`antipode location`: stores that come and go while pushes go on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import click
 import trio
@@ -12,14 +12,19 @@ from node.commands.options import config_option, output_option
 from node.commands.replication import run_backfill
 from node.commands.tools import EXIT_CODES, Desk, Refused, progress_bar, show, size, work
 from node.config.values import say_duration
+from node.records.awaited import Awaited, list_awaited
 from node.records.held_up import list_held_up
 from node.records.locations import LocationLine, apply_defaults, list_locations
 from node.records.members import Knowing, default_locations, enrol_locations, what_nodes_know
+from node.records.postgres import Database
 from replication.model import LocationState
 
 _LOOK_AGAIN = 1.0
 _ASK_WHO_IS_AWAY = 10.0
 """Seconds between two looks at what is waited for, which cost more."""
+
+_SAY_AGAIN = 60.0
+"""Seconds after which what is waited for is said once more, as long as that is so."""
 
 _PATIENCE = 60.0
 """Seconds that the nodes may take to be restarted with a location, one after the other."""
@@ -92,7 +97,8 @@ def add(name: str, default: bool, wait: bool, config: str | None) -> None:
     One that was removed comes back. The nodes must run with a configuration that has it: they do the copying. With a policy that
     names it, or with --default, everything that is required there is owed at once.
 
-    Where no node has it, that is said, and --wait gives them a minute to be restarted.
+    Where no node has it, that is said, and --wait gives them a minute to be restarted. What --wait waits for because it is away,
+    NAME itself or a location that has what NAME lacks, is named on standard error each minute, with the reason.
     """
 
     async def verb(desk: Desk) -> int:
@@ -149,7 +155,7 @@ def drain(name: str, wait: bool, config: str | None, output: str) -> None:
         document = await change_location(desk.database, desk.hints.publish, name, LocationState.DRAINING.value)
         await run_backfill(desk)
         if wait and document["state"] != LocationState.DRAINED.value:
-            await _until(desk, name, f"draining {name}", lambda line: line.unproven, LocationState.DRAINED)
+            await _until(desk, name, f"draining {name}", lambda line: line.unproven, _held_up, LocationState.DRAINED)
             document = await get_location(desk.database, name)
         _tell(document, output)
         return EXIT_STUCK if wait and document["state"] != LocationState.DRAINED.value else 0
@@ -233,7 +239,7 @@ def _tell_stuck(document: Json, count: int) -> None:
     )
 
 
-def _say_wait(blobs: int, location: str, away_for: float | None, *, paused: bool) -> str:
+def _say_wait(blobs: int, location: str, away_for: float | None, *, paused: bool, reason: str | None = None) -> str:
     why = (
         "which is paused"
         if paused
@@ -241,7 +247,7 @@ def _say_wait(blobs: int, location: str, away_for: float | None, *, paused: bool
         if away_for is None
         else f"which has been away for {say_duration(round(away_for))}"
     )
-    return f"{blobs} blobs wait for {location}, {why}"
+    return f"{blobs} blobs wait for {location}, {why}" + (f": {reason}" if reason else "")
 
 
 def _count(document: Json, key: str) -> int:
@@ -284,7 +290,7 @@ async def _until_copied(desk: Desk, name: str) -> bool:
         nursery.start_soon(watch, nursery.cancel_scope)
         # Where nobody has it, that nothing is owed yet does not say that all is there.
         await known.wait()
-        await _until(desk, name, f"copying to {name}", lambda line: line.owed_blobs)
+        await _until(desk, name, f"copying to {name}", lambda line: line.owed_blobs, list_awaited)
         nursery.cancel_scope.cancel(reason="nothing is owed")
     return not given_up
 
@@ -293,33 +299,44 @@ async def _line(desk: Desk, name: str) -> LocationLine:
     return next(line for line in await list_locations(desk.database) if line.name == name)
 
 
+async def _held_up(database: Database, name: str) -> Sequence[Awaited]:
+    held_up = await list_held_up(database, name)
+    return [Awaited(at.location, at.paused, at.away_for, at.blobs) for at in held_up.waits_for]
+
+
 async def _until(
-    desk: Desk, name: str, text: str, left: Callable[[LocationLine], int], state: LocationState | None = None
+    desk: Desk,
+    name: str,
+    text: str,
+    left: Callable[[LocationLine], int],
+    who: Callable[[Database, str], Awaitable[Sequence[Awaited]]],
+    state: LocationState | None = None,
 ) -> None:
     """Show how much is left until it is nothing, and the location in the `state`, if one is given.
 
-    Returns, too, when nothing is left but what nothing can move. What only waits for a location that is away may yet go: that is
-    said, once each time that it changes.
+    Returns, too, when nothing is left but what nothing can move. What only waits for a location that is away may yet go: `who` is
+    waited for is said each time that it changes, and once a minute.
     """
     with progress_bar() as bar:
         task: TaskID | None = None
         told: frozenset[tuple[str, bool]] = frozenset()
-        asked = float("-inf")
+        asked = said = float("-inf")
         while True:
             line = await _line(desk, name)
             remaining = left(line)
             task = _advance(bar, task, text, remaining)
             if remaining == line.stuck_blobs and (remaining or state in (None, line.state)):
                 return
-            if line.unproven and trio.current_time() >= asked + _ASK_WHO_IS_AWAY:
+            if remaining and trio.current_time() >= asked + _ASK_WHO_IS_AWAY:
                 asked = trio.current_time()
-                held_up = await list_held_up(desk.database, name)
-                for at in held_up.waits_for:
-                    if (at.location, at.paused) not in told:
-                        bar.console.print(
-                            _say_wait(at.blobs, at.location, at.away_for, paused=at.paused), soft_wrap=True
-                        )
-                told = frozenset((at.location, at.paused) for at in held_up.waits_for)
+                again = asked >= said + _SAY_AGAIN
+                waits_for = await who(desk.database, name)
+                for at in waits_for:
+                    if again or (at.location, at.paused) not in told:
+                        said = asked
+                        words = _say_wait(at.blobs, at.location, at.away_for, paused=at.paused, reason=at.reason)
+                        bar.console.print(words, soft_wrap=True, markup=False, highlight=False)
+                told = frozenset((at.location, at.paused) for at in waits_for)
             await trio.sleep(_LOOK_AGAIN)
 
 

@@ -142,6 +142,8 @@ class PostgresLedger:
     """What this node's copies bring; told with every heartbeat."""
     down: Callable[[], Mapping[str, float]] = dict
     """For how many seconds this node has seen which locations down; told likewise."""
+    why_down: Callable[[], Mapping[str, str]] = dict
+    """And why."""
     clock: ClockOffset = field(factory=ClockOffset)
     """This machine's clock beside the database's, as heartbeats show it."""
     draining: bool = False
@@ -342,6 +344,7 @@ class PostgresLedger:
             forget_after=self._forget_nodes_after,
             throughput=self.throughput.rates(),
             down=self.down(),
+            why_down=self.why_down(),
         )
         if view.now is not None:
             self.clock.take(sent, view.now, self.clock.clock())

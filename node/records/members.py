@@ -10,6 +10,9 @@ from node.records.postgres import Database
 from replication.model import ClusterView, Drill, LocationState, NodeView
 from replication.plan import SILENT_AFTER
 
+_MOST_OF_A_REASON = 500
+"""Characters."""
+
 
 @frozen
 class Membership:
@@ -67,21 +70,22 @@ async def heartbeat(
     forget_after: float,
     throughput: Mapping[str, float] | None = None,
     down: Mapping[str, float] | None = None,
+    why_down: Mapping[str, str] | None = None,
 ) -> ClusterView:
     """Say that this node lives; return the other nodes and the locations' states. Nodes silent for long are forgotten.
 
     `throughput` is what this node's copies bring into each location, bytes per second, and `down` for how many seconds it has seen
-    which locations down, so that any node can tell.
+    which locations down, and `why_down` the reasons, so that any node can tell.
     """
     rows = await database.fetch(
         """
         WITH me AS (
-            INSERT INTO node (id, preference, defaults, version, draining, throughput, down, locations)
+            INSERT INTO node (id, preference, defaults, version, draining, throughput, down, locations, down_reasons)
             VALUES ($1, $2, $3, $4, $5, $7::jsonb, (
                 SELECT coalesce(jsonb_object_agg(key, extract(epoch FROM now()) - value::float8), '{}')
-                FROM jsonb_each_text($8::jsonb)), $9::text[])
+                FROM jsonb_each_text($8::jsonb)), $9::text[], $10::jsonb)
             ON CONFLICT (id) DO UPDATE SET seen_at = now(), draining = excluded.draining, throughput = excluded.throughput,
-                down = excluded.down
+                down = excluded.down, down_reasons = excluded.down_reasons
             RETURNING id),
         -- Waits for nobody: it may be one that was silent for long and now lives, and is about to forget this one.
         gone AS (DELETE FROM node WHERE id IN (
@@ -105,6 +109,7 @@ async def heartbeat(
         json.dumps(dict(throughput or {})),
         json.dumps(dict(down or {})),
         None if member.locations is None else sorted(member.locations),
+        json.dumps({name: reason[:_MOST_OF_A_REASON] for name, reason in (why_down or {}).items()}),
     )
     return ClusterView(
         tuple(
