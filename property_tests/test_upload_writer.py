@@ -1,6 +1,6 @@
 """The upload writer against the plainest model: any sequence of requests, by any writers, becomes exactly its bytes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import pairwise
@@ -12,7 +12,7 @@ from attrs import define, evolve, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.contract import EngineError, EngineUnavailable
+from engines.contract import EngineError, EngineUnavailable, ObjectFacts, Part
 from property_tests.memory_engine import Faults, MemoryEngine, MemoryStore
 from replication.hashing import BlobHasher
 from replication.part_numbers import OFTEN_TAKEN_OVER, part_size_at, record_every
@@ -272,6 +272,34 @@ def test_two_parts_fail_as_one() -> None:
         with pytest.raises(EngineUnavailable):
             await upload.finish([bytes(10 * PART)])
         assert upload.pool.statistics().held == 0
+
+    run(work)
+
+
+class _Agreeable(MemoryEngine):
+    """Says yes to whoever ends a write that has ended, as some stores do, whatever it was ended with."""
+
+    async def finish_parts(self, key: str, upload: str, parts: Sequence[Part]) -> ObjectFacts:
+        if key in self.store.objects:
+            return ObjectFacts(sum(part.size for part in parts), "the object's")
+        return await super().finish_parts(key, upload, parts)
+
+
+@given(st.integers(PART, 4 * PART), st.integers(0, 3 * PART))
+def test_nothing_is_known_of_what_was_ended_before(more: int, less: int) -> None:
+    """Where bytes were found in an object, and not put, its digest is for who has read it: it may have others behind them."""
+
+    async def work() -> None:
+        upload = uploader()
+        upload.engine = FaultyEngine(_Agreeable(store_of(upload), part_minimum=PART))
+        await upload.write([Random(1).randbytes(3 * PART)])
+        known, rest = upload.data, Random(2).randbytes(more)
+        whole = await upload.finish([rest])
+        assert whole.digest == digest_of(upload.data)
+        upload.data = known
+        upload.take_over()
+        again = await upload.finish([rest[: max(1, more - less)]])
+        assert (again.key, again.digest) == (whole.key, None)
 
     run(work)
 
