@@ -1,6 +1,7 @@
 """Passwords are hashed a few at a time, whatever asks for it."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,7 @@ from node.auth.credentials import NotProven
 from node.auth.model import ANYBODY
 from node.auth.secrets import hash_secret
 from node.records.bootstrap import offer_bootstrap
-from tests.auth.people import ACCOUNTS
+from tests.auth.people import ACCOUNTS, Person, settled
 from tests.registry.world import MakeWorld
 
 PASSWORD = "correct horse"
@@ -72,3 +73,20 @@ async def test_one_bound_for_all_that_hash(world: MakeWorld, monkeypatch: pytest
             nursery.start_soon(log_in, f"nobody{number}")
     assert gauge.all >= 9
     assert gauge.most == 2
+
+
+async def test_a_crowd_with_one_password(world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many come at once with one name and password, as a fleet whose node has just started, all get in by few hashes."""
+    gauge = Gauge()
+    (us,) = await settled(world)
+    monkeypatch.setattr(passwords, "verify_now", gauge.around(passwords.verify_now))
+    found = Counter[int]()
+
+    async def log_in() -> None:
+        found[(await us.ask("GET", "/v2/auth", headers=Person("reader").basic)).status] += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(log_in)
+    assert found == {200: 100}
+    assert gauge.all <= 4
