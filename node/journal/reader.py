@@ -105,9 +105,15 @@ class _Reading:
                 data = await read_object(self.engines[location], key)
                 self.silent[location] = 0
                 return decode(data)
-            except (ObjectMissing, Damaged) as error:
+            except ObjectMissing as error:
                 self.tell(Finding("damaged", location, key, str(error)))
                 return None
+            except Damaged as error:
+                # It may have the right bytes all the same.
+                if tries == _TRIES:
+                    self.tell(Finding("damaged", location, key, str(error)))
+                    return None
+                _log.warning("a journal object came damaged, and is read again", key=key, reason=str(error))
             except EngineError as error:
                 if tries == _TRIES:
                     self.tell(Finding("unreachable", location, f"{key}: {error}", _NOT_READ))

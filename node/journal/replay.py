@@ -31,6 +31,7 @@ from node.records.replay import (
     delete_gone,
     drop_overtaken,
     forget_gone_copies,
+    join_awaited,
     missing_links,
     move_tags_on,
     place_copies,
@@ -132,6 +133,7 @@ async def replay(
     for location, engine in sorted(engines.items()):
         await _objects(work, location, engine, found.keys.get(location, {}))
     await check_turn(database, turn)
+    await join_awaited(database)
     work.note(unlinked=await unlink_gone(database), copies_gone=await forget_gone_copies(database))
     tags = await move_tags_on(database)
     for line in tags.without:
@@ -153,8 +155,9 @@ async def _policies(database: Database) -> int:
             await write_policy(database, named.name, policy)
             changed += 1
         expiration = named.fact["tag_expiration"]
-        if isinstance(expiration, int | float):
-            await set_tag_expiration(database, named.name, float(expiration))
+        await set_tag_expiration(
+            database, named.name, float(expiration) if isinstance(expiration, int | float) else None
+        )
     for named in await staged(database, "defaults"):
         if named.fact is not None and named.fact["locations"]:
             names: Any = named.fact["locations"]

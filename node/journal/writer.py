@@ -49,6 +49,9 @@ _log = structlog.get_logger("antipode.journal")
 
 _FAILURES_SAID = 10
 
+_TRIES = 3
+"""A store may send wrong bytes and have the right ones."""
+
 
 @frozen
 class JournalSettings:
@@ -162,20 +165,27 @@ class JournalWriter:
         while (merge := await next_merge(self._database, turn, settings.merge)) is not None:
             entries: list[Entry] = []
             for key in merge.keys:
-                with trio.fail_after(settings.step_deadline):
-                    data = await read_object(self._engines[turn.location], key)
-                try:
-                    entries += decode(data)[1]
-                except Damaged as error:
-                    _log.error(
-                        "a journal object is damaged: what others say of its time counts", key=key, reason=str(error)
-                    )
+                entries += await self._read(turn.location, key)
             last = last_words(entries)
             written = await self._put(turn, "hour", merge.hour, encode("hour", last))
             if not await finish_merge(self._database, turn, written, len(last), merge.keys):
                 raise _LeaseLost
             await self._renew(turn)
         await prune_journal(self._database, turn, settings.retention)
+
+    async def _read(self, location: str, key: str) -> Sequence[Entry]:
+        """Return what a journal object says, which is then deleted: nothing where it is damaged however often it is read."""
+        for tries in range(1, _TRIES + 1):
+            with trio.fail_after(self._settings.step_deadline):
+                data = await read_object(self._engines[location], key)
+            try:
+                return decode(data)[1]
+            except Damaged as error:
+                if tries == _TRIES:
+                    _log.error(
+                        "a journal object is damaged: what others say of its time counts", key=key, reason=str(error)
+                    )
+        return ()
 
     async def _renew(self, turn: Turn) -> None:
         if not await renew_journal(self._database, turn, self._settings.lease):

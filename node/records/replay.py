@@ -238,6 +238,15 @@ async def restore_manifest(
     raise DatabaseUnavailable(f"the blobs of {manifest.digest} come and go")
 
 
+async def join_awaited(database: Database) -> None:
+    """Let indexes have the children that are there by now: neither saw the other where both came back at the same moment."""
+    await database.fetch(
+        "INSERT INTO manifest_child (manifest_id, child_id) SELECT a.manifest_id, c.id "
+        "FROM awaited_child a JOIN manifest c ON c.digest = a.digest ORDER BY 1, 2 ON CONFLICT DO NOTHING",
+        deadline=_SECONDS,
+    )
+
+
 async def unlink_gone(database: Database) -> int:
     """Take out of their repositories the manifests that left them later than the records know; return how many."""
     rows = await database.fetch(
