@@ -167,11 +167,17 @@ def _read_networks(value: object, findings: Findings) -> tuple[IPv4Network | IPv
     right = 'write a list of networks, such as ["10.0.0.0/8", "fd00::/8"]'
     if value is None or value == []:
         return ()
+    listed: tuple[IPv4Network | IPv6Network, ...] = ()
     try:
-        return tuple(ip_network(text) for text in _texts(value, right))
+        listed = tuple(ip_network(text) for text in _texts(value, right))
     except Unfit as error:
         findings.wrong("TRUSTED_PROXY_CIDR", show(value), str(error))
     except ValueError as error:
         # Says which text and what is wrong with it: "10.0.0.1/8 has host bits set".
         findings.wrong("TRUSTED_PROXY_CIDR", show(value) if isinstance(value, Hidden) else str(error), right)
-    return ()
+    if whole := [str(network) for network in listed if network.prefixlen == 0]:
+        findings.warn(
+            f"TRUSTED_PROXY_CIDR: {', '.join(whole)} is everybody, so anybody may say to be anybody: failed logins and shares are "
+            "counted by addresses that clients choose; list your balancers alone"
+        )
+    return listed

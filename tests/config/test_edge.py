@@ -48,6 +48,13 @@ def test_who_ends_tls_should_be_listed() -> None:
     assert said(PREFERRED_URL_SCHEME="http") == []
 
 
+def test_everybody_is_no_proxy() -> None:
+    """A list of proxies that everybody is in believes what clients write themselves, and that is said."""
+    for listed, named in ((["0.0.0.0/0"], "0.0.0.0/0"), (["10.0.0.0/28", "::/0"], "::/0")):
+        said = [line for line in settings(TRUSTED_PROXY_CIDR=listed).warnings if line.startswith("TRUSTED_PROXY")]
+        assert [f"TRUSTED_PROXY_CIDR: {named} is everybody" in line for line in said] == [True]
+
+
 def test_tls_takes_memory(pair: Pair) -> None:
     """A node that ends TLS itself takes fewer connections at once, unless it is told how many."""
     tls = {"PREFERRED_URL_SCHEME": "https", **files(pair)}
