@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from node.api.frame import Json, Problem, Wrong
 from node.api.tags import Means
 from node.config.values import show
-from node.names import namespace_of
+from node.names import is_name, namespace_of
 from node.records.immutability import read_patterns, write_patterns
 
 MOST_PATTERNS = 50
@@ -44,6 +44,8 @@ async def set_immutability(
         detail = "; ".join(f"{line.field}: found {line.found}; {line.right}" for line in wrong)
         raise Problem(400, "patterns that cannot be used", detail, wrong=tuple(wrong))
     namespace = _namespace(means, namespace, repository)
+    if repository is None and (not is_name(namespace) or "/" in namespace):
+        raise Problem(400, "not a namespace", f"{namespace[:100]!r}: the first part of a repository's name is needed")
     compiled = [(pattern, expression(pattern)) for pattern in patterns]
     if not await write_patterns(means.database, namespace, repository, compiled):
         raise _unknown(namespace, repository)

@@ -142,8 +142,9 @@ async def set_expiration(means: Means, namespace: str, body: object) -> Json:
         if seconds not in options:
             right = ", ".join(map(say_duration, options))
             raise Problem(400, "a window that is not offered", f"TAG_EXPIRATION_OPTIONS has {right}")
-    if not await set_tag_expiration(means.database, namespace, seconds):
-        raise Problem(404, "no such namespace", namespace[:255])
+    if not is_name(namespace) or "/" in namespace:
+        raise Problem(400, "not a namespace", f"{namespace[:100]!r}: the first part of a repository's name is needed")
+    await set_tag_expiration(means.database, namespace, seconds)
     return await expiration_of(means, namespace)
 
 

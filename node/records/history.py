@@ -174,15 +174,17 @@ async def relink_closure(
     )
 
 
-async def set_tag_expiration(database: Database, namespace: str, seconds: float | None) -> bool:
-    """Give a namespace a window of its own, None for the usual one; False: there is no such namespace.
+async def set_tag_expiration(database: Database, namespace: str, seconds: float | None) -> None:
+    """Give a namespace, which nobody need have pushed to yet, a window of its own, None for the usual one.
 
     It counts for what was deleted before, too; what had gone already stays gone.
     """
-    rows: Sequence[object] = await database.fetch(
-        "UPDATE namespace SET tag_expiration = $2 WHERE name = $1 AND in_time($0) RETURNING id", namespace, seconds
+    await database.fetch(
+        "INSERT INTO namespace (name, tag_expiration) SELECT $1, $2 WHERE in_time($0) "
+        "ON CONFLICT (name) DO UPDATE SET tag_expiration = excluded.tag_expiration",
+        namespace,
+        seconds,
     )
-    return bool(rows)
 
 
 async def tag_expiration(database: Database, namespace: str) -> tuple[bool, float | None]:

@@ -24,10 +24,15 @@ async def read_patterns(database: Database, namespace: str, repository: str | No
 async def write_patterns(
     database: Database, namespace: str, repository: str | None, patterns: Sequence[tuple[str, str]]
 ) -> bool:
-    """Replace them by these, each with its regular expression. False: there is no such repository or namespace."""
+    """Replace them by these, each with its regular expression. False: there is no such repository.
+
+    A namespace that nobody has pushed to yet is made: patterns hold from the first push on.
+    """
     row = await database.fetch_row(
         """
-        WITH n AS (SELECT id FROM namespace WHERE name = $1 AND in_time($0) FOR KEY SHARE),
+        WITH n AS MATERIALIZED (
+            SELECT hold_namespace($1) AS id
+            WHERE in_time($0) AND ($2::text IS NULL OR EXISTS (SELECT FROM namespace WHERE name = $1))),
         r AS (
             SELECT r.id FROM n JOIN repository r ON r.namespace_id = n.id WHERE r.name = $2 FOR NO KEY UPDATE OF r),
         here AS (

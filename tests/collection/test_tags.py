@@ -222,6 +222,13 @@ async def test_a_namespace_has_a_window_of_its_own(us: Region, means: Means, lat
     assert (await set_expiration(means, "a", {"tag_expiration": None}))["own"] is False
 
 
+async def test_a_window_comes_before_the_first_push(us: Region, means: Means) -> None:
+    """Whoever makes an organisation says how long its tags can be restored before anybody pushes, as with its quota."""
+    assert (await set_expiration(means, "new", {"tag_expiration": "1d"}))["own"] is True
+    await us.push_image("new/app", "v1", b"layer")
+    assert (await expiration_of(means, "new"))["tag_expiration"] == "1d"
+
+
 async def test_unknown_names_are_problems(us: Region, means: Means) -> None:
     """Whatever is not there is said to be not there, with 404; bodies that cannot be used are 400."""
     await us.push_image("a/b", "v1", b"layer")
@@ -233,7 +240,8 @@ async def test_unknown_names_are_problems(us: Region, means: Means) -> None:
         (restore_tag(means, "a/b", "v1", {"digest": "x"}), 400),
         (remove_repository(means, "no/where"), 404),
         (remove_namespace(means, "nowhere"), 404),
-        (set_expiration(means, "nowhere", {"tag_expiration": "1d"}), 404),
+        (set_expiration(means, "Not A Name", {"tag_expiration": "1d"}), 400),
+        (set_expiration(means, "a/b", {"tag_expiration": "1d"}), 400),
     ]
     for asked, status in wrong:
         with pytest.raises(Problem) as refused:

@@ -74,6 +74,22 @@ async def test_nothing_of_a_refused_push_stays(us: Region) -> None:
     assert await us.rows("SELECT count(*) FROM audit") == before
 
 
+async def test_patterns_come_before_the_first_push(us: Region) -> None:
+    """After a rescue, and in a new organisation, they are set before clients may push; a name that none can have is refused."""
+    await lock(us, "new", "v*")
+    await us.push_image("new/app", "v1", b"one")
+    moved = await us.push_image("new/app", "latest", b"two")
+    body = (await us.ask("GET", f"/v2/new/app/manifests/{moved}")).body
+    assert (await put(us, "new/app", "v1", body)).failure == LOCKED
+    with pytest.raises(Problem) as refused:
+        await lock(us, "Not A Name", "v*")
+    assert refused.value.status == 400
+    with pytest.raises(Problem) as refused:
+        await lock(us, "none/such", "v*")
+    assert refused.value.status == 404
+    assert not await us.rows("SELECT FROM namespace WHERE name = 'none'")
+
+
 async def test_patterns_of_a_repository_are_its_own(us: Region) -> None:
     """A repository's patterns hold there and nowhere else, beside those of its namespace."""
     for name in ("team/a", "team/b"):
