@@ -75,7 +75,7 @@ class Uploader:
 
     async def write(self, chunks: list[bytes]) -> None:
         """Be one PATCH."""
-        async with self.opened() as writer:
+        async with self.opened(last=False) as writer:
             for chunk in chunks:
                 await writer.write(chunk)
             await self.note(await writer.rest())
@@ -84,12 +84,12 @@ class Uploader:
     async def finish(self, chunks: list[bytes], expected: str | None = None) -> StoredObject:
         """Be the final PUT."""
         self.data += b"".join(chunks)
-        async with self.opened() as writer:
+        async with self.opened(last=True) as writer:
             for chunk in chunks:
                 await writer.write(chunk)
             return await writer.finish(expected or digest_of(self.data))
 
-    def opened(self) -> AbstractAsyncContextManager[UploadWriter]:
+    def opened(self, *, last: bool) -> AbstractAsyncContextManager[UploadWriter]:
         return open_writer(
             self.engine,
             self.state,
@@ -97,6 +97,7 @@ class Uploader:
             self.pool,
             part_size=PART,
             record_every=record_every(self.epoch),
+            last=last,
             record=self.note,
             note=self.mix,
         )

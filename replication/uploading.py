@@ -6,7 +6,8 @@ Rules, because parts of an open multi-part write can be neither read, left out n
 2. Beyond that the writer keeps one part's size back, so that whatever is left when a request ends is a valid part.
 3. Only a request that leaves less than a part stores the rest as a small object of its own, the tail; the next request reads
    it back and puts it in front. Its key was reserved (committed) before.
-4. `UploadState` is all that another node needs. It is only ever handed out for bytes that the store has acknowledged.
+4. `UploadState` is all that another node needs. It is only ever handed out for bytes that the store has acknowledged, and for
+   none of the last request before its end: nobody asks how far that came, whoever repeats it sends all of it.
 5. A writer never uses more than `record_every` part numbers beyond the last recorded state, and whoever takes an upload over
    skips that many: two writers that do not know of each other never write the same part. What the one leaves there without a
    record is no part of the other's blob, also where the store does not leave it out (`strays.py`).
@@ -67,6 +68,7 @@ class UploadWriter:
         part_size: int,
         in_flight: int,
         record_every: int,
+        last: bool,
         record: Callable[[UploadState], Awaitable[None]],
         note: Callable[[Mixed], Awaitable[None]],
         waiting: Waiting,
@@ -86,6 +88,7 @@ class UploadWriter:
         self._waiting = waiting
         self._offload = offload
         self._record_every = record_every
+        self._last = last
         self._taken = 0
         self._buffer: deque[bytes] = deque()
         self._buffered = 0
@@ -185,6 +188,7 @@ class UploadWriter:
             part_size=self._part_size,
             in_flight=self._in_flight,
             record_every=self._record_every,
+            last=True,
             record=_nobody,
             note=_nobody,
             waiting=self._waiting,
@@ -298,13 +302,21 @@ class UploadWriter:
                 self._upload = await self._engine.begin_parts(self._state.key)
         if self._number - self._recorded_number >= self._record_every:
             await self._settle()
-            await self._record(self._resting())
+            await self._record_numbers() if self._last else await self._record(self._resting())
             self._recorded_number = self._number
         data = await self._take(size)
         await self._slots.acquire()
         self._nursery.start_soon(self._put_part, self._upload, self._number, data, self._in_parts)
         self._number += 1
         self._in_parts += size
+
+    async def _record_numbers(self) -> None:
+        """Record that part numbers are used, and no bytes: whoever repeats the last request sends all of its own again.
+
+        Not even that where the multi-part write is this request's own: nobody else goes on with it.
+        """
+        if self._state.parts_upload is not None:
+            await self._record(evolve(self._state, next_part=self._number))
 
     async def _put_part(self, upload: str, number: int, data: bytes, begin: int) -> None:
         key = self._state.key
@@ -342,6 +354,7 @@ async def open_writer(
     *,
     part_size: int,
     record_every: int,
+    last: bool,
     in_flight: int = 2,
     record: Callable[[UploadState], Awaitable[None]],
     note: Callable[[Mixed], Awaitable[None]],
@@ -350,8 +363,8 @@ async def open_writer(
 ) -> AsyncIterator[UploadWriter]:
     """Open a writer for one request.
 
-    `record` commits a state in the middle of a long one, at least every `record_every` parts; `note` adds to the last one what the
-    multi-part write is about to be ended as.
+    `record` commits a state in the middle of a long one, at least every `record_every` parts; `note` adds to the latest what the
+    multi-part write is about to be ended as. With `last`, for the request that ends the upload, no bytes are recorded on the way.
     Each call on the store is made inside a `waiting()` of its own, which may end it with an EngineError.
     A part that fails cancels the request; its EngineError comes out of the context as itself, not in a group.
     """
@@ -368,6 +381,7 @@ async def open_writer(
                     part_size=part_size,
                     in_flight=in_flight,
                     record_every=record_every,
+                    last=last,
                     record=record,
                     note=note,
                     waiting=waiting,

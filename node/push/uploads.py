@@ -223,7 +223,7 @@ class Uploads:
         with session.in_use():
             while True:
                 try:
-                    async with self._writer(session) as writer:
+                    async with self._writer(session, last=request.method != "PATCH") as writer:
                         return await work(writer)
                 except EngineError as error:
                     tried.add(session.row.location)
@@ -260,7 +260,7 @@ class Uploads:
         return partial(self._registry.patience.waiting, session.row.location)
 
     @asynccontextmanager
-    async def _writer(self, session: Session) -> AsyncIterator[UploadWriter]:
+    async def _writer(self, session: Session, *, last: bool) -> AsyncIterator[UploadWriter]:
         settings = self._registry.settings
         async with open_writer(
             self._engine(session),
@@ -269,6 +269,7 @@ class Uploads:
             self._registry.pool,
             part_size=settings.part_size,
             record_every=record_every(session.row.epoch),
+            last=last,
             record=partial(self._record, session),
             note=partial(self._note, session),
             waiting=self._waiting(session),

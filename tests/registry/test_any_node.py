@@ -159,15 +159,20 @@ async def test_a_client_that_vanishes_goes_on(world: MakeWorld, repository: str)
     assert (await us.put(reply.location, digest_of(data))).status == 201
 
 
-async def test_a_put_that_breaks_off_can_be_repeated(world: MakeWorld, repository: str) -> None:
-    """A client that vanishes in the final PUT repeats it; what the torn one wrote is accounted for and goes."""
-    us, _ = await world("us eu", "eu us", part_size=PART)
-    data = secrets.token_bytes(6 * PART)
+@pytest.mark.parametrize("parts", [5, 100], ids=["short", "long"])
+@pytest.mark.parametrize("begun", [0, PART // 2, 3 * PART - 7], ids=["whole", "behind a tail", "behind parts"])
+async def test_a_put_that_breaks_off_can_be_repeated(world: MakeWorld, repository: str, parts: int, begun: int) -> None:
+    """A client that vanishes in the final PUT repeats it, however long it is; what the torn one wrote is accounted for and goes."""
+    us, eu = await world("us eu", "eu us", part_size=PART)
+    data = secrets.token_bytes(begun + (parts + 1) * PART)
     location = await us.start_upload(repository)
+    if begun:
+        location = (await us.patch(location, data[:begun])).location
     with pytest.raises(ClientGone):
-        await us.put(location, digest_of(data), Body(data[: 5 * PART], gone=True))
+        await us.put(location, digest_of(data), Body(data[begun : begun + parts * PART], gone=True))
     assert await us.rows("SELECT FROM blob") == []
-    assert (await us.put(location, digest_of(data), data)).status == 201
+    assert (await eu.put(location, digest_of(data), data[begun:])).status == 201
+    assert (await eu.ask("GET", f"/v2/{repository}/blobs/{digest_of(data)}")).body == data
     assert await us.unaccounted("us") == set()
     await bury_due(us)
     assert len(await us.contents("us")) == 1
