@@ -11,7 +11,9 @@ from attrs import evolve
 from node.auth.changes import ACCESS_CHANGED
 from node.auth.model import Role
 from node.push.reading import OCI_MANIFEST
+from node.records.collect import pause, resume
 from node.records.immutability import write_patterns
+from node.records.manifests import ManifestFacts
 from node.records.permissions import (
     Grantee,
     Granting,
@@ -24,6 +26,7 @@ from node.records.permissions import (
 )
 from node.records.policies import write_policy
 from node.records.postgres import Database
+from node.records.replay import restore_manifest
 from node.records.uploads import expire_uploads
 from replication.policy import parse_policy
 from tests.auth.people import ROLES, Person, bearing, settled, token_for
@@ -316,3 +319,42 @@ async def test_what_somebody_uses_stays(us: Region) -> None:
     await us.rows("DELETE FROM upload")
     assert await unmake_repository(database, "a/upload")
     assert await repositories(us) == {"a/blob", "a/image"}
+
+
+async def test_what_was_refused_stays_while_collection_is_paused(world: MakeWorld) -> None:
+    """An older database may know less of the repository than the journals, which would take it for deleted; afterwards it goes."""
+    (us,) = await settled(world)
+    database, creator = us.registry.database, ROLES["creator"]
+    before = await repositories(us)
+    await refuse_by_policy(us)
+    await pause(database)
+    assert (await post(us, "private/new", creator)).status == 503
+    assert await settle_new_repositories(database, 0.0, 10) == 0
+    assert not await unmake_repository(database, "private/new")
+    assert await repositories(us) == {*before, "private/new"}
+    assert await us.rows("SELECT name FROM journal_entry WHERE kind = 'repository'") == []
+    assert await resume(database)
+    assert await settle_new_repositories(database, 0.0, 10) == 1
+    assert await repositories(us) == before
+
+
+async def test_what_a_repair_brings_back_stays_while_somebody_takes_its_repository_back(
+    us: Region, migrated_uri: str
+) -> None:
+    """Also where collection was paused only while that one waited for the repository: whoever restores something makes it anew."""
+    database = us.registry.database
+    assert await create_repository(database, "a/b", "library", "", for_push=True)
+    async with trio.open_nursery() as nursery, held_transaction(migrated_uri) as held:
+        await held.fetch("SELECT FROM repository WHERE name = 'a/b' FOR UPDATE")
+        nursery.start_soon(unmake_repository, database, "a/b")
+        await wait_until_one_waits(database)
+        await pause(database)
+        facts = ManifestFacts(digest_of(b"m"), OCI_MANIFEST, b"m", (digest_of(b"layer"),))
+        nursery.start_soon(restore_manifest, database, "a/b", "library", facts, {digest_of(b"layer"): 5}, 1.0)
+        await wait_until_one_waits(database, 2)
+    rows = await us.rows("SELECT r.name FROM repository_manifest rm JOIN repository r ON r.id = rm.repository_id")
+    assert rows == [{"name": "a/b"}]
+    words = await us.rows(
+        "SELECT kind, fact IS NULL AS gone FROM journal_entry WHERE kind IN ('repository', 'link') ORDER BY at, id"
+    )
+    assert (words[-1]["kind"], words[-1]["gone"]) == ("link", False)
