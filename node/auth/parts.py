@@ -27,6 +27,8 @@ from node.config.settings import FederationRule, Settings
 from node.hooks.addresses import networks
 from node.records.postgres import Database
 from node.records.robot_federation import list_rules
+from node.shares import Sources
+from node.web.proxies import Proxies
 from replication.ports import Publish
 
 
@@ -104,7 +106,8 @@ def _sign_in(
     if provider is None:
         return None
     reserved = frozenset((*settings.superusers, settings.library_namespace))
-    return SignIn(provider, database, sealer, clock, settings.login_token_lifetime, reserved, node, teams)
+    sources = Sources(Proxies(settings.edge.trusted_proxies))
+    return SignIn(provider, database, sealer, clock, settings.login_token_lifetime, reserved, node, teams, sources)
 
 
 def make_parts(

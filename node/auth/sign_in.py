@@ -10,8 +10,8 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import structlog
@@ -27,18 +27,19 @@ from node.auth.sealing import Sealed, Sealer
 from node.auth.secrets import APPLICATION, hash_secret, new_secret
 from node.auth.team_sync import TeamSync
 from node.auth.told import Unread
-from node.errors import TOOMANYREQUESTS, RegistryError
+from node.gates import Gate
 from node.records.accounts import Account
 from node.records.application_tokens import ApplicationToken, create_token
 from node.records.federated_logins import create_linked, find_linked
 from node.records.postgres import Database
+from node.shares import Sources
 
 _log = structlog.get_logger("antipode.access")
 
 _CONTEXT = "login"
 _SECONDS = 600.0
 """How long somebody may take in the browser, where the provider does not say."""
-_AT_ONCE, _WAITING, _PATIENCE = 8, 64, 10.0
+_AT_ONCE, _WAITING, _PATIENCE = 8, 64, 20.0
 _BEGUN = Limits(account=2**31, address=100)
 """Logins that one address may begin within five minutes: each is a request to the provider."""
 _REDIRECT = re.compile(r"http://(127\.0\.0\.1|\[::1\]|localhost):[1-9][0-9]{0,4}/[a-z]{0,20}")
@@ -83,8 +84,11 @@ class SignIn:
     _node: str
     _teams: TeamSync | None = None
     """Whoever logs in joins and leaves teams by what the provider says."""
+    _sources: Sources = field(factory=Sources)
+    """Who shares the turns: nobody has said yet who they are."""
     _begun: Failures = field(init=False)
-    _limiter: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(_AT_ONCE), init=False)
+    _gate: Gate = field(factory=lambda: Gate("logins", _AT_ONCE, _WAITING, _PATIENCE), init=False)
+    """Lets a few ask the provider at once."""
 
     def __attrs_post_init__(self) -> None:
         self._begun = Failures(trio.current_time, limits=_BEGUN, what="logins begun")
@@ -95,7 +99,7 @@ class SignIn:
         Raises LoginRefused, DirectoryUnavailable, RegistryError (429).
         """
         await self._count(address)
-        async with self._turn():
+        async with self._turn(address):
             device = await self.provider.begin_device()
         handle = self._seal({"device": device.code}, device.lifetime)
         return Begun(handle, device.uri, device.whole_uri, device.user_code, device.lifetime, device.interval)
@@ -114,7 +118,7 @@ class SignIn:
             raise LoginRefused("code_challenge: write the S256 challenge of RFC 7636, 43 characters")
         await self._count(address)
         nonce = secrets.token_urlsafe(24)
-        async with self._turn():
+        async with self._turn(address):
             uri = await self.provider.authorization(redirect, challenge, state, nonce)
         kept = {"redirect": redirect, "challenge": challenge, "nonce": nonce}
         return Begun(self._seal(kept, _SECONDS), uri)
@@ -127,7 +131,7 @@ class SignIn:
         Raises LoginRefused, DirectoryUnavailable, DatabaseUnavailable, RegistryError (429).
         """
         kept = self._unseal(handle)
-        async with self._turn():
+        async with self._turn(address):
             match kept:
                 case {"device": str(device)}:
                     found = await self.provider.poll(device)
@@ -190,17 +194,9 @@ class SignIn:
         self._begun.check("", address)
         await self._begun.note("", address)
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Let a few ask the provider at once. Raises RegistryError (429)."""
-        with trio.move_on_after(_PATIENCE if self._limiter.statistics().tasks_waiting < _WAITING else 0) as scope:
-            await self._limiter.acquire()
-        if scope.cancelled_caught:
-            raise RegistryError(TOOMANYREQUESTS, {"reason": "too many logins at once"}, retry_after=2)
-        try:
-            yield
-        finally:
-            self._limiter.release()
+    def _turn(self, address: str) -> AbstractAsyncContextManager[None]:
+        """Ask the provider within this. Raises RegistryError (429)."""
+        return self._gate.enter(self._sources.of(address))
 
     def _seal(self, kept: Mapping[str, str], lifetime: float) -> str:
         document = {**kept, "ends": self._clock() + lifetime}

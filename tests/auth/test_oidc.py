@@ -21,9 +21,11 @@ from node.api.openapi import PREFIX
 from node.auth.id_token import email_of, name_of, refuse
 from node.auth.issuers import Issuers, Key
 from node.auth.outgoing import ANYWHERE, Outgoing
-from node.auth.provider import LoginRefused, Provider
+from node.auth.provider import LoginRefused, Pending, Provider
 from node.auth.sign_in import is_loopback, proves
 from node.config.settings import OidcSettings
+from node.errors import RegistryError
+from node.gates import Gate
 from node.records.accounts import create_user, find_account, update_account
 from node.records.auditlog import Filter, read_lines
 from tests.api.test_rights import app_of
@@ -177,6 +179,37 @@ async def test_names_that_no_account_can_have(world: MakeWorld, provider: there.
     assert "there is no preferred_username" in refused.json()["detail"]
 
 
+async def test_nobody_holds_logins_up(
+    world: MakeWorld, provider: there.Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many questions about a login one address has out, while the provider takes its time, another one begins a login."""
+    (us,) = await with_provider(world, provider, "us")
+    assert us.node.access.parts is not None
+    signs, refused = us.node.access.parts.sign_in, list[RegistryError]()
+    assert signs is not None
+    begun = await signs.begin_device("192.0.2.1")
+    verifier = base64.urlsafe_b64encode(hashlib.sha256(b"x").digest()).rstrip(b"=").decode()
+
+    async def forever(_provider: Provider, _code: str) -> Pending:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def poll() -> None:
+        try:
+            await signs.finish(begun.handle, None, None, "x", "192.0.2.1")
+        except RegistryError as error:
+            refused.append(error)
+
+    monkeypatch.setattr(Provider, "poll", forever)
+    async with trio.open_nursery() as nursery:
+        for _ in range(200):
+            nursery.start_soon(poll)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert {error.code.status for error in refused} == {429}
+        assert (await signs.begin_code(BACK, verifier, "a-state-of-it", "192.0.2.2")).uri
+        nursery.cancel_scope.cancel()
+
+
 async def test_disabled_accounts(world: MakeWorld, provider: there.Provider) -> None:
     """Somebody whom this registry has disabled stays so, whatever the provider says, and so do their tokens."""
     (us,) = await with_provider(world, provider)
@@ -276,13 +309,10 @@ async def test_a_provider_that_answers_slowly(world: MakeWorld, provider: there.
     (us,) = await with_provider(world, provider)
     signs = us.node.access.parts and us.node.access.parts.sign_in
     assert signs
-    signs._limiter.total_tokens = 1
-    async with signs._limiter, trio.open_nursery() as nursery:
-        for _ in range(64):
-            nursery.start_soon(signs._limiter.acquire_on_behalf_of, object())
-        await trio.testing.wait_all_tasks_blocked()
+    # As full as it gets at once: one asks, and nobody may wait.
+    signs._gate = Gate("logins", 1, 0, 20.0)
+    async with signs._gate.enter("somebody"):
         assert (await Client(us).ask("POST", "/login/device")).status_code == 429
-        nursery.cancel_scope.cancel()
     assert (await Client(us).ask("POST", "/login/device")).status_code == 200
 
 
