@@ -15,12 +15,12 @@ from attrs import define, field, frozen
 
 from node.shares import NOBODY
 from node.web.access import address_text
-from node.web.connection import Stream
+from node.web.connection import TlsStream, stream_of
 from node.web.crowd import Crowd
 from node.web.eldest import Eldest
 from node.web.proxies import NO_PROXIES, Proxies
 from node.web.proxy_protocol import BadProxyHeader, read_header
-from node.web.waits import LAST_REQUEST
+from node.web.waits import LAST_REQUEST, Socket
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
 
@@ -42,9 +42,10 @@ class NotAdmitted(Exception):
 class Arrived:
     """A connection that may send requests, and the address it comes from: the proxy's client, where there is one."""
 
-    stream: Stream
+    secure: TlsStream | None
+    """What its bytes go through, where that is not the socket itself."""
     peer: str
-    """As `getpeername` or the PROXY header has it; an IPv4 peer of a dual-stack socket in its usual form."""
+    """As the socket or the PROXY header has it; an IPv4 peer of a dual-stack socket in its usual form."""
 
 
 @define(eq=False)
@@ -65,27 +66,25 @@ class Arrivals:
         for scope in self._arriving:
             scope.deadline = min(scope.deadline, trio.current_time() + self.seconds)
 
-    async def admit(self, accepted: trio.socket.SocketType) -> Arrived:
+    async def admit(self, accepted: Socket, peer: str) -> Arrived:
         """Return the connection when it may begin. It is in the crowd then. Raises NotAdmitted, and what the socket raises."""
-        peer = address_text(accepted.getpeername()[0])
-        ends = trio.current_time() + self.seconds
+        peer, ends = address_text(peer), trio.current_time() + self.seconds
         if self.proxy_protocol and self.proxies.trusts(peer):
             peer = await self._announced(accepted, peer, ends)
         self.crowd.enter(accepted, peer)
-        plain = trio.SocketStream(accepted)
         if self.tls is None:
-            return Arrived(plain, peer)
-        secure = trio.SSLStream(plain, self.tls(), server_side=True, https_compatible=True)
+            return Arrived(None, peer)
+        secure = trio.SSLStream(stream_of(accepted), self.tls(), server_side=True, https_compatible=True)
         with self._bounded(self.crowd.sources.of(peer), ends):
             await secure.do_handshake()
             return Arrived(secure, peer)
         raise NotAdmitted
 
-    async def _announced(self, accepted: trio.socket.SocketType, proxy: str, ends: float) -> str:
+    async def _announced(self, accepted: Socket, proxy: str, ends: float) -> str:
         """Return whose connection this is, as a listed proxy says."""
         with self._bounded(NOBODY, ends):
             try:
-                return await read_header(accepted) or proxy
+                return await read_header(trio.socket.from_stdlib_socket(accepted)) or proxy
             except BadProxyHeader as error:
                 log.warning("a trusted proxy's connection was refused", proxy=proxy, reason=str(error))
                 raise NotAdmitted from error

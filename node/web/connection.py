@@ -20,10 +20,15 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from node.web.pace import PATIENCE, Pace, send_paced
-from node.web.waits import HEAD_SECONDS, Waits, has_bytes
+from node.web.waits import HEAD_SECONDS, Socket, Waits, has_bytes
 
 TlsStream = trio.SSLStream[trio.SocketStream]
 Stream = trio.SocketStream | TlsStream
+
+
+def stream_of(accepted: Socket) -> trio.SocketStream:
+    """Return a plain socket as a stream of Trio's. Closing that closes the socket."""
+    return trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
 
 class Pushback:
@@ -147,7 +152,7 @@ class Connection(TCPServer):
         self._idle = True
         self._reading: trio.CancelScope | None = None
 
-    async def serve(self, socket: trio.socket.SocketType, *, peer: str, secure: bool) -> None:
+    async def serve(self, socket: Socket, *, peer: str, secure: bool) -> None:
         """Serve requests of `peer` until either side closes; a TLS stream has shaken hands. The stream is closed at the end."""
         try:
             client = (peer, socket.getpeername()[1])
@@ -183,7 +188,7 @@ class Connection(TCPServer):
             else:
                 self._waits.end(scope)
 
-    async def _read(self, socket: trio.socket.SocketType, http: Http1) -> None:
+    async def _read(self, socket: Socket, http: Http1) -> None:
         """Read until the other side closes, or nothing comes in time."""
         begun: float | None = None
         while True:

@@ -5,11 +5,11 @@ nothing for as long as it likes. So there are only as many of them as it takes t
 the oldest of whoever has most.
 """
 
-import trio
 from attrs import define, field
 
 from node.shares import Places, Sources
 from node.web.eldest import Eldest
+from node.web.waits import Socket, close
 
 RESERVE = 64
 """Connections beyond MAXIMUM_CONNECTIONS: enough for every balancer's probes, and for telling the others why."""
@@ -23,10 +23,10 @@ class Crowd:
 
     places: Places
     sources: Sources
-    _of: dict[trio.socket.SocketType, str] = field(factory=dict, init=False)
-    _beyond: Eldest[trio.socket.SocketType] = field(factory=Eldest, init=False)
+    _of: dict[Socket, str] = field(factory=dict, init=False)
+    _beyond: Eldest[Socket] = field(factory=Eldest, init=False)
 
-    def enter(self, accepted: trio.socket.SocketType, address: str) -> None:
+    def enter(self, accepted: Socket, address: str) -> None:
         """Count a connection, which must `leave`. One of those that are too many already may be closed for it."""
         who = self.sources.of(address)
         if self.places.take(who):
@@ -34,14 +34,14 @@ class Crowd:
             return
         self.places.refused(who)
         if len(self._beyond) >= STAY:
-            self._beyond.pop().close()
+            close(self._beyond.pop())
         self._beyond.add(accepted, who)
 
-    def is_beyond(self, accepted: trio.socket.SocketType) -> bool:
+    def is_beyond(self, accepted: Socket) -> bool:
         """Tell whether a connection is one too many."""
         return accepted in self._beyond
 
-    def leave(self, accepted: trio.socket.SocketType) -> None:
+    def leave(self, accepted: Socket) -> None:
         """Count a connection no more. One that never entered was not counted."""
         who = self._of.pop(accepted, None)
         if who is None:

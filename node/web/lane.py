@@ -9,7 +9,6 @@ the same hand. `tests/edge/test_lane.py` compares the two edges.
 """
 
 from collections.abc import Callable
-from types import TracebackType
 
 import trio
 from attrs import Factory, define, field, frozen
@@ -24,7 +23,7 @@ from node.web.heads import VERSION, Head, Heads, Kept, NotHere
 from node.web.outgoing import lines_of
 from node.web.pace import PATIENCE
 from node.web.proxies import NO_PROXIES, Proxies
-from node.web.waits import HEAD_SECONDS, Waits
+from node.web.waits import HEAD_SECONDS, Socket, Waits
 from node.web.wire import Rest, Wire, head_with
 
 HEAD_MOST = 16 * 1024
@@ -35,6 +34,7 @@ _MOST_KNOWN = 1024
 """Answers that are given again: with what they were decided by 2 MiB."""
 
 _GONE = (ClientGone, trio.BrokenResourceError, trio.ClosedResourceError)
+_END = b"\r\n\r\n"
 _BEGINNINGS = frozenset({word[:length] for word in (b"GET ", b"HEAD") for length in range(1, 5)})
 
 
@@ -76,62 +76,59 @@ class Lane:
     _kept: Kept = field(factory=dict, init=False)
     waits: Waits = field(default=Factory(lambda self: Waits(self.keep_alive / 10), takes_self=True), init=False)
     """Which of them wait. Its `stop` closes those that have long been idle, and the others after the answer that tells them so."""
+    _now: Callable[[], float] = field(default=trio.current_time, init=False)
+    """Trio's clock; while `run` runs without the two calls that stand between, which an image would have fifty times."""
 
     async def run(self) -> None:
         """Close connections that wait too long, for ever."""
+        self._now = trio.lowlevel.current_clock().current_time
         await self.waits.run()
 
-    async def serve(self, stream: Bytes, peer: str, proxies: Proxies = NO_PROXIES) -> bytes | None:
+    async def serve(self, stream: Bytes | Socket, peer: str, proxies: Proxies = NO_PROXIES) -> bytes | None:
         """Answer pulls on a connection. Return the bytes with which Hypercorn goes on, or None when the connection is over.
 
-        Raises what the stream raises.
+        A socket must not block. Raises what the stream raises.
         """
-        line = Direct(stream, self.waits) if isinstance(stream, trio.SocketStream) else Scoped(stream, self.waits)
+        line = Direct(stream, self.waits) if isinstance(stream, Socket) else Scoped(stream, self.waits)
         heads, buffer = Heads(address_text(peer), proxies, self._kept), bytearray()
-        while True:
-            end = await self._read_head(line, buffer)
-            if end is None:
+        idle: float | None = self._now()
+        while idle is not None:
+            if buffer:
+                # Whoever sends many requests at once must not keep the others waiting.
+                await trio.lowlevel.checkpoint()
+            elif data := await line.receive(idle + self.keep_alive, idle=idle):
+                buffer += data
+            else:
                 return None
-            if end == 0:
-                break
+            end = buffer.find(_END) + len(_END)
+            if not len(_END) <= end <= HEAD_MOST:
+                whole = await self._read_on(line, buffer)
+                if not whole:
+                    return None if whole is None else bytes(buffer)
+                end = whole
             raw = bytes(buffer if end == len(buffer) else buffer[:end])
-            began = trio.current_time()
+            began = self._now()
             given = self._given(raw, heads, began)
             if given is not None:
                 del buffer[:end]
-                if not await self._answer_again(line, began, *given):
-                    return None
+                idle = await self._answer_again(line, began, *given)
                 continue
             try:
                 head = heads.read(raw)
             except NotHere:
-                break
+                return bytes(buffer)
             del buffer[:end]
-            if not await self._answer(line, began, head):
-                return None
-        return bytes(buffer)
+            idle = await self._answer(line, began, head)
+        return None
 
-    def _closes(self) -> bool:
-        """Tell whether an answer that begins now is the last of its connection."""
-        return self.waits.stopping or self.draining()
-
-    async def _read_head(self, line: Line, buffer: bytearray) -> int | None:
+    async def _read_on(self, line: Line, buffer: bytearray) -> int | None:
         """Read until the buffer begins with a whole head; return where that ends, 0 to hand over, None when the client is gone."""
-        now = trio.current_time()
-        if buffer:
-            # Whoever sends many requests at once must not keep the others waiting.
-            await trio.lowlevel.checkpoint()
-        else:
-            data = await line.receive(now + self.keep_alive, idle=now)
-            if not data:
-                return None
-            buffer += data
         searched, until = 0, 0.0
-        while (end := buffer.find(b"\r\n\r\n", searched)) < 0:
+        while (end := buffer.find(_END, searched)) < 0:
             if len(buffer) > HEAD_MOST or bytes(buffer[:4]) not in _BEGINNINGS:
                 return 0
             searched = max(0, len(buffer) - 3)
-            until = until or trio.current_time() + min(HEAD_SECONDS, self.keep_alive)
+            until = until or self._now() + min(HEAD_SECONDS, self.keep_alive)
             data = await line.receive(until, idle=None)
             if data is None:
                 return None
@@ -139,7 +136,7 @@ class Lane:
                 # Half a head and then the end: Hypercorn closes such a connection as it always did.
                 return 0
             buffer += data
-        return end + 4 if end + 4 <= HEAD_MOST else 0
+        return end + len(_END) if end + len(_END) <= HEAD_MOST else 0
 
     def _given(self, head: bytes, heads: Heads, now: float) -> tuple[_Known, Asker, str, bytes] | None:
         """Return what a head is answered with that was answered before, to whom, by which id, and the body; None: ask for it."""
@@ -154,23 +151,27 @@ class Lane:
 
     async def _answer_again(
         self, line: Line, began: float, known: _Known, asker: Asker, made: str, body: bytes
-    ) -> bool:
-        """Answer one request as one before; return whether the connection may go on.
+    ) -> float | None:
+        """Answer one request as one before; return since when the connection is idle, None when it is over.
 
         As `_answer` does, in one go: in a machine that is busy otherwise each of a dozen calls takes a microsecond, not a tenth.
         """
         exchange = Exchange(made, known.method, known.path, asker.client, known.status, answered=known.outcome)
         sent = b"" if known.method == "HEAD" else body
-        close = self._closes()
+        close = self.waits.stopping or self.draining()
         whole = head_with(known.lines, made, close=close) + sent
-        with _Ending(self, exchange, began):
+        try:
             if left := await line.send_soon(whole):
                 await Rest(line, self.patience).send(memoryview(whole)[-left:], exchange)
             exchange.sent, exchange.finished = len(sent), True
-        return exchange.finished and not close
+        except _GONE:
+            exchange.client_left = True
+        finally:
+            ended = self._note(exchange, began)
+        return ended if exchange.finished and not close else None
 
-    async def _answer(self, line: Line, began: float, head: Head) -> bool:
-        """Answer one request; return whether the connection may go on."""
+    async def _answer(self, line: Line, began: float, head: Head) -> float | None:
+        """Answer one request; return since when the connection is idle, None when it is over."""
         request, lasting = head.request, None
 
         def at_once(asked: Request) -> Answer | None:
@@ -179,45 +180,30 @@ class Lane:
             return None if lasting is None else lasting.answer
 
         exchange = Exchange(request.id, request.method, shown(request.path), request.client, client_id=head.client_id)
-        wire = Wire(line, exchange, self.patience, self._closes if head.keep_alive else _always)
-        with tracing(exchange.trace), _Ending(self, exchange, began):
-            await respond(self.handler, lambda: request, wire, exchange, at_once=at_once)
+        wire = Wire(
+            line, exchange, self.patience, lambda: self.waits.stopping or self.draining() or not head.keep_alive
+        )
+        try:
+            with tracing(exchange.trace):
+                await respond(self.handler, lambda: request, wire, exchange, at_once=at_once)
+        except _GONE:
+            exchange.client_left = True
+        except Exception:
+            exchange.failed = True
+            raise
+        finally:
+            ended = self._note(exchange, began)
         if head.plain and lasting is not None:
             answer = lasting.answer
             lines = lines_of(answer, exchange.method)
             known = _Known(exchange.method, exchange.path, answer.status, lines, answer.outcome, lasting.again)
             self._known.keep(head.plain, known, 0.0)
         # A client that was not told that the connection ends may be sending its next request on it.
-        return exchange.finished and not wire.close
+        return ended if exchange.finished and not wire.close else None
 
-
-class _Ending:
-    """Tells what became of an answer, however it ended. That its client has gone is no error."""
-
-    __slots__ = ("_began", "_exchange", "_lane")
-
-    def __init__(self, lane: Lane, exchange: Exchange, began: float) -> None:
-        self._lane = lane
-        self._exchange = exchange
-        self._began = began
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> bool:
-        """Note the end."""
-        exchange, gone = self._exchange, False
-        if kind is not None:
-            gone = issubclass(kind, _GONE)
-            exchange.client_left = exchange.client_left or gone
-            exchange.failed = exchange.failed or (not gone and issubclass(kind, Exception))
-        seconds = trio.current_time() - self._began
-        self._lane.write(exchange, seconds)
-        self._lane.observe(exchange, seconds)
-        return gone
-
-
-def _always() -> bool:
-    return True
+    def _note(self, exchange: Exchange, began: float) -> float:
+        """Say what became of an answer; return when that was."""
+        ended = self._now()
+        self.write(exchange, ended - began)
+        self.observe(exchange, ended - began)
+        return ended

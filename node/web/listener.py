@@ -19,12 +19,12 @@ from node.shares import Places, Share, Sources
 from node.web.app import BEYOND_LIMIT
 from node.web.arrival import Arrivals, Arrived, NotAdmitted, TlsSource
 from node.web.asgi import App
-from node.web.connection import Connection, Pushback, TlsStream
+from node.web.connection import Connection, Pushback, TlsStream, stream_of
 from node.web.crowd import RESERVE, Crowd
 from node.web.groups import unwrap
 from node.web.lane import Lane
 from node.web.proxies import Proxies
-from node.web.waits import Waits
+from node.web.waits import Waits, close
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
 
@@ -218,7 +218,7 @@ class _Server:
     lane: Lane | None
     waits: Waits
     context: WorkerContext = field(factory=lambda: WorkerContext(None))
-    live: set[trio.socket.SocketType] = Factory(set)
+    live: set[socket.socket] = Factory(set)
     quiet: trio.Event = Factory(trio.Event)
     """Set when, after the end was asked for, the last connection has gone."""
     saturated: bool = False
@@ -250,17 +250,18 @@ class _Server:
         """Accept what the kernel has already accepted for us: closing the listener would reset it."""
         while self.slots.value:
             try:
-                accepted, _ = listening.accept()
+                accepted, (host, *_) = listening.accept()
             except BlockingIOError:
                 return
             self.slots.acquire_nowait()
-            connections.start_soon(self.connection, trio.socket.from_stdlib_socket(accepted))
+            accepted.setblocking(False)
+            connections.start_soon(self.connection, accepted, host)
 
-    async def connection(self, accepted: trio.socket.SocketType) -> None:
+    async def connection(self, accepted: socket.socket, peer: str) -> None:
         """Serve one connection. Whatever goes wrong in it ends here."""
         self.live.add(accepted)
         try:
-            arrived = await self.arrivals.admit(accepted)
+            arrived = await self.arrivals.admit(accepted, peer)
             with unwrap():
                 await self._serve(arrived, accepted)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, NotAdmitted) as error:
@@ -268,27 +269,27 @@ class _Server:
         except Exception:
             log.exception("connection failed")
         finally:
-            accepted.close()
+            close(accepted)
             self.arrivals.crowd.leave(accepted)
             self.live.discard(accepted)
             self.slots.release()
             if not self.live:
                 self.quiet.set()
 
-    async def _serve(self, arrived: Arrived, accepted: trio.socket.SocketType) -> None:
+    async def _serve(self, arrived: Arrived, accepted: socket.socket) -> None:
         """Let the pull lane have the connection as long as it can, then Hypercorn."""
-        stream, beyond = arrived.stream, self.arrivals.crowd.is_beyond(accepted)
+        secure, beyond = arrived.secure, self.arrivals.crowd.is_beyond(accepted)
         rest: bytes | None = b""
         if self.lane is not None and not beyond:
-            rest = await self.lane.serve(stream, arrived.peer, self.arrivals.proxies)
+            rest = await self.lane.serve(secure or accepted, arrived.peer, self.arrivals.proxies)
         if rest is None:
             # A plain socket's end waits for nothing, and is the caller's.
-            if not isinstance(stream, trio.SocketStream):
-                await stream.aclose()
+            if secure is not None:
+                await secure.aclose()
             return
         app = ASGIWrapper(cast("ASGIFramework", self.app))
         state = LifespanState({BEYOND_LIMIT: beyond})
-        held = cast("TlsStream", Pushback(stream, rest))
+        held = cast("TlsStream", Pushback(secure or stream_of(accepted), rest))
         connection = Connection(self.waits, app, self.config, self.context, state, held)
         await connection.serve(accepted, peer=arrived.peer, secure=self.arrivals.tls is not None)
 
@@ -309,4 +310,4 @@ class _Server:
         if self.live:
             log.warning("connections cut", connections=len(self.live))
         for accepted in tuple(self.live):
-            accepted.close()
+            close(accepted)

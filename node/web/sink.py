@@ -2,10 +2,9 @@
 
 import os
 import select
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import trio
 
 _MOMENT_MS = 50
 """Milliseconds that a thread waits for a client. One that takes longer is the task's to wait for."""
@@ -39,7 +38,7 @@ class SocketSink:
 
 
 @contextmanager
-def open_sink(owner: trio.socket.SocketType, sent: Callable[[int], None]) -> Iterator[SocketSink]:
+def open_sink(owner: socket.socket, sent: Callable[[int], None]) -> Iterator[SocketSink]:
     """Open a way of its own to a socket, which tells `sent` what has gone.
 
     A number of its own, because a connection may be closed under a thread, and the next one would have the old number.

@@ -4,14 +4,16 @@ A cancel scope for every head takes 15 to 20 us; all else that Trio and the kern
 """
 
 import select
+import socket as sockets
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 from attrs import Factory, define, field
 
 _T = TypeVar("_T")
+Socket = sockets.socket
 
 HEAD_SECONDS = 10.0
 """From a head's first byte to its last."""
@@ -27,6 +29,14 @@ _LEAST = 0.05
 _MOST = 1.0
 
 
+class Numbered(Protocol):
+    """A socket, of whatever library."""
+
+    def fileno(self) -> int:
+        """Return its number, -1 when it is closed."""
+        ...
+
+
 @define(eq=False)
 class Waits:
     """Who waits on which socket, and until when. Times are Trio's. `run` must run beside `readable`."""
@@ -34,19 +44,23 @@ class Waits:
     every: float
     """Seconds between looks, 1 at the most: a connection may live so much longer than it should."""
     last_request: float = LAST_REQUEST
-    _until: dict[trio.socket.SocketType, float] = field(factory=dict, init=False)
-    _idle: dict[trio.socket.SocketType | trio.CancelScope, float] = field(factory=dict, init=False)
+    _until: dict[Socket, float] = field(factory=dict, init=False)
+    _idle: dict[Socket | trio.CancelScope, float] = field(factory=dict, init=False)
     """Since when they are."""
     stopping: bool = field(default=False, init=False)
     """Whether `stop` was called."""
     _stop: trio.Event = field(default=Factory(trio.Event), init=False)
 
-    async def readable(self, socket: trio.socket.SocketType, until: float, *, idle: float | None) -> bool:
+    async def readable(self, socket: Socket, until: float, *, idle: float | None) -> bool:
         """Wait until something can be read; False when that took too long, by `until` or, when it is `idle` since then, by a stop.
 
-        Raises trio.ClosedResourceError where somebody closes the socket meanwhile.
+        Raises trio.ClosedResourceError where somebody closes the socket meanwhile (`close`).
         """
-        self._until[socket] = until if idle is None else self._begin(socket, until, idle)
+        if idle is not None:
+            self._idle[socket] = idle
+            if self.stopping:
+                until = min(until, idle + self.last_request)
+        self._until[socket] = until
         try:
             await trio.lowlevel.wait_readable(socket)
         except trio.ClosedResourceError:
@@ -62,7 +76,7 @@ class Waits:
         """Receive by what is no plain socket; None when that took too long, as `readable`."""
         with trio.CancelScope(deadline=until) as scope:
             if idle is not None:
-                scope.deadline = self._begin(scope, until, idle)
+                self._begin(scope, idle)
             try:
                 return await receive()
             finally:
@@ -71,7 +85,7 @@ class Waits:
 
     def begin(self, scope: trio.CancelScope) -> None:
         """Have a stop end what waits in this scope, which is idle from now on."""
-        scope.deadline = self._begin(scope, scope.deadline, trio.current_time())
+        self._begin(scope, trio.current_time())
 
     def end(self, scope: trio.CancelScope) -> None:
         """Say that what waits in this scope is no longer idle."""
@@ -103,17 +117,25 @@ class Waits:
             for socket in [socket for socket, until in self._until.items() if until <= now]:
                 self._end(socket)
 
-    def _begin(self, waiting: trio.socket.SocketType | trio.CancelScope, until: float, since: float) -> float:
-        self._idle[waiting] = since
-        return min(until, since + self.last_request) if self.stopping else until
+    def _begin(self, scope: trio.CancelScope, since: float) -> None:
+        self._idle[scope] = since
+        if self.stopping:
+            scope.deadline = min(scope.deadline, since + self.last_request)
 
-    def _end(self, socket: trio.socket.SocketType) -> None:
+    def _end(self, socket: Socket) -> None:
         """Wake who waits. Whose bytes have come in this very moment is no longer waiting, and goes on."""
         if self._until.pop(socket, None) is not None:
             trio.lowlevel.notify_closing(socket)
 
 
-def has_bytes(socket: trio.socket.SocketType) -> bool:
+def close(socket: Socket) -> None:
+    """Close a socket, and end with trio.ClosedResourceError what waits for it. It may be closed already."""
+    if socket.fileno() >= 0:
+        trio.lowlevel.notify_closing(socket)
+        socket.close()
+
+
+def has_bytes(socket: Numbered) -> bool:
     """Tell whether the kernel has something of the other side that nobody has read yet."""
     if socket.fileno() < 0:
         return False

@@ -219,9 +219,9 @@ async def test_a_handshake_has_a_deadline(settings: TlsSettings, autojump_clock:
     """A client that connects and says nothing loses its connection at the deadline."""
     arrivals = Arrivals(100, Crowd(Places("connections", Share(100)), Sources()), Certificates(settings).current)
     with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
-        accepted = trio.socket.from_stdlib_socket(listening.accept()[0])
+        accepted, (host, _) = listening.accept()
         with accepted, pytest.raises(NotAdmitted):
-            await arrivals.admit(accepted)
+            await arrivals.admit(accepted, host)
     assert trio.current_time() == arrivals.seconds
 
 

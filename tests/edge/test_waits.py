@@ -15,73 +15,75 @@ from hypercorn.typing import LifespanState
 
 from node.answers import Answer, Request
 from node.web.app import BEYOND_LIMIT, create_app
-from node.web.connection import Connection, Pushback
+from node.web.connection import Connection, Pushback, stream_of
 from node.web.direct import Direct
 from node.web.lane import Lane
 from node.web.listener import hypercorn_config
-from node.web.waits import Waits
+from node.web.waits import Waits, close
 from tests.edge.conftest import SETTINGS, Node, hello
 from tests.edge.wire import PATIENCE
 
 HEAD = b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n"
 
 
+Pair = tuple[socket.socket, trio.SocketStream]
+
+
 @pytest.fixture
-async def pair() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
-    """Two ends of a connection."""
-    ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
-    async with ours, theirs:
-        yield ours, theirs
+async def pair() -> AsyncIterator[Pair]:
+    """Two ends of a connection: the node's, and a client's."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as client:
+        yield ours, client
+    ours.close()
 
 
-async def test_a_wait_ends_when_its_time_is_up(
-    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
-) -> None:
+async def test_a_wait_ends_when_its_time_is_up(pair: Pair, nursery: trio.Nursery) -> None:
     """Nothing came: the wait says so, soon after its time."""
     waits = Waits(0.05)
     nursery.start_soon(waits.run)
     began = trio.current_time()
     with trio.fail_after(PATIENCE):
-        assert not await waits.readable(pair[0].socket, began + 0.1, idle=None)
+        assert not await waits.readable(pair[0], began + 0.1, idle=None)
     assert trio.current_time() - began >= 0.1
 
 
-async def test_a_stop_ends_only_what_is_idle(
-    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
-) -> None:
+async def test_a_stop_ends_only_what_is_idle(pair: Pair, nursery: trio.Nursery) -> None:
     """Who has begun to send a head may send the rest of it."""
-    waits, ours, theirs = Waits(1.0, last_request=0.0), *pair
+    waits, (second, other) = Waits(1.0, last_request=0.0), socket.socketpair()
+    second.setblocking(False)
     ended: list[tuple[str, bool]] = []
 
-    async def wait(name: str, socket: trio.socket.SocketType, idle: float | None) -> None:
-        ended.append((name, await waits.readable(socket, trio.current_time() + PATIENCE, idle=idle)))
+    async def wait(name: str, end: socket.socket, idle: float | None) -> None:
+        ended.append((name, await waits.readable(end, trio.current_time() + PATIENCE, idle=idle)))
 
     nursery.start_soon(waits.run)
-    nursery.start_soon(wait, "idle", ours.socket, trio.current_time())
-    nursery.start_soon(wait, "begun", theirs.socket, None)
+    nursery.start_soon(wait, "idle", pair[0], trio.current_time())
+    nursery.start_soon(wait, "begun", second, None)
     await trio.testing.wait_all_tasks_blocked()
     waits.stop()
     await trio.testing.wait_all_tasks_blocked(0.1)
     assert ended == [("idle", False)]
-    await ours.send_all(b"x")
+    other.send(b"x")
     await trio.testing.wait_all_tasks_blocked(0.05)
     assert ended == [("idle", False), ("begun", True)]
+    second.close()
+    other.close()
 
 
-async def test_a_socket_that_is_closed_is_not_merely_late(
-    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
-) -> None:
+async def test_a_socket_that_is_closed_is_not_merely_late(pair: Pair, nursery: trio.Nursery) -> None:
     """Who closes the socket under a wait ends it with an error, as Trio does."""
     waits, failed = Waits(1.0), trio.Event()
 
     async def wait() -> None:
         with pytest.raises(trio.ClosedResourceError):
-            await waits.readable(pair[0].socket, trio.current_time() + PATIENCE, idle=trio.current_time())
+            await waits.readable(pair[0], trio.current_time() + PATIENCE, idle=trio.current_time())
         failed.set()
 
     nursery.start_soon(wait)
     await trio.testing.wait_all_tasks_blocked()
-    pair[0].socket.close()
+    close(pair[0])
     with trio.fail_after(PATIENCE):
         await failed.wait()
 
@@ -98,9 +100,7 @@ class AfterPolling(trio.abc.Instrument):
             do()
 
 
-async def test_what_an_idle_client_has_sent_is_read_before_it_is_given_up(
-    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
-) -> None:
+async def test_what_an_idle_client_has_sent_is_read_before_it_is_given_up(pair: Pair, nursery: trio.Nursery) -> None:
     """Its time is over, and its bytes are with the kernel, of which nobody has told yet."""
     (ours, theirs), received = pair, trio.Event()
     waits = Waits(1.0, last_request=0.0)
@@ -139,9 +139,7 @@ class Between(trio.abc.Instrument):
             self._do()
 
 
-async def test_a_request_that_came_before_the_stop_is_answered(
-    pair: tuple[trio.SocketStream, trio.SocketStream], nursery: trio.Nursery
-) -> None:
+async def test_a_request_that_came_before_the_stop_is_answered(pair: Pair, nursery: trio.Nursery) -> None:
     """Its bytes have woken the connection, which has not run yet when the node stops: the request is not lost."""
     lane, (ours, theirs) = Lane(hello), pair
     between, served = Between(lane.waits.stop), trio.Event()
@@ -168,8 +166,8 @@ async def test_hypercorn_gives_nobody_up_whose_request_has_just_come(nursery: tr
     app = ASGIWrapper(create_app(hello, Node(nursery), SETTINGS))  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         theirs = await trio.open_tcp_stream(*listening.getsockname())
-        accepted = trio.socket.from_stdlib_socket(listening.accept()[0])
-    held: Any = Pushback(trio.SocketStream(accepted), b"")
+        accepted = listening.accept()[0]
+    held: Any = Pushback(stream_of(accepted), b"")
     state = LifespanState({BEYOND_LIMIT: False})
     connection = Connection(waits, app, hypercorn_config(75.0), WorkerContext(None), state, held)
     nursery.start_soon(partial(connection.serve, accepted, peer="127.0.0.1", secure=False))
