@@ -27,12 +27,13 @@ from node.together import Together
 from node.waiting import Waiting
 from node.web.proxies import Proxies
 from replication.macs import MacKeys
-from replication.model import LocationState, Placement
+from replication.model import Board, LocationState, Placement
 from replication.parts import PartPool
 from replication.patience import Patience
 from replication.policy import Policy
 from replication.ports import Forget, Hint, Hints, Placed
 from replication.reader import Reader
+from replication.sources import standing
 from replication.tees import Tees
 from replication.upload_spool import UploadSpool
 from replication.wanted import Wanted
@@ -127,6 +128,8 @@ class Registry:
     """Who an address is where nobody is logged in."""
 
     _ground: Ground | None = field(default=None, init=False)
+    _seen: tuple[Board | None, Mapping[str, LocationState] | None] = field(default=(None, None), init=False)
+    """What `_ground` was last found to be true of."""
 
     def __attrs_post_init__(self) -> None:
         self.tags = Together(lambda asked: find_by_tags(self.database, asked))
@@ -138,14 +141,14 @@ class Registry:
 
     def ground(self, now: float) -> Ground:
         """Return what pulls are decided by now (Trio's clock): the same object for as long as that is the same."""
-        ground, board, states, hints = (
-            self._ground,
-            self.watcher.board_at(now),
-            self.states(),
-            self.memory.freshness.noted,
-        )
-        if ground is None or ground.board is not board or ground.states is not states or ground.hints != hints:
-            ground = self._ground = Ground(board, states, hints)
+        ground, board, states = self._ground, self.watcher.board_at(now), self.states()
+        hints, seen = self.memory.freshness.noted, self._seen
+        if ground is not None and board is seen[0] and states is seen[1] and hints == ground.hints:
+            return ground
+        self._seen = board, states
+        found = Ground(standing(board, self.settings.preference, now), states, hints)
+        if ground is None or found != ground:
+            ground = self._ground = found
         return ground
 
     def line(self, request: Request, action: str, repository: str, **detail: object) -> Line:

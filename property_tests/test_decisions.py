@@ -1,12 +1,13 @@
 """Properties of the pure decisions about places: which copy to read, where to write, what is owed."""
 
+from attrs import evolve
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from property_tests.strategies import boards, locations, placement_sets, preferences
+from property_tests.strategies import boards, latencies, locations, placement_sets, preferences
 from replication.model import Board, LocationHealth, LocationState, Placement, Verdict
 from replication.policy import debt
-from replication.sources import VERDICT_ORDER, choose_sources, health_of, may_redirect
+from replication.sources import VERDICT_ORDER, choose_sources, health_of, may_redirect, standing
 from replication.targets import choose_targets
 
 Placements = tuple[Placement, ...]
@@ -93,6 +94,23 @@ def test_nobody_is_sent_to_a_store_that_is_not_known_to_be_well(
             assert not placement.suspect
         elif health.verdict is Verdict.HEALTHY and not placement.suspect:
             assert not health.probe_good or health.fresh_until < now
+
+
+@given(placement_sets, preferences, boards(), st.data())
+def test_the_same_standing_gives_the_same_answer(
+    placements: Placements, preference: tuple[str, ...], board: Board, data: st.DataObject
+) -> None:
+    """Of all that a board says, its standing decides who is read and where clients are sent, whatever the probes measured since."""
+    later = {
+        name: evolve(health, latency=data.draw(latencies), fresh_until=data.draw(st.floats(-10, 10)), probed_at=1.0)
+        for name, health in board.items()
+    }
+    moments = data.draw(st.tuples(st.floats(-20, 20), st.floats(-20, 20)))
+    assume(standing(board, preference, moments[0]) == standing(later, preference, moments[1]))
+    known = tuple(placement for placement in placements if placement.location in board)
+    assert choose_sources(known, preference, board) == choose_sources(known, preference, later)
+    for placement in known:
+        assert may_redirect(placement, board, moments[0]) == may_redirect(placement, later, moments[1])
 
 
 @given(preferences, states, boards(), st.none() | st.sets(locations))

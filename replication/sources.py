@@ -1,6 +1,6 @@
 """Pull-source selection: which copies of a blob to read, best first, and whether a client may be sent to one. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 
 from attrs import evolve
@@ -25,22 +25,33 @@ def choose_sources(placements: Iterable[Placement], preference: Sequence[str], b
     copies = tuple(placements)
     if len(copies) < 2:
         return copies
+    rank = _ranking(preference, board)
+    return tuple(sorted(copies, key=lambda copy: (copy.suspect, rank(copy.location), copy.key)))
+
+
+def _ranking(preference: Sequence[str], board: Board) -> Callable[[str], tuple[int, bool, float, int, str]]:
     places = {location: place for place, location in enumerate(preference)}
 
-    def rank(placement: Placement) -> tuple[bool, int, bool, float, int, str, str]:
-        health = health_of(board, placement.location)
-        place = places.get(placement.location, len(places))
-        return (
-            placement.suspect,
-            VERDICT_ORDER[health.verdict],
-            place != 0,
-            inf if health.latency is None else health.latency,
-            place,
-            placement.location,
-            placement.key,
-        )
+    def rank(location: str) -> tuple[int, bool, float, int, str]:
+        health = health_of(board, location)
+        place = places.get(location, len(places))
+        latency = inf if health.latency is None else health.latency
+        return VERDICT_ORDER[health.verdict], place != 0, latency, place, location
 
-    return tuple(sorted(copies, key=rank))
+    return rank
+
+
+Standing = tuple[tuple[str, Verdict, bool], ...]
+"""Locations, the best first, each with its verdict and whether clients may be sent there."""
+
+
+def standing(board: Board, preference: Sequence[str], now: float) -> Standing:
+    """Return what the order of copies and `may_redirect` depend on: while it is the same, so are they, for all that a board knows.
+
+    A board is another one after every probe, its standing hardly ever.
+    """
+    rank = _ranking(preference, board)
+    return tuple((name, board[name].verdict, _takes_clients(board[name], now)) for name in sorted(board, key=rank))
 
 
 def readable(placements: Iterable[Placement], states: Mapping[str, LocationState]) -> tuple[Placement, ...]:
@@ -71,10 +82,12 @@ def may_redirect(placement: Placement, board: Board, now: float) -> bool:
     one failed or late probe is enough to say no, because nobody fails over for a client that was sent away. So are wrong bytes
     that any node got from there of late: nobody verifies what a client reads from a store itself.
     """
-    health = health_of(board, placement.location)
+    return not placement.suspect and _takes_clients(health_of(board, placement.location), now)
+
+
+def _takes_clients(health: LocationHealth, now: float) -> bool:
     return (
-        not placement.suspect
-        and health.probe_good
+        health.probe_good
         and now <= health.fresh_until
         and now > health.doubted_until
         and health.verdict in (Verdict.HEALTHY, Verdict.DEGRADED)

@@ -6,12 +6,12 @@ from functools import partial
 
 import trio
 
-from engines.presign import shared_moment
+from engines.presign import shared_for, shared_moment
 from engines.trace import waiting
 from node.answers import Answer, Chunk, Headers, Request, Stream
 from node.errors import BLOB_UNKNOWN, UNAVAILABLE, Code, RegistryError
 from node.names import check_digest_text
-from node.pull.lasting import Decided, until
+from node.pull.lasting import LONGEST, Decided, until
 from node.pull.ranges import ByteRange, RangeNotSatisfiable, parse_range
 from node.pull.siblings import siblings
 from node.records.collect import HEAD_PROMISE
@@ -94,6 +94,7 @@ def blob_at_once(registry: Registry, request: Request, repository: str, digest: 
         return None
     headers = _headers(digest)
     get: Callable[[], bytes | None] = bytes
+    longest = LONGEST
     if found.blob.size < settings.redirect_minimum_size:
         get = partial(memory.small_blobs.glance, digest)
         data = get()
@@ -105,10 +106,10 @@ def blob_at_once(registry: Registry, request: Request, repository: str, digest: 
         best = choose_sources(readable_now, settings.preference, board)[0]
         if not _may_send_away(registry, best) or not may_redirect(best, board, now):
             return None
-        answer = _redirect(registry, repository, digest, best, headers)
+        answer, longest = _redirect(registry, repository, digest, best, headers), shared_for(settings.presign_lifetime)
     _note_wanted(registry, found)
     asked_at = memory.blobs.asked_at((repository, digest))
-    return Decided(answer, until(asked_at, memory.freshness.staleness, now), "range", get)
+    return Decided(answer, until(asked_at, memory.freshness.staleness, now, longest), "range", get)
 
 
 def _etag(digest: str) -> str:

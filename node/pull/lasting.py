@@ -9,25 +9,30 @@ from collections.abc import Callable, Mapping
 from attrs import field, frozen
 
 from node.answers import Answer
-from replication.model import Board, LocationState
+from replication.model import LocationState
+from replication.sources import Standing
 
-LONGEST = 1.0
-"""Seconds in which a decision is not made again. It bounds how long a client is sent to a URL that would by now be signed anew."""
+LONGEST = 5.0
+"""Seconds in which a decision is not made again. It bounds how late what is seen only where one is made is seen: that a store's
+credentials are others now, that a location lacks a blob which is pulled there."""
 
 
-@frozen(eq=False)
+@frozen
 class Ground:
     """What all pulls are decided by, beside their senders' rights: it is another one as soon as any of it has changed."""
 
-    board: Board
+    standing: Standing
     states: Mapping[str, LocationState]
     hints: int
     """How many have come so far."""
 
 
-def until(asked_at: float, staleness: float, now: float) -> float:
-    """Return until when a decision made now holds, where what it was made by was asked for then and may be so many seconds old."""
-    return min(asked_at + staleness, now + LONGEST)
+def until(asked_at: float, staleness: float, now: float, longest: float = LONGEST) -> float:
+    """Return until when a decision made now holds, where what it was made by was asked for then and may be so many seconds old.
+
+    `longest`: seconds, where it should be made again sooner.
+    """
+    return min(asked_at + staleness, now + min(longest, LONGEST))
 
 
 @frozen

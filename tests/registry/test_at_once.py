@@ -116,6 +116,12 @@ CHANGES: dict[str, tuple[Callable[[Region, str], object], set[str], set[str]]] =
     "a drill begins": (lambda us, _: begin_drill(us), {"manifest", "small"}, set()),
     "a store lies": (lambda us, _: us.node.watcher.doubt("us"), {"manifest", "small"}, set()),
     "a transfer fails": (lambda us, _: us.node.watcher.report("us", False), ALL, set()),
+    "a transfer is slow": (lambda us, _: us.node.watcher.report("us", True, 1.5), ALL, ALL),
+    "a heartbeat says the same": (
+        lambda us, _: setattr(us.node.scheduler, "cluster", evolve(ALL_WELL, states=dict(ALL_WELL.states))),
+        ALL,
+        ALL,
+    ),
     "URLs are signed anew": (lambda us, _: setattr(us.registry, "clock", lambda: time() + 3600), ALL, ALL),
     "a manifest is pushed out": (
         lambda us, _: us.registry.memory.manifest_bytes._entries.clear(),
@@ -156,11 +162,13 @@ async def test_changes(world: MakeWorld, repository: str, change: str) -> None:
 
 
 async def test_how_long(world: MakeWorld, repository: str) -> None:
-    """For a second, and not for longer than what it was decided by may be old."""
+    """For a few seconds, and not for longer than what it was decided by may be old, or than a URL is given."""
     us, requests = await warm(world, repository)
     memory = us.registry.memory
-    for staleness in (3600.0, 0.25):
+    lifetime = us.registry.settings.presign_lifetime
+    for staleness, lives in ((3600.0, lifetime), (3600.0, 40), (0.25, lifetime)):
         memory.freshness.staleness = staleness
+        us.registry.settings = evolve(us.registry.settings, presign_lifetime=lives)
         for what, decide in {"manifest": manifest_at_once, "redirect": blob_at_once}.items():
             await properly(us, requests[what])
             digest = requests[what].path.rpartition("/")[2]
@@ -168,7 +176,8 @@ async def test_how_long(world: MakeWorld, repository: str) -> None:
             assert decided is not None
             key = (repository, digest)
             asked_at = memory.manifests.asked_at(key) if what == "manifest" else memory.blobs.asked_at(key)
-            assert decided.until == pytest.approx(min(now + LONGEST, asked_at + staleness), abs=0.1)
+            longest = min(LONGEST, lives / 20) if what == "redirect" else LONGEST
+            assert decided.until == pytest.approx(min(now + longest, asked_at + staleness), abs=0.1)
             assert decided.until <= asked_at + staleness
     lasting = us.routes.at_once(requests["manifest"])
     assert lasting is not None
