@@ -18,6 +18,7 @@ import trio
 import trio_asyncio
 from attrs import define, field, frozen
 
+from engines.alarms import Alarms, Waiter
 from engines.pump import Pump, install
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class Bridge:
 
     _loop: asyncio.AbstractEventLoop
     _pump: Pump
+    alarms: Alarms
+    """Of crossings."""
     _on_trouble: Callable[[Trouble], None] | None = None
     _troubles: int = field(default=0, init=False)
     _left_behind: int = field(default=0, init=False)
@@ -59,11 +62,20 @@ class Bridge:
         """Return the counters as they are now."""
         return BridgeStatistics(self._troubles, self._left_behind)
 
-    def start(self, fn: Callable[[*Arguments], Awaitable[Result]], *args: *Arguments) -> "asyncio.Task[Result]":
-        """Start an asyncio-flavoured function as a task of the loop. For `cross`, which waits for it."""
+    def start(
+        self, ended: Callable[[], None], fn: Callable[[*Arguments], Awaitable[Result]], *args: *Arguments
+    ) -> "asyncio.Task[Result]":
+        """Start an asyncio-flavoured function as a task of the loop. For `cross`, which waits for it.
+
+        It calls `ended` at its end, unless it is cancelled before its first step.
+        """
 
         async def run() -> Result:
-            return await fn(*args)
+            try:
+                return await fn(*args)
+            finally:
+                # The loop would call it one turn later.
+                ended()
 
         return self._pump.start(lambda: self._loop.create_task(run()))
 
@@ -103,8 +115,9 @@ async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> As
     must not raise. Open it before everything that crosses: a task started outside cannot cross.
     """
     failure: Exception | None = None
-    async with trio_asyncio.open_loop() as loop:
-        bridge = Bridge(loop, install(loop), on_trouble)
+    async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
+        bridge = Bridge(loop, install(loop), Alarms(), on_trouble)
+        nursery.start_soon(bridge.alarms.run)
         loop.set_exception_handler(bridge.report)
         # It asks of every callback whether it is a coroutine function, as asyncio does in debug mode only: 4 % of a push.
         loop._check_callback = lambda *_: None  # noqa: SLF001
@@ -116,6 +129,7 @@ async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> As
             failure = error
         finally:
             _bridge.reset(token)
+            nursery.cancel_scope.cancel(reason="the bridge closes")
     if failure is not None:
         # Not from within: the loop's two nurseries would wrap it in two exception groups.
         raise failure
@@ -161,43 +175,48 @@ async def cross(
     if bridge is None:
         raise RuntimeError("no bridge is open in this task: it must descend from the one that entered open_bridge()")
     await trio.lowlevel.checkpoint_if_cancelled()
-    name = getattr(fn, "__qualname__", repr(fn))
-    task = bridge.start(fn, *args)
-    ended = trio.Event()
-    if task.done():
-        # It had nothing to wait for. Who crosses passes through the scheduler all the same.
-        ended.set()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-    else:
-        task.add_done_callback(lambda _: ended.set())
+    waiter = Waiter()
+    task = bridge.start(waiter.wake, fn, *args)
     try:
-        with trio.move_on_after(deadline):
-            await ended.wait()
+        if task.done():
+            # It had nothing to wait for. Who crosses passes through the scheduler all the same.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            await bridge.alarms.wait(waiter, deadline)
     except trio.Cancelled:
-        if not await _unwound(task, ended):
-            bridge.leave_behind(task, name)
+        if not await _unwound(task):
+            bridge.leave_behind(task, _name_of(fn))
             raise
         if task.cancelled() or task.exception() is not None:
             raise
         return task.result()
-    late = f"no answer within {deadline:g} s"
     overdue = not task.done()
-    if overdue and not await _unwound(task, ended):
-        bridge.leave_behind(task, name)
+    if overdue and not await _unwound(task):
+        bridge.leave_behind(task, _name_of(fn))
         await trio.lowlevel.checkpoint_if_cancelled()
-        raise unavailable(late)
+        raise unavailable(_late(deadline))
     try:
         return task.result()
     except TimeoutError as error:
         await trio.lowlevel.checkpoint_if_cancelled()
-        raise unavailable(str(error) or (late if overdue else "no answer in time")) from error
+        raise unavailable(str(error) or (_late(deadline) if overdue else "no answer in time")) from error
     except asyncio.CancelledError as error:
         await trio.lowlevel.checkpoint_if_cancelled()
-        raise unavailable(late if overdue else "the call cancelled itself") from error
+        raise unavailable(_late(deadline) if overdue else "the call cancelled itself") from error
 
 
-async def _unwound(task: "asyncio.Task[Any]", ended: trio.Event) -> bool:
+def _name_of(fn: Callable[..., object]) -> str:
+    return getattr(fn, "__qualname__", repr(fn))
+
+
+def _late(deadline: float) -> str:
+    return f"no answer within {deadline:g} s"
+
+
+async def _unwound(task: "asyncio.Task[Any]") -> bool:
     """Cancel the task and wait a bounded time for its end; say whether it ended."""
+    ended = trio.Event()
+    task.add_done_callback(lambda _: ended.set())
     task.cancel()
     with trio.move_on_after(UNWIND_SECONDS, shield=True):
         await ended.wait()

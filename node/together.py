@@ -7,6 +7,9 @@ from typing import Generic, TypeVar
 import trio
 from attrs import define, field
 
+from engines.alarms import Waiter
+from engines.clock import clock
+
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -22,7 +25,9 @@ _FORGET = 1.1
 
 
 @define(eq=False)
-class _Waiter(Generic[Q, A]):
+class _Waiter(Waiter, Generic[Q, A]):
+    """Who is woken looks what has become of its question."""
+
     question: Q
     asked: bool = False
     """Whether a statement that is out asks for it."""
@@ -30,27 +35,10 @@ class _Waiter(Generic[Q, A]):
     error: Exception | None = None
     gone: bool = False
     """Whether its task was cancelled."""
-    parked: trio.lowlevel.Task | None = None
 
     @property
     def ended(self) -> bool:
         return bool(self.answer) or self.error is not None
-
-    async def park(self) -> None:
-        """Wait for `wake`."""
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self.parked = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self.parked = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def wake(self) -> None:
-        """Let its task look what has become of it."""
-        if self.parked is not None:
-            trio.lowlevel.reschedule(self.parked)
-            self.parked = None
 
 
 class Together(Generic[Q, A]):
@@ -66,6 +54,7 @@ class Together(Generic[Q, A]):
         self._waiting: list[_Waiter[Q, A]] = []
         self._out = 0
         self._best = inf
+        self._now = clock()
 
     async def get(self, question: Q) -> A:
         """Return the answer. Raises what `ask` raises."""
@@ -105,10 +94,10 @@ class Together(Generic[Q, A]):
         for waiter in batch:
             waiter.asked = True
         self._next()
-        began = trio.current_time()
+        began = self._now()
         try:
             answers = await self._ask([waiter.question for waiter in batch])
-            self._best = min(self._best * _FORGET, trio.current_time() - began)
+            self._best = min(self._best * _FORGET, self._now() - began)
             for waiter, answer in zip(batch, answers, strict=True):
                 waiter.answer.append(answer)
         except Exception as error:

@@ -79,7 +79,7 @@ async def test_who_stops_waiting_leaves_no_error_behind(database_uri: str) -> No
                 await database.fetch("SELECT 1", deadline=0.2)
 
             async def closed() -> bool:
-                return bool(database._pool.get_size() == 0)
+                return bool(database._pool._pool.get_size() == 0)
 
             await until(closed, 10)
         nursery.cancel_scope.cancel()

@@ -32,6 +32,22 @@ MISCONFIGURED = (
 )
 
 
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.QueryCanceledError,
+    asyncpg.ReadOnlySQLTransactionError,
+    OSError,
+    TimeoutError,
+)
+"""What tells that a connection is of no use any more, or that none is to be had."""
+
+
 class Outdated(asyncpg.InterfaceError):  # type: ignore[misc]  # asyncpg ships no types
     """A primary that has been replaced by another one."""
 
@@ -41,11 +57,18 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
 
     ahead: float = 0.0
     """At least how far the server's clock, in POSIX seconds, is before this machine's monotonic one."""
+    at_hand: bool = False
+    """Whether nobody uses it just now, although its pool has handed it out."""
 
     @property
-    def resting(self) -> bool:
-        """Whether nobody uses it just now: its pool has handed out no proxy of it."""
-        return self._proxy is None
+    def itself(self) -> "Connection":
+        """The connection behind what the pool hands out, which passes every call on."""
+        return self
+
+    @property
+    def handed_out(self) -> Any | None:
+        """What the pool takes back; None where it has it already."""
+        return self._proxy
 
     def get_reset_query(self) -> str:
         """Return nothing to send."""
@@ -130,7 +153,7 @@ class Dial:
     def drop_resting(self) -> None:
         """Close the connections that nobody uses: another one was lost, and nobody should have to find that out for each."""
         for connection in tuple(self.opened):
-            if connection.resting:
+            if connection.at_hand or connection.handed_out is None:
                 connection.terminate()
 
     async def greet(self, connection: Connection) -> None:

@@ -1,4 +1,6 @@
-"""PostgreSQL behind trio-native functions: one statement, one crossing, one real deadline. All that knows asyncpg is here.
+"""PostgreSQL behind trio-native functions: one statement, one crossing, one real deadline.
+
+All that knows asyncpg is here, in `dial.py` and in `pool.py`.
 
 Every unit of work in this folder is one statement and so one transaction; nothing holds a connection between two crossings.
 
@@ -7,7 +9,6 @@ statement that would undo what came since says `in_time($0)`; the last argument 
 which the caller stops waiting, and the statement fails when it arrives later.
 """
 
-import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -20,11 +21,13 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
+from engines.clock import clock
 from engines.crossing import cross
 from engines.trace import current_trace, waiting
-from node.records.dial import MISCONFIGURED, Connection, Dial, LineageChange
+from node.records.dial import LOST, MISCONFIGURED, Connection, Dial, LineageChange
 from node.records.hosts import each_host
 from node.records.lineage import Lineage
+from node.records.pool import Pool
 from replication.ports import LedgerUnavailable
 from replication.standstill import Standstill
 
@@ -45,28 +48,12 @@ nearly as long, and a client that waits for three of them has given up before it
 _SLOW_SECONDS = 1.0
 _LEAST_SECONDS = 0.5
 
-_GIVE_BACK_SECONDS = 1.0
-"""How long a connection whose statement was cancelled may take to say so before it is closed."""
-
 _TOO_LATE = "AT001"
 """What the schema's `in_time` raises."""
 
 _IMMUTABLE = "AN002"
 """What the schema's `tag_immutable` raises."""
 
-_LOST = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.QueryCanceledError,
-    asyncpg.ReadOnlySQLTransactionError,
-    OSError,
-    TimeoutError,
-)
 _AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 # What a statement had seen was collected before it could refer to it: a second look will not see it any more.
 _COLLECTED = asyncpg.ForeignKeyViolationError
@@ -106,17 +93,15 @@ class DatabaseStatistics:
 class Database:
     """A pool of connections. Statements are prepared once per connection."""
 
-    _pool: Any = field(alias="pool")
+    _pool: Pool = field(alias="pool")
     _dial: Dial = field(alias="dial")
     _deadline: float = field(alias="deadline")
     _standstill: Standstill = field(factory=Standstill, alias="standstill")
-    _resting: int = field(default=0, init=False)
-    """Connections that were given back well and that nobody has taken since."""
+    _now: Callable[[], float] = field(factory=clock, init=False)
     _trips: int = field(default=0, init=False)
     _unavailable: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _trying: bool = field(default=False, init=False)
-    _coming_back: set[asyncio.Task[None]] = field(factory=set, init=False)
     _changed: trio.Event = field(factory=trio.Event, init=False)
     _excused: float = field(default=-inf, init=False)
     """The standstill whose failures do not count."""
@@ -218,67 +203,63 @@ class Database:
             self._trying = False
 
     async def _cross(self, work: Callable[[Any, float], Awaitable[T]], limit: float) -> T:
-        trace = current_trace()
-        if trace is None:
-            return await self._cross_within(work, limit, 2 * limit + 1)
-        left = _REQUEST_SECONDS - trace.slow_lately()
-        if left < _LEAST_SECONDS:
-            raise DatabaseUnavailable(f"this request has waited for it for {_REQUEST_SECONDS - left:.0f} s")
-        began = trio.current_time()
-        try:
-            return await self._cross_within(work, min(limit, left), min(2 * limit + 1, left))
-        finally:
-            if (took := trio.current_time() - began) > _SLOW_SECONDS and not self._standstill.since(began):
-                trace.note_slow(took)
-
-    async def _cross_within(self, work: Callable[[Any, float], Awaitable[T]], limit: float, deadline: float) -> T:
-        """Cross once: `limit` seconds for a connection and as many for the work, `deadline` for both."""
-        began, last = trio.current_time(), time.monotonic() + deadline
+        """Cross once: `limit` seconds for a connection and as many for the work, and all of it within what its request may wait."""
+        began, deadline, trace = self._now(), 2 * limit + 1, current_trace()
+        if trace is not None:
+            left = _REQUEST_SECONDS - trace.slow_lately()
+            if left < _LEAST_SECONDS:
+                raise DatabaseUnavailable(f"this request has waited for it for {_REQUEST_SECONDS - left:.0f} s")
+            limit, deadline = min(limit, left), min(deadline, left)
+        last = time.monotonic() + deadline
 
         async def crossing() -> T:
-            # Where one is at hand nobody waits, and no clock need be set. To ask the pool takes as long as to take one.
-            at_hand = self._resting > 0
-            self._resting -= at_hand
-            connection = await self._pool.acquire(timeout=None if at_hand else limit)
+            connection = await self._pool.take(limit)
             try:
                 # Never beyond the deadline: what comes in time would else come after the caller was told that it failed.
                 result = await self._attempt(connection, lambda on: work(on, min(limit, last - time.monotonic())))
             except BaseException as error:
-                if isinstance(error, _LOST):
+                if isinstance(error, LOST):
                     self._dial.drop_resting()
-                    self._resting = 0
-                await self._give_back_failed(connection)
+                await self._pool.give_back_failed(connection)
                 raise
-            await self._give_back(connection)
-            self._resting += 1
+            await self._pool.give_back(connection)
             return result
 
         try:
             with waiting("database"):
                 result = await cross(crossing, deadline=deadline, unavailable=DatabaseUnavailable)
-        except DatabaseUnavailable as error:
-            self._note(False, began, str(error))
-            raise
-        except _AGAIN as error:
-            raise DatabaseUnavailable(f"conflicting transactions: {error}") from error
-        except MISCONFIGURED as error:
-            raise DatabaseMisconfigured(str(error)) from error
-        except _LOST as error:
-            raise self._lost(error, began) from error
-        except asyncpg.PostgresError as error:
-            if error.sqlstate == _IMMUTABLE:
-                self._note(True, began)
-                raise TagImmutable(str(error).partition("\n")[0]) from error
-            if error.sqlstate != _TOO_LATE:
+        except Exception as error:
+            if (meant := self._meaning_of(error, began)) is error:
                 raise
-            raise self._lost(error, began) from error
+            raise meant from error
+        finally:
+            if (
+                trace is not None
+                and (took := self._now() - began) > _SLOW_SECONDS
+                and not self._standstill.since(began)
+            ):
+                trace.note_slow(took)
         self._note(True, began)
         return result
 
-    def _lost(self, error: BaseException, began: float) -> DatabaseUnavailable:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        self._note(False, began, reason)
-        return DatabaseUnavailable(reason)
+    def _meaning_of(self, error: Exception, began: float) -> Exception:
+        """Return what a crossing that failed raises, and note what it says of the database."""
+        if isinstance(error, DatabaseUnavailable):
+            self._note(False, began, str(error))
+            return error
+        if isinstance(error, _AGAIN):
+            return DatabaseUnavailable(f"conflicting transactions: {error}")
+        if isinstance(error, MISCONFIGURED):
+            return DatabaseMisconfigured(str(error))
+        state = error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+        if isinstance(error, LOST) or state == _TOO_LATE:
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            self._note(False, began, reason)
+            return DatabaseUnavailable(reason)
+        if state == _IMMUTABLE:
+            self._note(True, began)
+            return TagImmutable(str(error).partition("\n")[0])
+        return error
 
     async def _attempt(self, connection: Any, work: Callable[[Any], Awaitable[T]]) -> T:
         """Do the work, again where that helps (asyncio side)."""
@@ -296,23 +277,6 @@ class Database:
                 await self._dial.greet(connection)
         raise AssertionError("unreachable")
 
-    async def _give_back_failed(self, connection: Any) -> None:
-        """Return a connection whose statement did not end well (asyncio side).
-
-        In a task that outlives a caller who stops waiting: the pool's own would end with an error that nobody takes.
-        """
-        task = asyncio.ensure_future(self._give_back(connection))
-        self._coming_back.add(task)
-        task.add_done_callback(self._coming_back.discard)
-        await asyncio.shield(task)
-
-    async def _give_back(self, connection: Any) -> None:
-        """Return a connection to the pool; one that is still busy with a cancelled statement is closed soon (asyncio side)."""
-        try:
-            await self._pool.release(connection, timeout=_GIVE_BACK_SECONDS)
-        except (*_LOST, asyncpg.PostgresError) as error:
-            _log.debug("a connection did not come back", reason=repr(error))
-
 
 @asynccontextmanager
 async def open_database(
@@ -329,8 +293,8 @@ async def open_database(
     """
     dial = Dial(each_host(uri), deadline)
 
-    async def create() -> Any:
-        return await asyncpg.create_pool(
+    async def create() -> Pool:
+        pool = await asyncpg.create_pool(
             uri,
             connect=dial.connect,
             min_size=0,
@@ -343,12 +307,7 @@ async def open_database(
             server_settings={"application_name": "antipode", "jit": "off"},
             **({"ssl": tls} if tls is not None else {}),
         )
-
-    async def close(pool: Any) -> None:
-        try:
-            await pool.close()
-        finally:
-            pool.terminate()
+        return Pool(pool)
 
     pool = await cross(create, deadline=deadline, unavailable=DatabaseUnavailable)
     try:
@@ -356,6 +315,6 @@ async def open_database(
     finally:
         with trio.move_on_after(deadline, shield=True):
             try:
-                await cross(close, pool, deadline=deadline / 2, unavailable=DatabaseUnavailable)
-            except (DatabaseUnavailable, *_LOST) as error:
+                await cross(pool.close, deadline=deadline / 2, unavailable=DatabaseUnavailable)
+            except (DatabaseUnavailable, *LOST) as error:
                 _log.info("the pool was closed the hard way", reason=repr(error))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define, field, frozen
 
+from engines.clock import clock
 from engines.trace import tracing
 from node.answers import Again, Answer, Asker, ClientGone, Lasting, Request
 from node.cache import Cache
@@ -76,12 +77,10 @@ class Lane:
     _kept: Kept = field(factory=dict, init=False)
     waits: Waits = field(default=Factory(lambda self: Waits(self.keep_alive / 10), takes_self=True), init=False)
     """Which of them wait. Its `stop` closes those that have long been idle, and the others after the answer that tells them so."""
-    _now: Callable[[], float] = field(default=trio.current_time, init=False)
-    """Trio's clock; while `run` runs without the two calls that stand between, which an image would have fifty times."""
+    _now: Callable[[], float] = field(factory=clock, init=False)
 
     async def run(self) -> None:
         """Close connections that wait too long, for ever."""
-        self._now = trio.lowlevel.current_clock().current_time
         await self.waits.run()
 
     async def serve(self, stream: Bytes | Socket, peer: str, proxies: Proxies = NO_PROXIES) -> bytes | None:
