@@ -20,6 +20,8 @@ MOST_WAITING = 10_000
 """Lines that may wait. A stream that is slower than the node loses lines, which are counted, and never holds a request up."""
 
 _BATCH = 500
+_KEPT_MOST = 512
+"""Characters of a path that is remembered as lines have it: together they take a megabyte."""
 EVERY = 0.2
 """Seconds that a line waits at most for others to be written with it: a batch wakes a thread, and that this one, 250 us in all."""
 
@@ -81,15 +83,21 @@ class AccessWriter:
         # Made at once: a thread that makes lines takes the interpreter from the event loop at every system call of a request.
         # Written out, it takes 3 us and not the 8 of json.dumps, and no exchange has to be kept.
         theirs = f'"client_request_id": {_quoted(exchange.client_id)}, ' if exchange.client_id else ""
-        second = int(at)
+        second, asked = int(at), _asked if len(exchange.path) <= _KEPT_MOST else _asked.__wrapped__
         return (
-            f'{{"method": {_quoted(exchange.method)}, "path": {_quoted(exchange.path)}, "status": {exchange.status}, '
+            f"{asked(exchange.method, exchange.path, exchange.status, exchange.answered)}, "
             f'"sent": {exchange.sent}, "duration": {seconds:.6f}, "outcome": "{exchange.outcome}", '
-            f'"answered": {_quoted(exchange.answered)}, "request_id": {_quoted(exchange.id)}, '
-            f'"client": {_quoted(exchange.client)}, {theirs}"event": "request", "node": {self._node}, '
-            f'"logger": "antipode.access", "level": "{level}", '
+            f'"request_id": {_quoted(exchange.id)}, "client": {_quoted(exchange.client)}, {theirs}"event": "request", '
+            f'"node": {self._node}, "logger": "antipode.access", "level": "{level}", '
             f'"timestamp": "{_moment(second)}.{int((at - second) * 1e6):06d}Z"}}'
         )
+
+
+@lru_cache(maxsize=1024)
+def _asked(method: str, path: str, status: int, answered: str) -> str:
+    """Return how a line begins: what was asked, and how it was answered."""
+    said = f'"path": {_quoted(path)}, "status": {status}, "answered": {_quoted(answered)}'
+    return f'{{"method": {_quoted(method)}, {said}'
 
 
 @lru_cache(maxsize=4)

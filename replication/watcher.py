@@ -97,8 +97,8 @@ class Watcher:
 
     def board_at(self, now: float) -> Board:
         """Return `board` to whoever has just looked at the clock."""
-        measured, drilled = self._measured(now), self._drilled()
-        return rehearsed(measured, drilled, now) if drilled else measured
+        measured = self._last if now <= self._last_until else self._measured(now)
+        return rehearsed(measured, drilled, now) if (drilled := self._drilled()) else measured
 
     @property
     def measured(self) -> Board:
