@@ -8,7 +8,7 @@ from math import inf
 import trio
 from attrs import define, field
 
-from engines.clock import clock
+from engines.clock import trio_clock
 
 
 @define(eq=False)
@@ -42,7 +42,7 @@ class Alarms:
     """None of them is due sooner."""
     _sleep: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Ends then."""
-    _now = field(factory=clock, init=False)
+    _now = field(factory=trio_clock, init=False)
 
     async def wait(self, waiter: Waiter, seconds: float) -> None:
         """Return when somebody wakes the waiter, or when that takes too long."""

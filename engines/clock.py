@@ -5,7 +5,7 @@ from collections.abc import Callable
 import trio
 
 
-def clock() -> Callable[[], float]:
+def trio_clock() -> Callable[[], float]:
     """Return what tells Trio's time, in seconds, to the run that is under way, without the two calls between it and `current_time`.
 
     A warm pull of an image asks fifty times.

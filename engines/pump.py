@@ -10,6 +10,7 @@ statement takes two turns of Trio's and not four.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -19,6 +20,8 @@ import trio
 from attrs import define, field
 from sniffio import thread_local
 from trio_asyncio import TrioEventLoop
+
+from engines.clock import trio_clock
 
 AT_ONCE = 64
 """Callbacks between two turns of everybody else."""
@@ -36,6 +39,10 @@ def install(loop: TrioEventLoop) -> "Pump":
     loop._timer_handle_cancelled = pump.forget  # noqa: SLF001
     loop._cancel_timers = pump.cancel_timers  # noqa: SLF001
     loop._io_task = pump.watch  # noqa: SLF001
+    loop.call_soon = pump.call_soon
+    loop.call_later = pump.call_later
+    # Asked by every callback, future and task, and answered by C.
+    loop.get_debug = bool
     # The loop waits in its old queue just now.
     before.send_nowait(asyncio.Handle(lambda: None, (), loop))
     return pump
@@ -49,6 +56,7 @@ class Pump:
     _ready: deque[asyncio.Handle] = field(factory=deque, init=False)
     _timers: list[tuple[float, int, asyncio.TimerHandle]] = field(factory=list, init=False)
     _numbers: "count[int]" = field(factory=count, init=False)
+    _now: Callable[[], float] = field(factory=trio_clock, init=False)
     _cancelled: int = field(default=0, init=False)
     """Timers among those that were cancelled."""
     _parked: trio.lowlevel.Task | None = field(default=None, init=False)
@@ -68,6 +76,25 @@ class Pump:
         self._ready.append(handle)
         if not self._here:
             self._wake()
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        """Take a callback in, as the loop does in nine calls."""
+        handle = asyncio.Handle(callback, args, self._loop, context)
+        self._ready.append(handle)
+        if not self._here:
+            self._wake()
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Take a timer in that is due in so many seconds, likewise."""
+        when = self._now() + delay
+        handle = asyncio.TimerHandle(when, callback, args, self._loop, context)
+        heappush(self._timers, (when, next(self._numbers), handle))
+        if when < self._sleep.deadline:
+            self._sleep.deadline = when
+        return handle
 
     def start(self, begin: Callable[[], T]) -> T:
         """Return what `begin` returns; what it makes ready is run by then. From a task of the loop's thread."""

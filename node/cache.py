@@ -56,26 +56,22 @@ class Cache(Generic[K, V]):
 
     def keep(self, key: K, value: V, asked_at: float) -> None:
         """Keep a value that was asked for at `asked_at`; one that was asked for later stays."""
-        old = self._entries.get(key)
-        if old is not None and old[1] > asked_at:
-            return
-        self._forget(key)
-        self._entries[key] = (value, asked_at)
-        self._weight += self._weight_of(value)
+        entries, weigh = self._entries, self._weigh
+        old = entries.get(key)
+        if old is not None:
+            if old[1] > asked_at:
+                return
+            entries.move_to_end(key)
+            self._weight -= 1 if weigh is None else weigh(old[0])
+        entries[key] = (value, asked_at)
+        self._weight += 1 if weigh is None else weigh(value)
         while self._weight > self._most:
-            self._forget(next(iter(self._entries)))
+            _, (oldest, _) = entries.popitem(last=False)
+            self._weight -= 1 if weigh is None else weigh(oldest)
 
     def statistics(self) -> CacheStatistics:
         """Return the counts so far."""
         return CacheStatistics(self._hits, self._misses, self._weight)
-
-    def _forget(self, key: K) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._weight -= self._weight_of(entry[0])
-
-    def _weight_of(self, value: V) -> int:
-        return 1 if self._weigh is None else self._weigh(value)
 
 
 _MOST_HINTS = 100_000

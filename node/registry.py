@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import trio
 from attrs import define, field
 
+from engines.clock import trio_clock
 from engines.contract import Engine
 from node.acknowledged import Acknowledged
 from node.alike import Alike
@@ -127,6 +128,8 @@ class Registry:
     sources: Sources = field(init=False)
     """Who an address is where nobody is logged in."""
 
+    now: Callable[[], float] = field(factory=trio_clock, init=False)
+    """Trio's clock."""
     _ground: Ground | None = field(default=None, init=False)
     _seen: tuple[Board | None, Mapping[str, LocationState] | None] = field(default=(None, None), init=False)
     """What `_ground` was last found to be true of."""

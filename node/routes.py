@@ -145,7 +145,7 @@ class Routes:
             return None
         name, last, access, pulls = about.name, about.last, registry.access, registry.gates.pulls
         identity = access.puller_at_once(request.headers.get("authorization"), name)
-        ground = registry.ground(trio.current_time())
+        ground = registry.ground(registry.now())
         decided = None if identity is None else decide(registry, request, name, last)
         if identity is None or decided is None:
             return None

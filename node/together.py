@@ -8,7 +8,7 @@ import trio
 from attrs import define, field
 
 from engines.alarms import Waiter
-from engines.clock import clock
+from engines.clock import trio_clock
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -54,7 +54,7 @@ class Together(Generic[Q, A]):
         self._waiting: list[_Waiter[Q, A]] = []
         self._out = 0
         self._best = inf
-        self._now = clock()
+        self._now = trio_clock()
 
     async def get(self, question: Q) -> A:
         """Return the answer. Raises what `ask` raises."""

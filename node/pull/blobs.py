@@ -63,7 +63,7 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
     if size < registry.settings.redirect_minimum_size:
         return await _answer_small(registry, repository, found, sources, wanted, headers)
     best = sources[0]
-    if _may_send_away(registry, best) and may_redirect(best, board, trio.current_time()):
+    if _may_send_away(registry, best) and may_redirect(best, board, registry.now()):
         return _redirect(registry, repository, digest, best, headers)
     who = registry.sharer(request.who, request.client)
     return _stream(registry, repository, found, sources, wanted, headers, who)
@@ -87,7 +87,7 @@ def blob_at_once(registry: Registry, request: Request, repository: str, digest: 
     """Answer a blob from memory, without waiting: a small one, or by a redirect; None: `answer_blob` answers."""
     if request.method != "GET" or "range" in request.headers:
         return None
-    memory, settings, states, now = registry.memory, registry.settings, registry.states(), trio.current_time()
+    memory, settings, states, now = registry.memory, registry.settings, registry.states(), registry.now()
     found = memory.blobs.glance((repository, digest), memory.freshness.oldest(repository, digest, now))
     readable_now = () if found is None else readable(found.placements, states)
     if found is None or not readable_now:
@@ -128,7 +128,7 @@ def _headers(digest: str) -> Headers:
 async def look_up_blob(registry: Registry, repository: str, digest: str, *, pieces: bool) -> FoundBlob | None:
     """Return what the repository knows of a blob, from memory where it is fresh enough."""
     cache = registry.memory.blobs
-    asked_at = trio.current_time()
+    asked_at = registry.now()
     warm = cache.get((repository, digest), registry.memory.freshness.oldest(repository, digest, asked_at))
     if warm is not None and (not pieces or warm.blob.pieces is not None):
         return warm
@@ -189,7 +189,7 @@ async def _promised(registry: Registry, repository: str, found: FoundBlob) -> Fo
     if found.stays is None or found.stays >= HEAD_PROMISE + settings.metadata_staleness:
         return found
     await prolong_blob(registry.database, repository, digest)
-    asked_at = trio.current_time()
+    asked_at = registry.now()
     again = await find_blob(registry.database, repository, digest, pieces=False, grace=settings.garbage_grace)
     if again is not None:
         registry.memory.blobs.keep((repository, digest), again, asked_at)
@@ -265,7 +265,7 @@ async def _read_small(registry: Registry, repository: str, found: FoundBlob, sou
         async with _opened(registry, repository, found, sources, ByteRange(0, found.blob.size), NOBODY) as chunks:
             async for chunk in chunks:
                 data += chunk
-        registry.memory.small_blobs.keep(digest, data, trio.current_time())
+        registry.memory.small_blobs.keep(digest, data, registry.now())
     finally:
         ended.set()
         if reading.get(digest) is ended:

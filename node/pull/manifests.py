@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import trio
 from attrs import evolve
 
 from node.answers import Answer, Request
@@ -40,7 +39,7 @@ async def answer_manifest(registry: Registry, request: Request, repository: str,
 
 def manifest_at_once(registry: Registry, request: Request, repository: str, digest: str) -> Decided | None:
     """Answer a manifest by a digest that is fresh in memory, without waiting; None: `answer_manifest` answers."""
-    memory, now = registry.memory, trio.current_time()
+    memory, now = registry.memory, registry.now()
     warm = memory.manifests.glance((repository, digest), memory.freshness.oldest(repository, digest, now))
     body = None if warm is None else memory.manifest_bytes.glance(digest)
     if warm is None or body is None:
@@ -57,7 +56,7 @@ async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifes
     memory = registry.memory
     last = memory.last_digest.get((repository, tag))
     have = last if last is not None and memory.manifest_bytes.get(last) is not None else None
-    asked_at = trio.current_time()
+    asked_at = registry.now()
     try:
         look = await registry.tags.get(TagAsked(repository, tag, have))
     except DatabaseUnavailable:
@@ -72,7 +71,7 @@ async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifes
 
 async def _by_digest(registry: Registry, repository: str, digest: str) -> tuple[FoundManifest, str]:
     memory = registry.memory
-    asked_at = trio.current_time()
+    asked_at = registry.now()
     body = memory.manifest_bytes.get(digest)
     warm = memory.manifests.get((repository, digest), memory.freshness.oldest(repository, digest, asked_at))
     if warm is not None and body is not None:

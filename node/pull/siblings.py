@@ -3,8 +3,6 @@
 import json
 from collections.abc import Mapping
 
-import trio
-
 from node.registry import Registry
 
 MOST = 32
@@ -19,7 +17,7 @@ def siblings(registry: Registry, repository: str, digest: str) -> tuple[str, ...
     if not registry.settings.metadata_staleness:
         # None of them would be remembered.
         return ()
-    memory, now = registry.memory, trio.current_time()
+    memory, now = registry.memory, registry.now()
     manifest = memory.pulled.get(repository)
     body = memory.manifest_bytes.get(manifest) if manifest is not None else None
     listed = () if body is None else blobs_of(body)

@@ -21,7 +21,7 @@ import structlog
 import trio
 from attrs import define, field, frozen
 
-from engines.clock import clock
+from engines.clock import trio_clock
 from engines.crossing import cross
 from engines.trace import current_trace, waiting
 from node.records.dial import LOST, MISCONFIGURED, Connection, Dial, LineageChange
@@ -97,7 +97,7 @@ class Database:
     _dial: Dial = field(alias="dial")
     _deadline: float = field(alias="deadline")
     _standstill: Standstill = field(factory=Standstill, alias="standstill")
-    _now: Callable[[], float] = field(factory=clock, init=False)
+    _now: Callable[[], float] = field(factory=trio_clock, init=False)
     _trips: int = field(default=0, init=False)
     _unavailable: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import trio
 from attrs import Factory, define, field, frozen
 
-from engines.clock import clock
+from engines.clock import trio_clock
 from engines.trace import tracing
 from node.answers import Again, Answer, Asker, ClientGone, Lasting, Request
 from node.cache import Cache
@@ -77,7 +77,7 @@ class Lane:
     _kept: Kept = field(factory=dict, init=False)
     waits: Waits = field(default=Factory(lambda self: Waits(self.keep_alive / 10), takes_self=True), init=False)
     """Which of them wait. Its `stop` closes those that have long been idle, and the others after the answer that tells them so."""
-    _now: Callable[[], float] = field(factory=clock, init=False)
+    _now: Callable[[], float] = field(factory=trio_clock, init=False)
 
     async def run(self) -> None:
         """Close connections that wait too long, for ever."""
