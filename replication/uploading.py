@@ -6,8 +6,8 @@ Rules, because parts of an open multi-part write can be neither read, left out n
 2. Beyond that the writer keeps one part's size back, so that whatever is left when a request ends is a valid part.
 3. Only a request that leaves less than a part stores the rest as a small object of its own, the tail; the next request reads
    it back and puts it in front. Its key was reserved (committed) before.
-4. `UploadState` is all that another node needs. It is only ever handed out for bytes that the store has acknowledged, and for
-   none of the last request before its end: nobody asks how far that came, whoever repeats it sends all of it.
+4. `UploadState` is all that another node needs. It only ever counts bytes that the store has acknowledged, and none of the last
+   request before its end: whoever repeats that sends all of it.
 5. A writer never uses more than `record_every` part numbers beyond the last recorded state, and whoever takes an upload over
    skips that many: two writers that do not know of each other never write the same part. What the one leaves there without a
    record is no part of the other's blob, also where the store does not leave it out (`strays.py`).
@@ -311,10 +311,7 @@ class UploadWriter:
         self._in_parts += size
 
     async def _record_numbers(self) -> None:
-        """Record that part numbers are used, and no bytes: whoever repeats the last request sends all of its own again.
-
-        Not even that where the multi-part write is this request's own: nobody else goes on with it.
-        """
+        """Record that part numbers are used, and no bytes; not even that where nobody else goes on with the multi-part write."""
         if self._state.parts_upload is not None:
             await self._record(evolve(self._state, next_part=self._number))
 

@@ -32,6 +32,7 @@ from node.push.places import begin, move
 from node.push.publishing import announce, publish, verified
 from node.push.sessions import Session, Sessions, next_reserved
 from node.records.blobs import mount_blob
+from node.records.postgres import DatabaseUnavailable
 from node.records.uploads import bury_strays, cancel_upload, look_at_upload, record_upload
 from node.registry import Registry
 from replication.digests import Digest
@@ -196,11 +197,13 @@ class Uploads:
             if not await self._drop(session):
                 raise await self._lost(session, untouched=not intake.taken) from error
             raise RegistryError(DIGEST_INVALID, {"digest": str(digest), "found": error.found}) from error
-        with trio.fail_after(_COMMIT_SECONDS, shield=True):
+        with trio.move_on_after(_COMMIT_SECONDS, shield=True):
             if not await publish(self._registry, session, digest, stored):
                 await self._bury(session, stored.key)
                 raise await self._lost(session, untouched=not intake.taken)
-        return _created(session.repository, digest)
+            return _created(session.repository, digest)
+        # Whoever repeats it finds the blob, or the upload.
+        raise DatabaseUnavailable(f"a blob's commit is not done after {_COMMIT_SECONDS:g} s")
 
     def _intake(self, request: Request, session: Session, length: int | None) -> Intake:
         offset, kept = session.row.state.offset, session.kept

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 import trio
 
+from tests.collection.held import held_transaction
 from tests.faults import FaultProxy
-from tests.registry.world import MakeWorld, Region, until
+from tests.registry.world import MakeWorld, Region, digest_of, until
 
 
 @pytest.fixture
@@ -71,3 +72,19 @@ async def test_a_late_delete_takes_nothing_away(world: MakeWorld, cut: tuple[Fau
     await eu.push_manifest(repository, "latest", body)
     await delivered(proxy, row["pid"], eu)
     assert (await eu.ask("GET", f"/v2/{repository}/manifests/latest")).status == 200
+
+
+async def test_a_commit_that_takes_too_long(
+    world: MakeWorld, migrated_uri: str, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob whose commit is not done within the time that it has is a 503, as any other that the database had no time for."""
+    (us,) = await world("us")
+    data = secrets.token_bytes(1000)
+    await us.push_blob(repository, data)
+    location = await us.start_upload(repository)
+    monkeypatch.setattr("node.push.uploads._COMMIT_SECONDS", 0.3)
+    async with held_transaction(migrated_uri) as held:
+        await held.fetch("SELECT FROM blob FOR UPDATE")
+        assert (await us.put(location, digest_of(data), data)).failure == (503, "UNAVAILABLE")
+    monkeypatch.undo()
+    assert (await us.put(location, digest_of(data), data)).status == 201
