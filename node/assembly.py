@@ -228,6 +228,7 @@ def assemble(
         worth_a_tee,
         lambda blob: scheduler.pay_at_once(blob.id, settings.preferred),
         cap.take,
+        pool.hold,
     )
     node = Node(
         settings=settings,

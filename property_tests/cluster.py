@@ -222,7 +222,7 @@ class Node:
             heard=patience.probed,
         )
         self.reader = Reader(self.engines, self.watcher.report, self.suspects.note, offload=inline, macs=MacKeys([KEY]))
-        pool = PartPool(8 * MIB)
+        self.pool = pool = PartPool(8 * MIB)
         self.copier = Copier(
             self.engines,
             self.reader,

@@ -32,4 +32,4 @@ def tees_of(node: "Node") -> Tees:
     def copy(blob: Blob) -> Awaitable[object]:
         return node.scheduler.pay_at_once(blob.id, preferred)
 
-    return Tees(node.reader, spool, worth, copy, pace, offload=inline)
+    return Tees(node.reader, spool, worth, copy, pace, node.pool.hold, offload=inline)

@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ class Bench:
     blob: Blob
     data: bytes
     spool: Spool
+    pool: PartPool
     cap: list[tuple[str, int]] = field(factory=list)
 
     @property
@@ -92,6 +94,7 @@ async def running(
     owed: bool = True,
     settings: TeeSettings | None = None,
     folder: Path | None = None,
+    memory: int = 64 * MIB,
 ) -> AsyncIterator[Bench]:
     world = World(Random(1))
     node = Node(world, "eu1", ("eu", "us", "ap"), 1)
@@ -101,12 +104,12 @@ async def running(
     data = Random(2).randbytes(size)
     # Not a task's business yet: the scheduler must not be quicker than the pull.
     blob = await _place(node, data, owed=owed)
-    spool = Spool(folder, room, inline)
+    spool, pool = Spool(folder, room, inline), PartPool(memory)
     copier = Copier(
         node.engines,
         node.reader,
         node.ledger,
-        PartPool(64 * MIB),
+        pool,
         lambda placements: choose_sources(placements, node.preference, node.watcher.board),
         CopierSettings(part_size=5 * MIB),
         offload=inline,
@@ -123,9 +126,16 @@ async def running(
         await trio.lowlevel.checkpoint()
 
     tees = Tees(
-        node.reader, spool, worth, lambda blob: node.scheduler.pay_at_once(blob.id, "eu"), pace, settings, inline
+        node.reader,
+        spool,
+        worth,
+        lambda blob: node.scheduler.pay_at_once(blob.id, "eu"),
+        pace,
+        pool.hold,
+        settings,
+        inline,
     )
-    bench = Bench(node, tees, blob, data, spool)
+    bench = Bench(node, tees, blob, data, spool, pool)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.run)
         await node.watcher.first_round()
@@ -244,6 +254,65 @@ async def test_a_full_spool_is_not_noticed(autojump_clock: MockClock) -> None:
         bench.spool.used -= 2 * MIB
         await bench.copied()
         assert bench.tees.statistics().last_break == "the spool is full"
+
+
+async def test_a_fetch_takes_its_memory_from_the_pool(autojump_clock: MockClock) -> None:
+    """What a fetch and its copy hold at once is bounded by the pool that all copies and uploads share, however small."""
+    async with running(memory=6 * MIB) as bench:
+        held: list[int] = []
+
+        async def look() -> None:
+            while True:
+                held.append(bench.pool.statistics().held)
+                await trio.sleep(0.01)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await bench.pull()
+            await bench.copied()
+            nursery.cancel_scope.cancel()
+        assert 3 * MIB in held
+        assert max(held) <= 6 * MIB
+        # Nobody waited for memory that somebody held who waited for them.
+        assert bench.crossed() == SIZE
+        assert bench.tees.statistics().left == 0
+
+
+async def test_clients_do_not_wait_for_memory(autojump_clock: MockClock) -> None:
+    """Where uploads hold all memory for long a client reads from the sources, and the copy is made when there is some again."""
+    async with running() as bench:
+        async with bench.pool.hold(64 * MIB):
+            began = trio.current_time()
+            await bench.pull()
+            assert trio.current_time() - began < 10
+            assert bench.tees.statistics().left == 1
+        await bench.copied()
+
+
+async def test_a_part_is_in_memory_once(autojump_clock: MockClock) -> None:
+    """A part that a copy takes out of the spool takes its own size of memory and a piece, at no time twice as much."""
+    async with running(owed=False) as bench, trio.open_nursery() as clients:
+        clients.start_soon(bench.pull, 0, None, 1.0)
+        while (tee := bench.tees.running(bench.blob.digest)) is None:
+            await trio.sleep(0.1)
+        asked = 0
+        # The fetch has its own buffers, and is over by then.
+        await trio.sleep(10)
+
+        async def memory() -> None:
+            nonlocal asked
+            asked += 1
+            await trio.lowlevel.checkpoint()
+            tracemalloc.start()
+
+        try:
+            data = await tee.part(0, 16 * MIB, memory)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert data == bench.data[: 16 * MIB]
+        assert asked == 1
+        assert peak < 16 * MIB + 3 * MIB
 
 
 async def test_a_source_that_dies_is_replaced(autojump_clock: MockClock) -> None:

@@ -1,6 +1,6 @@
 """Pays one copy task: verified parts out of the best sources, in parallel, into the destination."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import Enum
 from functools import partial
 from typing import Protocol, TypeVar
@@ -16,7 +16,7 @@ from replication.finishing import Finishing
 from replication.macs import PieceProofs, ProofMaker
 from replication.model import CopyTask, Placement
 from replication.offload import Offload, in_thread
-from replication.parts import PartPool
+from replication.parts import PartPool, Share
 from replication.plan import backoff
 from replication.ports import CopyOutcome, Ledger, LedgerUnavailable
 from replication.reader import NoGoodSource, Reader, Transfer
@@ -75,8 +75,11 @@ class CopierSettings:
 class SharedFetch(Protocol):
     """A fetch of the blob that is under way anyway."""
 
-    async def part(self, start: int, length: int) -> bytes | None:
-        """Return the verified bytes [start, start + length); None where the sources must be read instead."""
+    async def part(self, start: int, length: int, memory: Callable[[], Awaitable[object]]) -> bytes | None:
+        """Return the verified bytes [start, start + length), for which it has waited for `memory`.
+
+        None where the sources must be read instead; there may be no memory then.
+        """
         ...
 
 
@@ -239,8 +242,8 @@ class Copier:
         )
         if relayed:
             return _learnt(job)
-        async with self._pool.hold(blob.size):
-            data = await self._read_part(job, 0, blob.size) if blob.size else b""
+        async with self._pool.open(blob.size) as share:
+            data = await self._read_part(job, 0, blob.size, share) if blob.size else b""
             proofs = _learnt(job)
             if blob.pieces is None:
                 maker = ProofMaker(self._reader.macs.current)
@@ -279,8 +282,8 @@ class Copier:
         if part is not None:
             return part
         # The memory is free again when the part was both verified and acknowledged, not before.
-        async with self._pool.hold(length):
-            data = await self._read_part(job, start, length)
+        async with self._pool.open(length) as share:
+            data = await self._read_part(job, start, length, share)
             return await self._destination.put_part(job.task, upload, number, data)
 
     async def _relayed(
@@ -294,10 +297,19 @@ class Copier:
             job.transfer, start, length, send(engine), lambda: self._shared(job.task.blob.digest) is not None
         )
 
-    async def _read_part(self, job: _Job, start: int, length: int) -> bytes:
+    async def _read_part(self, job: _Job, start: int, length: int, share: Share) -> bytes:
+        """Return verified bytes, with memory for them out of the share."""
+
+        async def memory() -> None:
+            if share.held < share.claim:
+                await share.grow(share.claim - share.held)
+
         shared = self._shared(job.task.blob.digest)
-        data = None if shared is None else await shared.part(start, length)
-        return await job.transfer.read_part(start, length) if data is None else data
+        data = None if shared is None else await shared.part(start, length, memory)
+        if data is None:
+            await memory()
+            data = await job.transfer.read_part(start, length)
+        return data
 
     async def _copy_serially(self, job: _Job, sources: Iterable[Placement]) -> PieceProofs:
         """Copy a blob that has no pieces: parts go out unverified, the last one only when the digest was right.

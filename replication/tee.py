@@ -4,7 +4,9 @@ Nothing here waits for the slowest: pieces that have served their purpose make r
 reads on from the sources themselves.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from io import BytesIO
 from math import inf
 
 import trio
@@ -18,6 +20,12 @@ from replication.spool import SpoolFile
 from replication.stream import Pace
 
 MIB = 1 << 20
+
+_READ = 3 * MIB
+"""What one read of the sources holds in memory: a piece that arrives, one that is ready, and one on its way to the disk."""
+
+Memory = Callable[[int], AbstractAsyncContextManager[object]]
+"""Holds so many bytes for the block, and waits until there are as many."""
 
 
 @frozen
@@ -57,6 +65,7 @@ class Tee:
         make_room: Callable[[], bool],
         settings: TeeSettings,
         pace: Pace,
+        memory: Memory,
         offload: Offload = in_thread,
     ) -> None:
         self.blob = blob
@@ -75,6 +84,7 @@ class Tee:
         self._make_room = make_room
         self._settings = settings
         self._pace = pace
+        self._memory = memory
         self._offload = offload
         self._coming: set[int] = set()
         self._gone: set[int] = set()
@@ -136,22 +146,30 @@ class Tee:
 
     # What the local copy does.
 
-    async def part(self, start: int, length: int) -> bytes | None:
-        """Return the verified bytes [start, start + length), made of whole pieces. None: the copy must read the sources."""
-        ask = object()
-        self._asked[ask] = start // PIECE
-        got = bytearray()
+    async def part(self, start: int, length: int, memory: Callable[[], Awaitable[object]]) -> bytes | None:
+        """Return the verified bytes [start, start + length), made of whole pieces. None: the copy must read the sources.
+
+        `memory` for them is waited for when all of them are on the disk: who waits for the fetch, which wants some too, has none.
+        """
+        ask, indices = object(), range(start // PIECE, piece_count(start + length))
+        self._asked[ask] = indices.start
         try:
-            while len(got) < length:
-                data = await self._get((start + len(got)) // PIECE, hurry=False)
+            for index in indices:
+                if not await self._arrived(index, hurry=False):
+                    return None
+            await memory()
+            # Filled in place, and given out without being copied.
+            whole = BytesIO(bytes(length))
+            for index in indices:
+                data = await self._get(index, hurry=False)
                 if data is None:
                     return None
-                got += data
+                whole.write(data)
         finally:
             del self._asked[ask]
             self._stir()
-        self._copied = max(self._copied, -(-(start + length) // PIECE))
-        return bytes(got)
+        self._copied = max(self._copied, indices.stop)
+        return whole.getvalue()
 
     def copy_ended(self) -> None:
         """Note that there is no local copy, or none any more."""
@@ -214,28 +232,38 @@ class Tee:
         return index not in self._coming and index not in self._gone and index not in self._file
 
     async def _fetch(self, scope: trio.CancelScope) -> None:
-        while not self.broken and (index := self._next()) is not None:
-            end = self._take(index)
-            if index == end:
+        while not self.broken and self._next() is not None:
+            async with self._memory(min(_READ, self.blob.size)):
+                read = await self._fetch_some()
+            if not read:
                 await self._wait_for_room()
-                continue
-            try:
-                stop = min(end * PIECE, self.blob.size)
-                async with self._reader.stream(self._transfer, index * PIECE, stop, self._waiting_pace) as stream:
-                    async for data in stream:
-                        self.location = stream.location
-                        await self._file.put(index, data)
-                        self._arrive(index)
-                        index += 1
-            except NoGoodSource as error:
-                self.break_off(str(error))
-            except OSError as error:
-                self.break_off(f"the spool: {error}")
-            finally:
-                self._file.release(end - index)
-                self._coming.difference_update(range(index, end))
         if self.broken:
             scope.cancel()
+
+    async def _fetch_some(self) -> bool:
+        """Read some pieces in a row, if there are any left; return False where the spool has no room for one."""
+        index = None if self.broken else self._next()
+        if index is None:
+            return True
+        end = self._take(index)
+        if index == end:
+            return False
+        try:
+            stop = min(end * PIECE, self.blob.size)
+            async with self._reader.stream(self._transfer, index * PIECE, stop, self._waiting_pace) as stream:
+                async for data in stream:
+                    self.location = stream.location
+                    await self._file.put(index, data)
+                    self._arrive(index)
+                    index += 1
+        except NoGoodSource as error:
+            self.break_off(str(error))
+        except OSError as error:
+            self.break_off(f"the spool: {error}")
+        finally:
+            self._file.release(end - index)
+            self._coming.difference_update(range(index, end))
+        return True
 
     async def _wait_for_room(self) -> None:
         """Wait until something has moved. While nobody waits for a piece it may take any time: then the readers are slow."""

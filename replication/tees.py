@@ -12,7 +12,7 @@ from replication.offload import Offload, in_thread
 from replication.reader import BlobStream, NoGoodSource, Reader
 from replication.spool import Spool
 from replication.stream import Chunk, Pace, Turns, streamed
-from replication.tee import Tee, TeeSettings
+from replication.tee import Memory, Tee, TeeSettings
 
 
 @frozen
@@ -32,7 +32,7 @@ class Tees:
 
     `worth` decides, from a blob and its sources, best first, whether the preferred store lacks it and would take it. `copy` claims
     and pays the preferred store's copy of a blob (`Scheduler.pay_at_once`) and returns when that is over; its bytes come through
-    `running`. `pace` caps what is read from elsewhere.
+    `running`. `pace` caps what is read from elsewhere. `memory` is what all tees, copies and uploads share.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Tees:
         worth: Callable[[Blob, tuple[Placement, ...]], bool],
         copy: Callable[[Blob], Awaitable[object]],
         pace: Pace,
+        memory: Memory,
         settings: TeeSettings | None = None,
         offload: Offload = in_thread,
     ) -> None:
@@ -50,6 +51,7 @@ class Tees:
         self._worth = worth
         self._copy = copy
         self._pace = pace
+        self._memory = memory
         self._settings = settings or TeeSettings()
         self._offload = offload
         self._tees: dict[str, Tee] = {}
@@ -113,7 +115,15 @@ class Tees:
         if blob.digest in self._spoilt or len(self._all) >= self._settings.most:
             return None
         tee = Tee(
-            blob, sources, self._reader, self._spool.file(), self._make_room, self._settings, self._pace, self._offload
+            blob,
+            sources,
+            self._reader,
+            self._spool.file(),
+            self._make_room,
+            self._settings,
+            self._pace,
+            self._memory,
+            self._offload,
         )
         self._begun += 1
         self._tees[blob.digest] = tee

@@ -236,9 +236,12 @@ async def test_a_slow_store_slows_the_client(
     assert node.peak_resident_bytes < before + 48 * MIB
 
 
-async def large(start_cluster: StartCluster, repository: str, size: int, copies: int) -> tuple[tuple[Node, Node], int]:
+async def large(
+    start_cluster: StartCluster, repository: str, size: int, copies: int, *, far_first: bool = False
+) -> tuple[tuple[Node, Node], int]:
     """Push one blob of `size` bytes to the node that makes `copies` copies of as much in all at the same time, and pull it.
 
+    With `far_first` it is pulled where it is still missing before it is where it was pushed: pull and copy share one fetch.
     Returns the nodes, and how many copies the second one was at at the same time.
     """
     # A store that is healthy at the beginning stays so: fewer copies go into one that is slow to answer a probe.
@@ -277,7 +280,7 @@ async def large(start_cluster: StartCluster, repository: str, size: int, copies:
             await until(copies_run)
             digest = await push_patterned(eu, repository, size, seed=1)
             nursery.cancel_scope.cancel()
-        for http in (eu, us):
+        for http in (us, eu) if far_first else (eu, us):
             assert await pulled_digest(http, f"/v2/{repository}/blobs/{digest}") == digest
     return (nodes["us"], nodes["eu"]), int(most)
 
@@ -292,9 +295,10 @@ async def set_state(http: httpx.AsyncClient, location: str, state: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_memory_is_bounded(start_cluster: StartCluster, repository: str) -> None:
+@pytest.mark.parametrize("far_first", [False, True])
+async def test_memory_is_bounded(start_cluster: StartCluster, repository: str, *, far_first: bool) -> None:
     """A 256 MiB push and pull, while 8 copies run, stay under 200 MiB resident on both nodes."""
-    nodes, most = await large(start_cluster, repository, 256 * MIB, copies=8)
+    nodes, most = await large(start_cluster, repository, 256 * MIB, copies=8, far_first=far_first)
     assert most == 8
     for node in nodes:
         assert node.peak_resident_bytes < 200 * MIB, f"{node.name}: {node.peak_resident_bytes / MIB:.0f} MiB"
