@@ -188,7 +188,7 @@ class Arguments:
         if isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
                 number = kind(value)
-            except ValueError:
+            except (ValueError, OverflowError):
                 number = None
         # The comparison also refuses NaN; a fraction where a whole number is due is not rounded in silence.
         if number is None or not lowest <= number <= highest or (isinstance(value, float) and number != value):  # type: ignore[operator]  # T is int or float

@@ -136,6 +136,8 @@ def test_all_errors_at_once() -> None:
         ("STSS3Storage", {"sts_user_access_key": "A", "sts_user_secret_key": "B"}, ["sts_role_arn"]),
         ("S3Storage", {"maximum_connections": 1.5}, ["maximum_connections"]),
         ("S3Storage", {"read_timeout": float("nan")}, ["read_timeout"]),
+        ("S3Storage", {"read_timeout": 10**400, "connect_timeout": "5s"}, ["connect_timeout", "read_timeout"]),
+        ("S3Storage", {"port": float("inf")}, ["port"]),
     ],
 )
 def test_contradictions(class_name: str, arguments: dict[str, object], names: list[str]) -> None:
