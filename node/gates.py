@@ -176,11 +176,20 @@ class _Inside(AbstractAsyncContextManager[None]):
         self._gate.leave(self._who)
 
 
+API_AT_ONCE = 32
+"""Requests of the API: what one of them asks the database for may take a hundred times as long as a pull's look-up. More of them
+would keep all its connections, and pulls and pushes with them, until the database counts as away."""
+
+
 class Gates:
-    """The gates of a node: short pull answers, streamed blobs, pushes, and requests for tokens. `queue` may wait before each."""
+    """The gates of a node: short pull answers, streamed blobs, pushes, requests for tokens, and the API's.
+
+    `queue` may wait before each.
+    """
 
     def __init__(self, pulls: int, streams: int, pushes: int, tokens: int, *, queue: int, patience: float) -> None:
         self.pulls = Gate("pulls", pulls, queue, patience)
         self.streams = Gate("streamed blobs", streams, queue, patience)
         self.pushes = Gate("pushes", pushes, queue, patience)
         self.tokens = Gate("requests for tokens", tokens, queue, patience)
+        self.api = Gate("requests of the API", API_AT_ONCE, queue, patience)

@@ -384,6 +384,7 @@ class State(Collector):
             ("streams", gates.streams.places),
             ("pushes", gates.pushes.places),
             ("tokens", gates.tokens.places),
+            ("api", gates.api.places),
             ("waits", self._node.waiting.places),
             ("durable_pushes", self._node.durable.places),
             ("connections", self._node.connections),

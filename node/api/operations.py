@@ -85,6 +85,8 @@ class Operation:
     always: bool = False
     """Whether it goes on in read-only mode although it changes something."""
     status: int = 200
+    waits: bool = False
+    """Whether it may wait for long, for something other than the database, and takes its turn by itself when it asks that."""
     own_lines: bool = False
     """Whether it writes lines of the audit log itself, because most requests of it change nothing."""
 

@@ -42,28 +42,30 @@ async def replication_of(
 
     Parameters: `location`; `wait`, how long to block until it is present, not_required or impossible (at most 5 minutes, by default
     not at all); `referrers=true` takes in what is attached; `request=true` asks for copies that no policy wants, to be kept for
-    WANTED_RETENTION. Raises Problem, LedgerUnavailable.
+    WANTED_RETENTION. Raises Problem, RegistryError (429), LedgerUnavailable.
     """
     question = _read(registry, query)
     if not is_name(name) or not (is_tag(reference) or _is_digest(reference)):
         raise _unknown(name, reference)
     began = trio.current_time()
     locations = (question.location,)
-    facts = await read_closure(
-        registry.database,
-        name,
-        reference,
-        locations=locations,
-        referrers=question.referrers,
-        replicate=registry.settings.replicate,
-    )
+    async with registry.gates.api.enter(who):
+        facts = await read_closure(
+            registry.database,
+            name,
+            reference,
+            locations=locations,
+            referrers=question.referrers,
+            replicate=registry.settings.replicate,
+        )
     if facts is None:
         raise _unknown(name, reference)
     subject = Subject(name, facts.digest, question.referrers, locations)
     answer = _arrival(registry, facts, question.location)
     requested = question.request and _may_request(facts, answer, question.location)
     if requested:
-        await _request(registry, subject, question.location)
+        async with registry.gates.api.enter(who):
+            await _request(registry, subject, question.location)
     if requested or (question.wait and not answer.settled):
         facts = await _wait(registry, subject, max(0.0, began + question.wait - trio.current_time()), who)
         answer = _arrival(registry, facts, question.location)

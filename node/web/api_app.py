@@ -96,7 +96,11 @@ def _view(registry: Registry, operation: Operation) -> Callable[..., Any]:
             None if fits is None else await _body(fits),
             client_address(cast("Scope", quart.request.scope)),
         )
-        answered = await operation.handle(call)
+        if operation.waits:
+            answered = await operation.handle(call)
+        else:
+            async with registry.gates.api.enter(registry.sharer(who.name, call.client)):
+                answered = await operation.handle(call)
         if operation.method != "GET" and not operation.own_lines:
             await registry.auditlog.record(_line(registry, operation, call))
         return _json(answered, operation.status)

@@ -52,6 +52,7 @@ OPERATIONS = (
         _ways,
         record(authentication=one_of("none", "Database", "LDAP", "OIDC"), service=maybe(TEXT), device=FLAG, code=FLAG),
         topic="login",
+        waits=True,
     ),
     Operation(
         "POST",
@@ -63,6 +64,7 @@ OPERATIONS = (
         _BEGUN,
         topic="login",
         always=True,
+        waits=True,
         own_lines=True,
     ),
     Operation(
@@ -80,6 +82,7 @@ OPERATIONS = (
             state=text("What comes back with the code.", minLength=8, maxLength=200, pattern="^[A-Za-z0-9._~-]+$"),
         ),
         always=True,
+        waits=True,
         own_lines=True,
     ),
     Operation(
@@ -107,6 +110,7 @@ OPERATIONS = (
             },
         ),
         always=True,
+        waits=True,
         own_lines=True,
     ),
     Operation(

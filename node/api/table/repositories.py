@@ -201,6 +201,7 @@ OPERATIONS = (
             flag("request", "Ask for copies that no policy wants; only those may who have logged in."),
         ),
         reads_itself=True,
+        waits=True,
     ),
     Operation(
         "GET",
