@@ -25,7 +25,7 @@ _TRIES = 3
 _PAUSE = 1.0
 """Seconds between two tries: a store that is busy for a moment must not make a rescue do without what it has."""
 
-_GIVE_UP = 5
+GIVE_UP = 5
 """Objects in a row that a store did not give, after which it is asked for no more: there may be thousands, and all is repeated."""
 
 _NOT_READ = "its journal was not read to the end"
@@ -98,7 +98,7 @@ class _Reading:
 
     async def read(self, location: str, key: str) -> tuple[Fact, Sequence[Entry]] | None:
         """Return what an object says; None, and told, where it is damaged or its store does not give it."""
-        if self.silent[location] >= _GIVE_UP:
+        if self.silent[location] >= GIVE_UP:
             return None
         for tries in range(1, _TRIES + 1):
             try:

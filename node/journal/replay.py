@@ -6,6 +6,7 @@ safe while nodes run: what the records changed later than the journals say is le
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -18,7 +19,7 @@ from engines.contract import Engine, EngineError, ObjectMissing
 from node.errors import RegistryError
 from node.findings import Finding, Tell
 from node.journal.facts import Damaged, JournalKey, StoredManifest, decode_manifest, manifest_digest, manifest_prefix
-from node.journal.reader import list_journals, read_journals
+from node.journal.reader import GIVE_UP, list_journals, read_journals
 from node.journal.store import key_pages, read_object
 from node.push.reading import read_manifest
 from node.records.history import set_tag_expiration
@@ -95,6 +96,8 @@ class _Work:
     gaps: bool = False
     """Whether a snapshot of the journals could not be read: they do not know all that the stores have."""
     done: Replayed = field(factory=Replayed)
+    silent: Counter[str] = field(factory=Counter)
+    """Manifests in a row that each store could not be asked for."""
 
     def unreachable(self, location: str, error: EngineError, text: str) -> None:
         """Tell that a store did not give what was asked of it."""
@@ -231,14 +234,26 @@ def _sizes(document: Mapping[str, Any]) -> Sequence[tuple[str, int]]:
 async def _fetch(work: _Work, digest: str) -> bytes | None:
     """Return the bytes of a manifest from the first store that has them right."""
     for location, engine in sorted(work.engines.items()):
+        if work.silent[location] >= GIVE_UP:
+            continue
         try:
-            page = await engine.list_keys(manifest_prefix(engine.prefix, digest))
-            for key in page.keys:
-                stored = await _read(work, location, engine, key)
-                if stored is not None:
-                    return stored.body
+            body = await _fetch_from(work, location, engine, digest)
         except EngineError as error:
+            work.silent[location] += 1
             work.unreachable(location, error, f"while the manifest {digest} was looked for")
+            continue
+        work.silent[location] = 0
+        if body is not None:
+            return body
+    return None
+
+
+async def _fetch_from(work: _Work, location: str, engine: Engine, digest: str) -> bytes | None:
+    page = await engine.list_keys(manifest_prefix(engine.prefix, digest))
+    for key in page.keys:
+        stored = await _read(work, location, engine, key)
+        if stored is not None:
+            return stored.body
     return None
 
 

@@ -125,6 +125,25 @@ async def run_again(us: Region) -> tuple[Mapping[tuple[str, str], str], RescueRe
     return await tags(us), report
 
 
+async def test_a_store_that_goes_away_is_not_asked_for_every_manifest(world: MakeWorld) -> None:
+    """After some that it did not give it is passed over: there may be thousands, each of which would be waited for."""
+    (us,) = await world("us eu", proxy_storage=True)
+    for n in range(30):
+        await us.push_image("a/b", f"v{n}", b"layer")
+    await copy_everything(us)
+    await flush(us)
+    known = await tags(us)
+    await lose_the_database(us)
+    us.engines["eu"].plan("list_keys", Refuse(), where="manifests/sha256")
+    report, findings = await run(us)
+    assert report.unreachable == ("eu",)
+    assert await tags(us) == known
+    # As many as are looked for at once may be under way when that is found.
+    assert len([finding for finding in findings if finding.kind == "unreachable"]) <= 5 + 8
+    us.engines["eu"].clear()
+    assert (await run(us))[0].unreachable == ()
+
+
 async def test_one_store_is_enough_for_what_it_holds(world: MakeWorld) -> None:
     """With one store gone for good all names come back, blobs that it held too, and what only the lost one had is named."""
     (us,) = await world("us eu", proxy_storage=True)
