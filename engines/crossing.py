@@ -77,7 +77,7 @@ class Bridge:
                 # The loop would call it one turn later.
                 ended()
 
-        return self._pump.start(lambda: self._loop.create_task(run()))
+        return self._pump.start(lambda: asyncio.Task(run(), loop=self._loop))
 
     def leave_behind(self, task: "asyncio.Task[Any]", name: str) -> None:
         """Count and log a task that nobody waits for any more, and take its outcome when it ends after all."""

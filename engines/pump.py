@@ -188,7 +188,7 @@ class Pump:
                 if not self._ready or getattr(self._ready[0], "_started", None) is not None:
                     return
                 handle = self._ready.popleft()
-                if not handle.cancelled():
+                if not handle._cancelled:  # noqa: SLF001
                     handle._run()  # noqa: SLF001
         finally:
             thread_local.name = library

@@ -28,7 +28,7 @@ from node.together import Together
 from node.waiting import Waiting
 from node.web.proxies import Proxies
 from replication.macs import MacKeys
-from replication.model import Board, LocationState, Placement
+from replication.model import Board, ClusterView, LocationState, Placement
 from replication.parts import PartPool
 from replication.patience import Patience
 from replication.policy import Policy
@@ -108,8 +108,10 @@ class Registry:
     """Who waits for an image to arrive."""
     durable: Waiting
     """Pushes that wait for their copies: as many as DURABILITY_WAITERS, whoever else waits."""
+    cluster: Callable[[], ClusterView | None]
+    """What the last heartbeat brought."""
     states: Callable[[], Mapping[str, LocationState]]
-    """The locations' states as the last heartbeat brought them."""
+    """The locations' states as it brought them."""
     instance: str
     """This process's id, new at every start."""
     clock: Callable[[], float]
@@ -131,7 +133,7 @@ class Registry:
     now: Callable[[], float] = field(factory=trio_clock, init=False)
     """Trio's clock."""
     _ground: Ground | None = field(default=None, init=False)
-    _seen: tuple[Board | None, Mapping[str, LocationState] | None] = field(default=(None, None), init=False)
+    _seen: tuple[Board | None, ClusterView | None] = field(default=(None, None), init=False)
     """What `_ground` was last found to be true of."""
 
     def __attrs_post_init__(self) -> None:
@@ -144,11 +146,13 @@ class Registry:
 
     def ground(self, now: float) -> Ground:
         """Return what pulls are decided by now (Trio's clock): the same object for as long as that is the same."""
-        ground, board, states = self._ground, self.watcher.board_at(now), self.states()
+        ground, measured, cluster = self._ground, self.watcher.measured_at(now), self.cluster()
         hints, seen = self.memory.freshness.noted, self._seen
-        if ground is not None and board is seen[0] and states is seen[1] and hints == ground.hints:
+        if ground is not None and measured is seen[0] and cluster is seen[1] and hints == ground.hints:
             return ground
-        self._seen = board, states
+        # A drill ends although no heartbeat says so.
+        self._seen = None if cluster is None or cluster.drills else measured, cluster
+        board, states = self.watcher.board_at(now), self.states()
         found = Ground(standing(board, self.settings.preference, now), states, hints)
         if ground is None or found != ground:
             ground = self._ground = found

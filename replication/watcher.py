@@ -97,15 +97,16 @@ class Watcher:
 
     def board_at(self, now: float) -> Board:
         """Return `board` to whoever has just looked at the clock."""
-        measured = self._last if now <= self._last_until else self._measured(now)
-        return rehearsed(measured, drilled, now) if (drilled := self._drilled()) else measured
+        measured, drilled = self.measured_at(now), self._drilled()
+        return rehearsed(measured, drilled, now) if drilled else measured
 
     @property
     def measured(self) -> Board:
         """Return every location's line as it is, drill or not, as `board` does."""
-        return self._measured(trio.current_time())
+        return self.measured_at(trio.current_time())
 
-    def _measured(self, now: float) -> Board:
+    def measured_at(self, now: float) -> Board:
+        """Return `measured` to whoever has just looked at the clock."""
         if now > self._last_until:
             self._last = {name: line(record, self._rules, now) for name, record in self._records.items()}
             self._last_until = min((settled_until(record, now) for record in self._records.values()), default=inf)
