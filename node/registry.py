@@ -151,7 +151,7 @@ class Registry:
         if ground is not None and measured is seen[0] and cluster is seen[1] and hints == ground.hints:
             return ground
         # A drill ends although no heartbeat says so.
-        self._seen = None if cluster is None or cluster.drills else measured, cluster
+        self._seen = (None if cluster is None or cluster.drills else measured, cluster)
         board, states = self.watcher.board_at(now), self.states()
         found = Ground(standing(board, self.settings.preference, now), states, hints)
         if ground is None or found != ground:
