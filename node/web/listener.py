@@ -269,7 +269,7 @@ class _Server:
         except Exception:
             log.exception("connection failed")
         finally:
-            close(accepted)
+            accepted.close()  # nobody waits for it any more
             self.arrivals.crowd.leave(accepted)
             self.live.discard(accepted)
             self.slots.release()
