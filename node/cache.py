@@ -75,6 +75,7 @@ class Cache(Generic[K, V]):
 
 
 _MOST_HINTS = 100_000
+"""16 MiB of them, as hashes; with the words that they are about it would be twice as much."""
 
 
 class Freshness:
@@ -92,14 +93,15 @@ class Freshness:
         self.noted = 0
         """Hints so far: while no more come, an answer stays fresh for as long as it may be old."""
         self._grace = max(staleness, grace)
-        self._hints: OrderedDict[tuple[str | None, str | None], float] = OrderedDict()
+        self._hints: OrderedDict[int, float] = OrderedDict()
+        """Hash of (repository, digest) -> when. Two that have the same are taken for one: what is fresh is asked for again."""
         self._floor = -inf
         """Everything asked for before this is out of date: hints about it may have been forgotten."""
 
     def note(self, hint: Forget | Placed, now: float) -> None:
         """Take a hint in."""
         self.noted += 1
-        key = (None, hint.digest) if isinstance(hint, Placed) else (hint.repository, hint.digest)
+        key = hash((None, hint.digest) if isinstance(hint, Placed) else (hint.repository, hint.digest))
         self._hints.pop(key, None)
         self._hints[key] = now
         while self._hints and next(iter(self._hints.values())) < now - self._grace:
@@ -119,8 +121,8 @@ class Freshness:
         about = hints.get
         return max(
             limit,
-            about((repository, None), -inf),
-            about((None, digest), -inf),
-            about((repository, digest), -inf),
-            -inf if away else about((None, None), -inf),
+            about(hash((repository, None)), -inf),
+            about(hash((None, digest)), -inf),
+            about(hash((repository, digest)), -inf),
+            -inf if away else about(hash((None, None)), -inf),
         )

@@ -46,8 +46,8 @@ MIB = 1 << 20
 _MANIFEST_BYTES = 8 * MIB
 _SMALL_BLOB_BYTES = 4 * MIB
 _LINKS = 6_000
-_ENTRY = 256
-"""What an entry costs besides its bytes, about; a great many tiny ones must not cost more than a few large ones."""
+_ENTRY = 416
+"""What an entry costs besides its bytes: key, times and places. Many tiny ones must not cost more than a few large ones."""
 
 
 def _bytes(value: bytes) -> int:

@@ -2,9 +2,13 @@
 
 import os
 import sys
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
 import trio
 
 from node.cache import Freshness
@@ -12,6 +16,7 @@ from node.records.manifests import FoundManifest
 from node.records.pulls import FoundBlob
 from node.registry import _LINKS, _MANIFEST_BYTES, _SMALL_BLOB_BYTES, Memory
 from replication.model import Blob, Placement
+from replication.ports import Forget
 from tests.cluster import START_SECONDS, StartCluster
 
 MIB = 1 << 20
@@ -58,6 +63,38 @@ async def test_idle_with_full_caches(start_cluster: StartCluster) -> None:
     print(f"idle {idle / MIB:.0f} MiB, caches {caches / MIB:.0f} MiB")
     assert caches > 20 * MIB
     assert idle + caches < 150 * MIB
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [100, 300, 2000])
+def test_a_cache_of_bytes_holds_what_it_weighs(size: int) -> None:
+    """A cache that is bounded in bytes holds no more of them than its bound, of small values as of large ones."""
+    with traced():
+        cache = Memory(Freshness(5.0)).manifest_bytes
+        for number in range(_MANIFEST_BYTES // size):
+            cache.keep(digest(number), os.urandom(size), float(number))
+        held, _ = tracemalloc.get_traced_memory()
+    assert 0.8 * _MANIFEST_BYTES < cache.statistics().weight <= _MANIFEST_BYTES
+    assert 0.8 * cache.statistics().weight < held < 1.02 * cache.statistics().weight
+
+
+def test_hints_cost_little() -> None:
+    """What is remembered of a hint takes no more than 200 bytes, however long the names in it: a hundred thousand are kept."""
+    with traced():
+        freshness = Freshness(5.0, 3600.0)
+        for number in range(20_000):
+            freshness.note(Forget(f"some-team/with/a/long/name/{number}", digest(number)), 1.0 + number / 1e6)
+        held, _ = tracemalloc.get_traced_memory()
+    print(f"{held / 20_000:.0f} bytes each")
+    assert held < 200 * 20_000
 
 
 if __name__ == "__main__":

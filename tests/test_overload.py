@@ -23,6 +23,7 @@ from tests.edge.wire import Client as Wire
 from tests.edge.wire import connect
 from tests.nemesis.ground import NO_TLS, until
 from tests.test_memory import full_caches
+from tests.test_metrics import samples, value
 
 MIB = 1 << 20
 _PATIENCE = 60.0
@@ -149,6 +150,8 @@ async def test_a_crowd_waits_for_its_turn(start_cluster: StartCluster, repositor
         each = (node.resident_bytes - memory) / _CROWD
         print(f"{_CROWD} waiting: {node.resident_bytes / MIB:.0f} MiB, {each / 1024:.1f} KiB each")
         assert each < _EACH
+        # One file each: the node's limit of open files counts with that.
+        assert open_files(node) < files + _CROWD + _CROWD // 2
         for reader in readers:
             reader.close()
     assert served == [b"HTTP/1.1 200"] * _CROWD
@@ -178,28 +181,43 @@ async def test_a_full_house_fits(start_cluster: StartCluster, repository: str, t
         big = await push(client, repository, "big", os.urandom(24 * MIB))
         small = await push(client, repository, "small", os.urandom(20 * 1024))
 
-        async def one(digest: str) -> Wire:
+        wires: list[Wire] = []
+
+        async def one() -> None:
             async with turn:
                 with trio.fail_after(10 * _PATIENCE):
                     wire = await stack.enter_async_context(connect(Address("127.0.0.1", node.port), tls=trust))
                     # Who waits gets no answer, and would begin a handshake before the last one has ended.
                     assert (await wire.ask("/v2/")).status == 200
-                    await wire.send(f"GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nHost: it\r\n\r\n".encode())
-                    return wire
+                    wires.append(wire)
+
+        async def ask(wire: Wire, digest: str) -> None:
+            with trio.fail_after(_PATIENCE):
+                await wire.send(f"GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nHost: it\r\n\r\n".encode())
 
         # It has the only stream, and nobody reads what more it gets.
-        holder = await one(big)
+        await one()
+        holder = wires.pop()
+        await ask(holder, big)
         assert await holder.stream.receive_some(1)
         before = node.resident_bytes
         async with trio.open_nursery() as nursery:
             for _ in range(most - _SPARE):
-                nursery.start_soon(one, small)
+                nursery.start_soon(one)
+        # All at once: while the room stands still, who comes seconds later than the first who waits is sent away.
+        for wire in wires:
+            await ask(wire, small)
         assert open_files(node) >= most - _SPARE
         # A request that comes after theirs finds all of them waiting.
         assert (await client.get("/health/endtoend")).status_code == 200
         each = (node.resident_bytes - before) / most
         peak, caches = node.peak_resident_bytes, await full_caches()
-        print(f"{most} waiting: {peak / MIB:.0f} MiB, {each / 1024:.1f} KiB each; full caches {caches / MIB:.0f} MiB")
+        scraped = samples((await client.get("/metrics")).text)
+        waiting = most - _SPARE - int(value(scraped, "antipode_places_refused_total", kind="streams"))
+        print(
+            f"{most} connected, {waiting} of them waiting: {peak / MIB:.0f} MiB, {each / 1024:.1f} KiB each; "
+            f"full caches {caches / MIB:.0f} MiB"
+        )
         assert peak + caches < 200 * MIB
 
 

@@ -1,6 +1,9 @@
 """The plain-ASGI edge of the registry: request facts in, an `Answer` out, and a watch on the client meanwhile."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self
 
 import structlog
 import trio
@@ -12,6 +15,7 @@ from node.web.failures import INTERNAL, answer_to
 from node.web.groups import EXPECTED, unwrap
 from node.web.incoming import IncomingBody, body_of, request_from
 from node.web.outgoing import AsgiCarrier, Carrier, Outlet, send_whole
+from replication.flow import Sink
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.edge")
 
@@ -86,12 +90,12 @@ async def respond(
 async def _stream(stream: Stream, outlet: Outlet, exchange: Exchange, carrier: Carrier) -> None:
     try:
         # The sink outlives the source, whose thread writes to it.
-        with unwrap(), carrier.sink(outlet.passed) as sink:
+        with unwrap(), _Beside(carrier, outlet) as beside:
             async with stream.open() as chunks:
                 flowing = chunks if isinstance(chunks, Flowing) else None
                 async for chunk in chunks:
                     await outlet.put(chunk)
-                    if flowing is not None and sink is not None:
+                    if flowing is not None and (sink := beside.sink()) is not None:
                         # The head has gone with the first chunk.
                         flowing.flow_into(sink)
             await outlet.finish()
@@ -106,6 +110,36 @@ async def _stream(stream: Stream, outlet: Outlet, exchange: Exchange, carrier: C
             log.warning("answer broken off", path=exchange.path, sent=exchange.sent, error=repr(error))
         else:
             log.exception("answer broken off", path=exchange.path, sent=exchange.sent, exc_info=error)
+
+
+class _Beside:
+    """A sink, opened when it is first asked for: it is a file, and a thousand answers may wait for a store that never use one."""
+
+    __slots__ = ("_carrier", "_opened", "_outlet", "_sink")
+
+    def __init__(self, carrier: Carrier, outlet: Outlet) -> None:
+        self._carrier = carrier
+        self._outlet = outlet
+        self._opened: AbstractContextManager[Sink | None] | None = None
+        self._sink: Sink | None = None
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def sink(self) -> Sink | None:
+        """Return it; None where the carrier has none."""
+        if self._opened is None:
+            self._opened = self._carrier.sink(self._outlet.passed)
+            self._sink = self._opened.__enter__()
+        return self._sink
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close it, if it was opened."""
+        if self._opened is not None:
+            self._opened.__exit__(kind, error, traceback)
 
 
 def _failure(error: Exception, exchange: Exchange, carrier: Carrier) -> Answer:
