@@ -219,6 +219,15 @@ def test_demo_names_a_taken_port(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to run PostgreSQL as somebody else")
+@pytest.mark.parametrize("port", ["99999", "0", "x", "-1"])
+def test_demo_refuses_what_is_no_port(port: str) -> None:
+    """As any option that cannot be used: one line and exit code 2, and nothing is started."""
+    words = [sys.executable, "-m", "scripts.demo_parts", f"--us-port={port}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"argument --us-port: found '{port}'; write a port, 1 to 65535\n")
+
+
 def test_wheel_in_a_closed_folder_is_copied_with_its_libraries(tmp_path: Path) -> None:
     """Where the other user cannot enter the folder of a wheel, its programs and their libraries keep their places to each other."""
     closed = tmp_path / "site-packages"

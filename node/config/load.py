@@ -83,6 +83,9 @@ def _parse_yaml(text: str, name: str, findings: Findings) -> dict[object, object
     except ValueError:
         findings.wrong(name, "a value that YAML cannot read", "put dates and numbers with colons in quotes")
         return {}
+    except RecursionError:
+        findings.wrong(name, "brackets in brackets, hundreds deep", "close them")
+        return {}
     finally:
         loader.dispose()
     findings.problems.extend(loader.twice)

@@ -142,6 +142,13 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+def _port(text: str) -> int:
+    port = int(text) if text.isascii() and text.isdigit() and len(text) <= len("65535") else 0
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"found {text!r}; write a port, 1 to 65535")
+    return port
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
@@ -153,7 +160,7 @@ def _options() -> argparse.Namespace:
     for region in _DEFAULT_PORTS:
         parser.add_argument(
             f"--{region}-port",
-            type=int,
+            type=_port,
             metavar="PORT",
             default=os.environ.get(f"ANTIPODE_DEMO_{region.upper()}_PORT") or _DEFAULT_PORTS[region],
             help=f"where the {region} node listens on 127.0.0.1; default: $ANTIPODE_DEMO_{region.upper()}_PORT, "

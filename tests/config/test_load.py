@@ -44,6 +44,7 @@ class TestFile:
             ("A: b: c\npassword: hunter2", "line 1, column 5; this is not YAML"),
             ("password: *hunter2", "this is not YAML: found undefined alias ..."),
             ("password: !hunter2 x", "this is not YAML"),
+            (f"A: {'[' * 3000}", "brackets in brackets, hundreds deep"),
             ("- A", "found a list of 1; write a mapping"),
             ("", "found nothing; write a mapping"),
             ("A: 2020-13-45", "YAML cannot read"),
