@@ -17,6 +17,9 @@ from replication.ports import Forget, Hints, Placed
 SAFETY_NET = 10.0
 """Seconds after which a closure that somebody waits for is looked at although no hint came."""
 
+_AT_ONCE = 8
+"""Looks at closures that are out at once: each takes the database as long as many pulls, and as many may be due as wait."""
+
 _BETWEEN_DOUBTS = 0.25
 """Seconds between two looks at one closure because something about it may have changed for the worse."""
 
@@ -115,6 +118,7 @@ class Waiting:
     looks: int = 0
     """Times that the database was asked."""
     _watches: dict[Subject, _Watch] = field(factory=dict)
+    _looking: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(_AT_ONCE))
     _closing: bool = False
 
     @property
@@ -188,7 +192,9 @@ class Waiting:
     async def _fresh(self, watch: _Watch, not_before: float) -> Closure:
         """Return facts that were asked for at `not_before` or later; whoever waits for the same takes the same answer."""
         async with watch.looking:
-            if watch.facts is None or watch.began <= not_before:
+            if watch.facts is not None and watch.began > not_before:
+                return watch.facts
+            async with self._looking:
                 began = trio.current_time()
                 watch.doubted = False
                 watch.early.clear()
@@ -198,4 +204,3 @@ class Waiting:
                     raise Vanished(watch.subject.digest)
                 watch.answered(found, began)
                 return found
-            return watch.facts
