@@ -92,6 +92,9 @@ class Lane:
         heads, buffer = Heads(address_text(peer), proxies, self._kept), bytearray()
         idle: float | None = self._now()
         while idle is not None:
+            # While it waits a connection holds nothing of what was asked and answered before: a body may be a manifest's.
+            data = head = given = None
+            raw = b""
             if buffer:
                 # Whoever sends many requests at once must not keep the others waiting.
                 await trio.lowlevel.checkpoint()

@@ -1,5 +1,7 @@
 """The pull lane answers as the other edge does, and gives up every connection that is not a plain pull, with every byte."""
 
+import os
+import sys
 from ipaddress import ip_network
 
 import pytest
@@ -283,6 +285,23 @@ async def test_what_lasts_is_given_again() -> None:
     memory.lasts = False
     await asked_of(lane, get)
     assert len(memory.asked) == 3
+
+
+async def test_an_idle_connection_keeps_no_answer() -> None:
+    """What was answered goes when it has gone out: idle connections hold no bodies beside the caches, which are bounded."""
+    memory = Memory()
+    memory.body = body = os.urandom(1000)
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Lane(hello, at_once=memory.at_once).serve, ours, "192.0.2.1")
+        held = sys.getrefcount(body)
+        for _ in range(3):
+            await theirs.send_all(head("/v2/kept"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert bytes(await theirs.receive_some()).endswith(body)
+            assert sys.getrefcount(body) == held
+        await theirs.send_eof()
+    assert len(memory.again) == 2
 
 
 async def test_what_asks_otherwise_is_read_properly() -> None:
