@@ -77,6 +77,36 @@ def test_each_host_has_a_uri(uri: str, found: tuple[str, ...]) -> None:
     assert each_host(uri) == found
 
 
+async def test_a_database_that_lets_nobody_in_is_away(database_uri: str) -> None:
+    """As while it is under maintenance: no bug of the node, and over when it is open again."""
+    name = urlsplit(database_uri).path[1:]
+    async with open_bridge(), open_database(database_uri, most=2) as database:
+        await database.fetch("SELECT 1")
+        async with open_database(database_uri.replace(f"/{name}", "/postgres"), most=1) as other:
+            await other.fetch(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            try:
+                await other.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+                said = []
+                for _ in range(3):
+                    with pytest.raises(DatabaseUnavailable) as caught:
+                        await database.fetch("SELECT 1")
+                    said.append(str(caught.value))
+                # The first one may have had a connection that was there, and has just been ended.
+                assert "is not currently accepting connections" in said[-1]
+            finally:
+                await other.fetch(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        assert await database.fetch("SELECT 1")
+
+
+@pytest.mark.parametrize("state", ["disk_full", "out_of_memory", "io_error", "insufficient_resources"])
+async def test_a_server_without_room_is_away(database_uri: str, state: str) -> None:
+    """What it cannot store or read it says; clients are told to come back, and nothing of a node ends by it."""
+    async with open_bridge(), open_database(database_uri, most=2) as database:
+        with pytest.raises(DatabaseUnavailable, match="no room"):
+            await database.fetch(f"DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = '{state}'; END $$")
+        assert await database.fetch("SELECT 1")
+
+
 async def test_a_silent_host_holds_nobody_up(database_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the first host takes connections and says nothing, the next one is asked beside it; later it is asked first."""
     port = urlsplit(database_uri).port or 5432

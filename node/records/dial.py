@@ -48,6 +48,14 @@ LOST = (
 """What tells that a connection is of no use any more, or that none is to be had."""
 
 
+NO_ROOM = (asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
+"""What a server says that answers and cannot do what it is asked: its disk is full or fails, its memory is used up."""
+
+
+class Closed(asyncpg.InterfaceError):  # type: ignore[misc]  # asyncpg ships no types
+    """A server that lets nobody in for now, as while its database is under maintenance (ALLOW_CONNECTIONS false)."""
+
+
 class Outdated(asyncpg.InterfaceError):  # type: ignore[misc]  # asyncpg ships no types
     """A primary that has been replaced by another one."""
 
@@ -139,7 +147,12 @@ class Dial:
         raise next((error for error in errors if isinstance(error, MISCONFIGURED)), errors[-1])
 
     async def _try(self, uri: str, given: Mapping[str, Any]) -> Connection:
-        connection: Connection = await asyncpg.connect(uri, **given)
+        try:
+            connection: Connection = await asyncpg.connect(uri, **given)
+        except (*MISCONFIGURED, *LOST):
+            raise
+        except asyncpg.PostgresError as error:
+            raise Closed(str(error)) from error
         try:
             await self.greet(connection)
         except BaseException:

@@ -24,7 +24,7 @@ from attrs import define, field, frozen
 from engines.clock import trio_clock
 from engines.crossing import cross
 from engines.trace import current_trace, waiting
-from node.records.dial import LOST, MISCONFIGURED, Connection, Dial, LineageChange
+from node.records.dial import LOST, MISCONFIGURED, NO_ROOM, Connection, Dial, LineageChange
 from node.records.hosts import each_host
 from node.records.lineage import Lineage
 from node.records.pool import Pool
@@ -252,7 +252,7 @@ class Database:
         if isinstance(error, MISCONFIGURED):
             return DatabaseMisconfigured(str(error))
         state = error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
-        if isinstance(error, LOST) or state == _TOO_LATE:
+        if isinstance(error, (*LOST, *NO_ROOM)) or state == _TOO_LATE:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             self._note(False, began, reason)
             return DatabaseUnavailable(reason)
