@@ -258,12 +258,18 @@ class _Server:
             connections.start_soon(self.connection, accepted, host)
 
     async def connection(self, accepted: socket.socket, peer: str) -> None:
-        """Serve one connection. Whatever goes wrong in it ends here."""
+        """Serve one connection: the pull lane as long as it can, then Hypercorn. Whatever goes wrong in it ends here."""
         self.live.add(accepted)
         try:
             arrived = await self.arrivals.admit(accepted, peer)
+            rest: bytes | None = b""
             with unwrap():
-                await self._serve(arrived, accepted)
+                if self.lane is not None and not self.arrivals.crowd.is_beyond(accepted):
+                    rest = await self.lane.serve(arrived.secure or accepted, arrived.peer, self.arrivals.proxies)
+                if rest is not None:
+                    await self._hand_over(arrived, accepted, rest)
+                elif arrived.secure is not None:
+                    await arrived.secure.aclose()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, NotAdmitted) as error:
             log.debug("connection lost", error=repr(error))
         except Exception:
@@ -276,20 +282,11 @@ class _Server:
             if not self.live:
                 self.quiet.set()
 
-    async def _serve(self, arrived: Arrived, accepted: socket.socket) -> None:
-        """Let the pull lane have the connection as long as it can, then Hypercorn."""
-        secure, beyond = arrived.secure, self.arrivals.crowd.is_beyond(accepted)
-        rest: bytes | None = b""
-        if self.lane is not None and not beyond:
-            rest = await self.lane.serve(secure or accepted, arrived.peer, self.arrivals.proxies)
-        if rest is None:
-            # A plain socket's end waits for nothing, and is the caller's.
-            if secure is not None:
-                await secure.aclose()
-            return
+    async def _hand_over(self, arrived: Arrived, accepted: socket.socket, rest: bytes) -> None:
+        """Let Hypercorn have a connection of which `rest` has been read."""
         app = ASGIWrapper(cast("ASGIFramework", self.app))
-        state = LifespanState({BEYOND_LIMIT: beyond})
-        held = cast("TlsStream", Pushback(secure or stream_of(accepted), rest))
+        state = LifespanState({BEYOND_LIMIT: self.arrivals.crowd.is_beyond(accepted)})
+        held = cast("TlsStream", Pushback(arrived.secure or stream_of(accepted), rest))
         connection = Connection(self.waits, app, self.config, self.context, state, held)
         await connection.serve(accepted, peer=arrived.peer, secure=self.arrivals.tls is not None)
 
