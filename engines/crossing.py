@@ -117,7 +117,8 @@ async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> As
     failure: Exception | None = None
     async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
         bridge = Bridge(loop, install(loop), Alarms(), on_trouble)
-        nursery.start_soon(bridge.alarms.run)
+        looking = trio.CancelScope(shield=True)
+        nursery.start_soon(_look_after, bridge.alarms, looking)
         loop.set_exception_handler(bridge.report)
         # It asks of every callback whether it is a coroutine function, as asyncio does in debug mode only: 4 % of a push.
         loop._check_callback = lambda *_: None  # noqa: SLF001
@@ -129,10 +130,16 @@ async def open_bridge(on_trouble: Callable[[Trouble], None] | None = None) -> As
             failure = error
         finally:
             _bridge.reset(token)
-            nursery.cancel_scope.cancel(reason="the bridge closes")
+            looking.cancel(reason="the bridge closes")
     if failure is not None:
         # Not from within: the loop's two nurseries would wrap it in two exception groups.
         raise failure
+
+
+async def _look_after(alarms: Alarms, scope: trio.CancelScope) -> None:
+    """Look after deadlines until the scope is cancelled, whatever else is: who tidies up in a shield of their own crosses, too."""
+    with scope:
+        await alarms.run()
 
 
 def _cut_at_the_end(bridge: Bridge, loop: Any) -> None:

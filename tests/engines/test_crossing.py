@@ -224,3 +224,19 @@ async def test_no_bridge() -> None:
     """Without a bridge a crossing says what is missing."""
     with pytest.raises(RuntimeError, match="open_bridge"):
         await cross(sleeper, 0.0, deadline=30, unavailable=EngineUnavailable)
+
+
+async def test_a_deadline_holds_for_who_tidies_up_in_what_is_cancelled(autojump_clock: Clock) -> None:
+    """Whatever the bridge stands in has been cancelled, and a shielded crossing waits for its deadline and no longer."""
+    began, errors = trio.current_time(), list[Exception]()
+    with trio.CancelScope() as outer:
+        async with open_bridge():
+            outer.cancel()
+            with trio.move_on_after(50, shield=True):
+                await trio.sleep(1)
+                try:
+                    await cross(sleeper, 100.0, deadline=0.1, unavailable=EngineUnavailable)
+                except EngineUnavailable as error:
+                    errors.append(error)
+    assert len(errors) == 1
+    assert trio.current_time() - began == pytest.approx(1.1)
