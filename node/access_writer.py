@@ -21,7 +21,7 @@ MOST_WAITING = 10_000
 
 _BATCH = 500
 _KEPT_MOST = 512
-"""Characters of a path that is remembered as lines have it: together they take a megabyte."""
+"""Characters of a method and a path that are remembered as lines have them: together they take 2 MiB at the very most."""
 EVERY = 0.2
 """Seconds that a line waits at most for others to be written with it: a batch wakes a thread, and that this one, 250 us in all."""
 
@@ -83,9 +83,12 @@ class AccessWriter:
         # Made at once: a thread that makes lines takes the interpreter from the event loop at every system call of a request.
         # Written out, it takes 3 us and not the 8 of json.dumps, and no exchange has to be kept.
         theirs = f'"client_request_id": {_quoted(exchange.client_id)}, ' if exchange.client_id else ""
-        second, asked = int(at), _asked if len(exchange.path) <= _KEPT_MOST else _asked.__wrapped__
+        second, path = int(at), exchange.path
+        # Anybody may send methods and paths of any length.
+        short = len(path) + len(exchange.method) <= _KEPT_MOST and path.isascii()
+        asked = _asked if short else _asked.__wrapped__
         return (
-            f"{asked(exchange.method, exchange.path, exchange.status, exchange.answered)}, "
+            f"{asked(exchange.method, path, exchange.status, exchange.answered)}, "
             f'"sent": {exchange.sent}, "duration": {seconds:.6f}, "outcome": "{exchange.outcome}", '
             f'"request_id": {_quoted(exchange.id)}, "client": {_quoted(exchange.client)}, {theirs}"event": "request", '
             f'"node": {self._node}, "logger": "antipode.access", "level": "{level}", '

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import trio
 
-from node.access_writer import EVERY, MOST_WAITING, AccessWriter
+from node.access_writer import EVERY, MOST_WAITING, AccessWriter, _asked
 from node.web.access import Exchange
 
 _SEEN = 5
@@ -100,3 +100,12 @@ def test_a_full_queue_drops_and_counts() -> None:
     for _ in range(MOST_WAITING + 5):
         writer(ended("/v2/"), 0.1)
     assert writer.dropped == 5
+
+
+def test_what_is_remembered_of_lines_is_short() -> None:
+    """Who is nobody chooses methods and paths, as long as a head may be."""
+    writer = AccessWriter(io.StringIO(), "n1")
+    before = _asked.cache_info().currsize
+    for method, path in (("X" * 16_000, "/v2/"), ("GET", "/v2/" + "x" * 16_000), ("GET", "/v2/" + "\U0001f40b" * 300)):
+        writer(Exchange("id-1", method, path, "::1", 404, finished=True), 0.1)
+    assert _asked.cache_info().currsize == before
