@@ -1,11 +1,16 @@
 """Connections to the database that rest between two statements: used again, in nobody's hands for nothing, given up when lost."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 import trio
 
-from engines.crossing import open_bridge
+from engines.contract import EngineUnavailable
+from engines.crossing import cross, open_bridge
+from node.records.dial import Connection
+from node.records.pool import Pool
 from node.records.postgres import Database, open_database
 from tests.registry.world import until
 from tests.services import fetch_rows
@@ -83,3 +88,45 @@ async def test_one_whose_statement_was_given_up_is_not_lost(database: Database) 
             await database.fetch("SELECT pg_sleep(30)")
         assert scope.cancelled_caught
     assert len(set(await pids(database, 6))) == 2
+
+
+async def open_pool(uri: str, most: int = 1000) -> Pool:
+    """Return a pool of one, which has so many statements (asyncio side)."""
+    pool = await asyncpg.create_pool(uri, min_size=0, max_size=1, max_queries=most, connection_class=Connection)
+    return Pool(pool, most=most)
+
+
+async def test_one_that_comes_back_while_all_are_closed_is_closed(database_uri: str) -> None:
+    """Who closes them waits for whoever was left behind with one, and then no longer."""
+
+    async def close_meanwhile() -> bool:
+        pool = await open_pool(database_uri)
+        connection = await pool.take(5)
+        closing = asyncio.ensure_future(pool.close())
+        await asyncio.sleep(0)
+        await pool.give_back(connection)
+        ended, _ = await asyncio.wait([closing], timeout=2)
+        closing.cancel()
+        await asyncio.wait([closing])
+        return bool(ended)
+
+    async with open_bridge():
+        assert await cross(close_meanwhile, deadline=10, unavailable=EngineUnavailable)
+
+
+async def test_one_that_has_been_used_often_enough_makes_way(database_uri: str) -> None:
+    """What a server's process keeps of its statements does not grow for ever."""
+
+    async def ask() -> list[int]:
+        pool, found = await open_pool(database_uri, most=10), list[int]()
+        for _ in range(30):
+            connection = await pool.take(5)
+            found.append(await connection.fetchval("SELECT pg_backend_pid()"))
+            await pool.give_back(connection)
+        await pool.close()
+        return found
+
+    async with open_bridge():
+        found = await cross(ask, deadline=10, unavailable=EngineUnavailable)
+    assert found[0] == found[1]
+    assert len(set(found)) >= 3

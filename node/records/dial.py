@@ -78,6 +78,12 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
         """What the pool takes back; None where it has it already."""
         return self._proxy
 
+    @property
+    def statements(self) -> int:
+        """How many it has sent, as its pool counts them (`max_queries`)."""
+        count: int = 0 if self._protocol is None else self._protocol.queries_count
+        return count
+
     def get_reset_query(self) -> str:
         """Return nothing to send."""
         return ""

@@ -18,12 +18,17 @@ _log = structlog.get_logger("antipode.database")
 _GIVE_BACK_SECONDS = 1.0
 """How long a connection whose statement was cancelled may take to say so before it is closed."""
 
+STATEMENTS = 50_000
+"""How many a connection has until another one takes its place: a server's process keeps something of each, and clocks drift."""
+
 
 @define(eq=False)
 class Pool:
     """Connections, of which asyncpg's pool (`create_pool`) has as many as it may open."""
 
     _pool: Any = field(alias="pool")
+    _most: int = field(default=STATEMENTS, alias="most")
+    """Statements of one connection."""
     _resting: list[Connection] = field(factory=list, init=False)
     """The one that was used last comes last."""
     _waiting: int = field(default=0, init=False)
@@ -43,7 +48,7 @@ class Pool:
 
     async def give_back(self, connection: Connection) -> None:
         """Take back a connection whose statement ended well."""
-        if self._waiting:
+        if self._waiting or connection.statements >= self._most:
             await self._release(connection)
         else:
             connection.at_hand = True
@@ -61,6 +66,8 @@ class Pool:
 
     async def close(self) -> None:
         """Close all connections, when they have come back."""
+        # For those that are out: they come back to asyncpg's pool, which waits for them.
+        self._waiting += 1
         try:
             while (connection := self._at_hand()) is not None:
                 await self._release(connection)

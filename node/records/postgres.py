@@ -27,7 +27,7 @@ from engines.trace import current_trace, waiting
 from node.records.dial import LOST, MISCONFIGURED, NO_ROOM, Connection, Dial, LineageChange
 from node.records.hosts import each_host
 from node.records.lineage import Lineage
-from node.records.pool import Pool
+from node.records.pool import STATEMENTS, Pool
 from replication.ports import LedgerUnavailable
 from replication.standstill import Standstill
 
@@ -299,6 +299,7 @@ async def open_database(
             connect=dial.connect,
             min_size=0,
             max_size=most,
+            max_queries=STATEMENTS,
             connection_class=Connection,
             timeout=deadline,
             command_timeout=deadline,
