@@ -11,7 +11,7 @@ from engines.contract import EngineUnavailable
 from engines.crossing import cross, open_bridge
 from node.records.dial import Connection
 from node.records.pool import Pool
-from node.records.postgres import Database, open_database
+from node.records.postgres import Database, DatabaseUnavailable, open_database
 from tests.registry.world import until
 from tests.services import fetch_rows
 
@@ -130,3 +130,12 @@ async def test_one_that_has_been_used_often_enough_makes_way(database_uri: str) 
         found = await cross(ask, deadline=10, unavailable=EngineUnavailable)
     assert found[0] == found[1]
     assert len(set(found)) >= 3
+
+
+async def test_one_to_a_server_that_takes_no_writes_any_more_is_not_used_again(database: Database) -> None:
+    """A server that has become a standby without ending its connections: whoever comes next asks for the one that takes writes."""
+    before = set(await pids(database, 1))
+    await database.fetch("SET default_transaction_read_only = on")
+    with pytest.raises(DatabaseUnavailable, match="read-only"):
+        await database.fetch("CREATE TABLE refused ()")
+    assert not before & set(await pids(database, 2))

@@ -220,6 +220,9 @@ class Database:
             except BaseException as error:
                 if isinstance(error, LOST):
                     self._dial.drop_resting()
+                if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                    # Its server keeps it open, and whoever came next would be refused as well.
+                    connection.terminate()
                 await self._pool.give_back_failed(connection)
                 raise
             await self._pool.give_back(connection)
