@@ -182,7 +182,7 @@ async def serve_sockets(
                         accepting.cancel_scope.cancel(reason="the node stops")
                     for listening in sockets:
                         if not outlived:
-                            server.take_waiting(listening, connections)
+                            server.take_last(listening, connections)
                         listening.close()
                     log.info("draining", connections=len(server.live), seconds=settings.drain_deadline)
                     waits.stop()
@@ -256,6 +256,13 @@ class _Server:
             self.slots.acquire_nowait()
             accepted.setblocking(False)
             connections.start_soon(self.connection, accepted, host)
+
+    def take_last(self, listening: socket.socket, connections: trio.Nursery) -> None:
+        """Accept what waits when the node stops, as far as that can be done: those who are being answered go on."""
+        try:
+            self.take_waiting(listening, connections)
+        except OSError as error:
+            log.warning("cannot accept what still waits", error=str(error))
 
     async def connection(self, accepted: socket.socket, peer: str) -> None:
         """Serve one connection: the pull lane as long as it can, then Hypercorn. Whatever goes wrong in it ends here."""

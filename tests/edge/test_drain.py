@@ -1,5 +1,7 @@
 """Stopping a node finishes what can be finished, within the drain time, whatever the clients do (stack pitfalls P7, P8)."""
 
+import os
+import resource
 import socket
 from collections.abc import AsyncGenerator
 
@@ -231,3 +233,26 @@ async def test_draining_sends_clients_away(node: Node, target: str) -> None:
         node.draining = True
         assert (await client.ask(target)).headers["connection"] == "close"
         assert await client.closed()
+
+
+async def test_a_stop_while_no_more_files_may_be_open(node: Node, nursery: trio.Nursery) -> None:
+    """Whoever waits in the kernel's queue cannot be taken in; whoever is being answered is none the worse for it."""
+    working = Working()
+    await node.start(working)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with node.client() as client:
+        await client.send(b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n")
+        await working.begun.wait()
+        with socket.socket() as late:
+            late.setblocking(False)
+            free = os.dup(late.fileno())
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+            try:
+                late.connect_ex((node.address.host, node.address.port))
+                nursery.start_soon(node.stop)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                working.finish.set()
+                assert (await client.reply()).body == b"finished"
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
