@@ -42,6 +42,9 @@ KEEPALIVE_IDLE = 60
 KEEPALIVE_INTERVAL = 15
 """TCP keep-alive, seconds: finds a client that vanished without a word while its request is being worked on."""
 
+UNSENT = 16 * 1024
+"""Bytes that the kernel takes beyond what is on its way to a client, as with Trio's streams; else up to 4 MiB for each slow one."""
+
 
 class CannotListen(Exception):
     """The address is malformed, taken, or not this host's. The message says which."""
@@ -77,6 +80,7 @@ def tune(listening: socket.socket, *, send_stall: float) -> None:
         (socket.TCP_NODELAY, 1),
         (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
         (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
+        (socket.TCP_NOTSENT_LOWAT, UNSENT),
         (socket.TCP_USER_TIMEOUT, round(send_stall * 1000)),
     ):
         listening.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -256,3 +256,25 @@ async def test_a_stop_while_no_more_files_may_be_open(node: Node, nursery: trio.
                 assert (await client.reply()).body == b"finished"
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_who_reads_nothing_is_sent_little(node: Node) -> None:
+    """What the kernel holds for a client is the node's memory, too: it is not let grow to the megabytes that a buffer may have."""
+    taken = 0
+
+    @trio.as_safe_channel
+    async def counted() -> AsyncGenerator[bytes, None]:
+        nonlocal taken
+        for _ in range(1024):
+            yield bytes(1 << 14)
+            taken += 1 << 14
+
+    async def endless(_: Request) -> Answer:
+        return Answer(200, (), Stream(1 << 24, counted))
+
+    await node.start(endless)
+    async with node.client() as client:
+        await client.send(b"GET /v2/ HTTP/1.1\r\nHost: node\r\n\r\n")
+        await client.head()
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert 0 < taken < 1 << 20
