@@ -1,7 +1,7 @@
 """The plain-ASGI edge of the registry: request facts in, an `Answer` out, and a watch on the client meanwhile."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -128,10 +128,14 @@ class _Beside:
         return self
 
     def sink(self) -> Sink | None:
-        """Return it; None where the carrier has none."""
+        """Return it; None where the carrier has none, or no more files may be open."""
         if self._opened is None:
-            self._opened = self._carrier.sink(self._outlet.passed)
-            self._sink = self._opened.__enter__()
+            opened = self._carrier.sink(self._outlet.passed)
+            try:
+                self._sink = opened.__enter__()
+            except OSError:
+                opened = nullcontext()
+            self._opened = opened
         return self._sink
 
     def __exit__(

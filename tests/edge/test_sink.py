@@ -1,8 +1,14 @@
 """A socket as worker threads write to it: never waiting long, never beyond the connection that it was opened for."""
 
+import os
+import resource
 import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
-from node.web.sink import open_sink
+from node.web.adapter import _Beside
+from node.web.sink import SocketSink, open_sink
 
 
 async def test_a_sink_takes_what_fits() -> None:
@@ -46,3 +52,31 @@ async def test_a_sink_of_a_closed_connection_writes_to_nobody_else() -> None:
         theirs.close()
         assert sink.send(memoryview(b"blob")) == 0
         assert not sink.ready()
+
+
+async def test_without_another_file_the_task_sends_it_all() -> None:
+    """A node that can open no more files goes on with the answers that have begun."""
+    ours, theirs = socket.socketpair()
+
+    class Carrier:
+        def sink(self, sent: Callable[[int], None]) -> AbstractContextManager[SocketSink]:
+            return open_sink(ours, sent)
+
+    class Outlet:
+        def passed(self, count: int) -> None:
+            """Take no notice."""
+
+    carrier: Any = Carrier()
+    outlet: Any = Outlet()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, theirs:
+        free = os.dup(ours.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            with _Beside(carrier, outlet) as beside:
+                assert beside.sink() is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with _Beside(carrier, outlet) as beside:
+            assert beside.sink() is beside.sink() is not None
