@@ -34,6 +34,7 @@ from replication.patience import Patience
 from replication.policy import Policy
 from replication.ports import Forget, Hint, Hints, Placed
 from replication.reader import Reader
+from replication.scheduler import Scheduler
 from replication.sources import standing
 from replication.tees import Tees
 from replication.upload_spool import UploadSpool
@@ -108,8 +109,8 @@ class Registry:
     """Who waits for an image to arrive."""
     durable: Waiting
     """Pushes that wait for their copies: as many as DURABILITY_WAITERS, whoever else waits."""
-    cluster: Callable[[], ClusterView | None]
-    """What the last heartbeat brought."""
+    scheduler: Scheduler
+    """Knows what the last heartbeat brought."""
     states: Callable[[], Mapping[str, LocationState]]
     """The locations' states as it brought them."""
     instance: str
@@ -146,7 +147,7 @@ class Registry:
 
     def ground(self, now: float) -> Ground:
         """Return what pulls are decided by now (Trio's clock): the same object for as long as that is the same."""
-        ground, measured, cluster = self._ground, self.watcher.measured_at(now), self.cluster()
+        ground, measured, cluster = self._ground, self.watcher.measured_at(now), self.scheduler.cluster
         hints, seen = self.memory.freshness.noted, self._seen
         if ground is not None and measured is seen[0] and cluster is seen[1] and hints == ground.hints:
             return ground

@@ -212,7 +212,7 @@ class Node:
             auditlog=self.auditlog,
             waiting=self.waiting,
             durable=self.durable,
-            cluster=lambda: self.scheduler.cluster,
+            scheduler=self.scheduler,
             states=self.states,
             instance=self.name,
             clock=time.time,
