@@ -152,11 +152,14 @@ class Routes:
         method, path, audited = request.method, request.path, request.method == "GET" and about.kind == "manifests"
         if audited and decided.answer.status == _OK:
             registry.auditlog.pulled(evolve(request, who=identity.name), name, last, last)
-        until, condition, get = decided.until, decided.condition, decided.body
+        until, renewed, condition, get = decided.until, decided.renewed, decided.condition, decided.body
 
         def again(asker: Asker, request_id: str, now: float) -> bytes | None:
+            nonlocal until
             headers = asker.headers
-            if now >= until or registry.ground(now) is not ground or condition in headers or not pulls.free:
+            if registry.ground(now) is not ground or condition in headers or not pulls.free:
+                return None
+            if now >= until and now >= (until := renewed(now)):
                 return None
             identity = access.puller_at_once(headers.get("authorization"), name)
             body = None if identity is None else get()

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 
 import trio
 
@@ -64,7 +65,7 @@ async def answer_blob(registry: Registry, request: Request, repository: str, dig
         return await _answer_small(registry, repository, found, sources, wanted, headers)
     best = sources[0]
     if _may_send_away(registry, best) and may_redirect(best, board, registry.now()):
-        return _redirect(registry, repository, digest, best, headers)
+        return _redirect(registry, repository, digest, best, _url(registry, best), headers)
     who = registry.sharer(request.who, request.client)
     return _stream(registry, repository, found, sources, wanted, headers, who)
 
@@ -76,11 +77,13 @@ def _asked_range(request: Request, digest: str) -> str | None:
     return request.headers.get("range") if request.method == "GET" and same else None
 
 
-def _note_wanted(registry: Registry, found: FoundBlob) -> None:
-    """Note that the preferred location lacks a blob that is pulled here."""
+def _note_wanted(registry: Registry, found: FoundBlob) -> bool:
+    """Note that the preferred location lacks a blob that is pulled here; return whether it does."""
     settings = registry.settings
-    if settings.replicate and lacks(found.placements, settings.preferred):
+    wanted = settings.replicate and lacks(found.placements, settings.preferred)
+    if wanted:
         registry.wanted.note(found.blob, settings.preferred)
+    return wanted
 
 
 def blob_at_once(registry: Registry, request: Request, repository: str, digest: str) -> Decided | None:
@@ -88,13 +91,13 @@ def blob_at_once(registry: Registry, request: Request, repository: str, digest: 
     if request.method != "GET" or "range" in request.headers:
         return None
     memory, settings, states, now = registry.memory, registry.settings, registry.states(), registry.now()
-    found = memory.blobs.glance((repository, digest), memory.freshness.oldest(repository, digest, now))
+    found = _remembered(registry, repository, digest, now)
     readable_now = () if found is None else readable(found.placements, states)
     if found is None or not readable_now:
         return None
     headers = _headers(digest)
     get: Callable[[], bytes | None] = bytes
-    longest = LONGEST
+    longest, best, url = LONGEST, None, ""
     if found.blob.size < settings.redirect_minimum_size:
         get = partial(memory.small_blobs.glance, digest)
         data = get()
@@ -106,10 +109,30 @@ def blob_at_once(registry: Registry, request: Request, repository: str, digest: 
         best = choose_sources(readable_now, settings.preference, board)[0]
         if not _may_send_away(registry, best) or not may_redirect(best, board, now):
             return None
-        answer, longest = _redirect(registry, repository, digest, best, headers), shared_for(settings.presign_lifetime)
-    _note_wanted(registry, found)
-    asked_at = memory.blobs.asked_at((repository, digest))
-    return Decided(answer, until(asked_at, memory.freshness.staleness, now, longest), "range", get)
+        longest, url = shared_for(settings.presign_lifetime), _url(registry, best)
+        answer = _redirect(registry, repository, digest, best, url, headers)
+    wanted = _note_wanted(registry, found)
+
+    def holds(now: float) -> float:
+        asked_at = memory.blobs.asked_at((repository, digest))
+        return until(asked_at, memory.freshness.staleness, now, longest)
+
+    def renewed(now: float) -> float:
+        # What is wanted here is noted by whoever decides.
+        if wanted or _remembered(registry, repository, digest, now) != found:
+            return -inf
+        if best is not None:
+            if not _may_send_away(registry, best) or _url(registry, best) != url:
+                return -inf
+            registry.note_redirect(repository, digest, best)
+        return holds(now)
+
+    return Decided(answer, holds(now), renewed, "range", get)
+
+
+def _remembered(registry: Registry, repository: str, digest: str, now: float) -> FoundBlob | None:
+    memory = registry.memory
+    return memory.blobs.glance((repository, digest), memory.freshness.oldest(repository, digest, now))
 
 
 def _etag(digest: str) -> str:
@@ -212,12 +235,12 @@ def _url(registry: Registry, placement: Placement) -> str:
     return registry.engines[placement.location].presign(placement.key, now=moment, expires=lifetime)
 
 
-def _redirect(registry: Registry, repository: str, digest: str, best: Placement, headers: Headers) -> Answer:
+def _redirect(registry: Registry, repository: str, digest: str, best: Placement, url: str, headers: Headers) -> Answer:
     registry.note_redirect(repository, digest, best)
     return Answer(
         307,
         (
-            ("location", _url(registry, best)),
+            ("location", url),
             *headers,
             # The URL outlives neither its signature nor a store that falls ill: nobody may keep it.
             ("cache-control", "no-store"),

@@ -13,8 +13,8 @@ from replication.model import LocationState
 from replication.sources import Standing
 
 LONGEST = 5.0
-"""Seconds in which a decision is not made again. It bounds how late what is seen only where one is made is seen: that a store's
-credentials are others now, that a location lacks a blob which is pulled there."""
+"""Seconds in which a decision is not looked at again. It bounds how late what is seen only then is seen: that a store's credentials
+are others now."""
 
 
 @frozen
@@ -42,6 +42,9 @@ class Decided:
     answer: Answer
     until: float
     """Of Trio's clock."""
+    renewed: Callable[[float], float] = field(repr=False)
+    """Returns until when it holds from now on, where what has been asked for since says the same; -inf where it is to be decided
+    anew. One look-up brings all blobs of an image, and what they are answered with need not be made again for that."""
     condition: str
     """A header that asks for something else."""
     body: Callable[[], bytes | None] = field(repr=False)

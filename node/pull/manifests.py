@@ -1,6 +1,7 @@
 """GET and HEAD of a manifest: from memory for a warm digest, else one look-up."""
 
 from functools import partial
+from math import inf
 
 from attrs import evolve
 
@@ -47,9 +48,14 @@ def manifest_at_once(registry: Registry, request: Request, repository: str, dige
     memory.pulled.keep(repository, digest, 0.0)
     # Not `evolve`, which takes 1.1 us where this takes 0.4.
     answer = _answer(FoundManifest(warm.digest, warm.media_type, body), request, "memory")
-    asked_at = memory.manifests.asked_at((repository, digest))
-    holds = until(asked_at, memory.freshness.staleness, now) if answer.status == _OK else now
-    return Decided(answer, holds, "if-none-match", partial(memory.manifest_bytes.glance, digest))
+
+    def renewed(now: float) -> float:
+        same = memory.manifests.glance((repository, digest), memory.freshness.oldest(repository, digest, now)) == warm
+        if not same or answer.status != _OK:
+            return -inf
+        return until(memory.manifests.asked_at((repository, digest)), memory.freshness.staleness, now)
+
+    return Decided(answer, renewed(now), renewed, "if-none-match", partial(memory.manifest_bytes.glance, digest))
 
 
 async def _by_tag(registry: Registry, repository: str, tag: str) -> FoundManifest:

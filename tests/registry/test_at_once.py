@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from math import inf
 from time import time
 
 import pytest
@@ -186,6 +187,43 @@ async def test_how_long(world: MakeWorld, repository: str) -> None:
         return lasting.again(ASKER, "r-3", trio.current_time()) is None
 
     await until(over)
+
+
+async def test_asked_again(world: MakeWorld, repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been asked for anew, and says the same, lets an answer hold; anything else has it decided again."""
+    us, requests = await warm(world, repository)
+    registry, sent = us.registry, list[str]()
+    memory = registry.memory
+    monkeypatch.setattr(registry, "note_redirect", lambda _repository, digest, _placement: sent.append(digest))
+    digest, small = (requests[what].path.rpartition("/")[2] for what in ("redirect", "small"))
+    decided = {
+        key: decide(registry, requests[what], repository, requests[what].path.rpartition("/")[2])
+        for key, what, decide in (
+            (digest, "redirect", blob_at_once),
+            (small, "small", blob_at_once),
+            ("manifest", "manifest", manifest_at_once),
+        )
+    }
+    holds = {key: each.renewed for key, each in decided.items() if each is not None}
+    assert set(holds) == set(decided)
+    now = trio.current_time()
+    sent.clear()
+    assert all(renewed(now) > now for renewed in holds.values())
+    assert sent == [digest]
+    later = now + 2 * memory.freshness.staleness
+    assert all(renewed(later) == -inf for renewed in holds.values())
+    for key in (digest, small):
+        found = memory.blobs.get((repository, key))
+        assert found is not None
+        memory.blobs.keep((repository, key), evolve(found), later)
+        assert holds[key](later) == min(later + LONGEST, later + memory.freshness.staleness)
+        suspect = evolve(found, placements=tuple(evolve(copy, suspect=True) for copy in found.placements))
+        memory.blobs.keep((repository, key), suspect, later)
+        assert holds[key](later) == -inf
+        memory.blobs.keep((repository, key), found, later)
+    monkeypatch.setattr(registry, "clock", lambda: time() + registry.settings.presign_lifetime)
+    assert holds[digest](later) == -inf
+    assert holds[small](later) > later
 
 
 async def test_what_is_asked_for_otherwise(world: MakeWorld, repository: str) -> None:
