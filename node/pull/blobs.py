@@ -118,8 +118,9 @@ def blob_at_once(registry: Registry, request: Request, repository: str, digest: 
         return until(asked_at, memory.freshness.staleness, now, longest)
 
     def renewed(now: float) -> float:
-        # What is wanted here is noted by whoever decides.
-        if wanted or _remembered(registry, repository, digest, now) != found:
+        # What is wanted here is noted by whoever decides. How long the blob stays is less every time, and nobody's who pulls it.
+        same = _remembered(registry, repository, digest, now)
+        if wanted or same is None or (same.blob, same.placements) != (found.blob, found.placements):
             return -inf
         if best is not None:
             if not _may_send_away(registry, best) or _url(registry, best) != url:

@@ -215,7 +215,7 @@ async def test_asked_again(world: MakeWorld, repository: str, monkeypatch: pytes
     for key in (digest, small):
         found = memory.blobs.get((repository, key))
         assert found is not None
-        memory.blobs.keep((repository, key), evolve(found), later)
+        memory.blobs.keep((repository, key), evolve(found, stays=1.0), later)
         assert holds[key](later) == min(later + LONGEST, later + memory.freshness.staleness)
         suspect = evolve(found, placements=tuple(evolve(copy, suspect=True) for copy in found.placements))
         memory.blobs.keep((repository, key), suspect, later)
