@@ -22,6 +22,7 @@ WALL_CLOCKS = {
     "node/access_writer.py": "the access log",
     "node/commands/user.py": "lifetimes that people are shown",
     "node/tls.py": "dates of certificates",
+    "node/config/report.py": "likewise",
 }
 """Who may look at this machine's clock, and why it does no harm when that is wrong."""
 
