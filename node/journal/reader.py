@@ -109,11 +109,12 @@ class _Reading:
                 self.tell(Finding("damaged", location, key, str(error)))
                 return None
             except Damaged as error:
-                # It may have the right bytes all the same.
+                # Its store may have the right bytes all the same.
                 if tries == _TRIES:
                     self.tell(Finding("damaged", location, key, str(error)))
                     return None
                 _log.warning("a journal object came damaged, and is read again", key=key, reason=str(error))
+                continue  # at once: no wait makes it better, and there may be thousands
             except EngineError as error:
                 if tries == _TRIES:
                     self.tell(Finding("unreachable", location, f"{key}: {error}", _NOT_READ))
