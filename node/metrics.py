@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from node.answers import Answer, Asker, Lasting, Request
 from node.tallies import Named, Requests, Sums, Tally
-from node.web.access import QUIET, Exchange
+from node.web.access import QUIET, Exchange, Told
 from replication.copier import CopyEnd, CopyReport
 from replication.model import Blob, CopyTask, Placement
 
@@ -143,8 +143,16 @@ class Metrics:
         """Return everything in Prometheus' text form (`CONTENT_TYPE`). Costs no I/O but a look at /proc/self."""
         return generate_latest(self.registry)
 
-    def request(self, exchange: Exchange, seconds: float) -> None:
+    def __call__(self, exchange: Exchange, seconds: float) -> None:
         """Count a request that has ended, `seconds` after it began."""
+        self._tally(exchange).add(seconds, exchange.sent)
+
+    def again(self, exchange: Exchange) -> Told:
+        """Return what counts requests that end like this one."""
+        tally, sent = self._tally(exchange), exchange.sent
+        return lambda _made, _client, seconds: tally.add(seconds, sent)
+
+    def _tally(self, exchange: Exchange) -> Tally:
         route = route_of(exchange.path)
         method = exchange.method if exchange.method in _METHODS else "other"
         # What its outcome is made of: to ask for that takes longer than all else here.
@@ -152,7 +160,7 @@ class Metrics:
         tally = self._tallies.get(alike)
         if tally is None:
             tally = self._tallies[alike] = self._requests.tally((route, method, exchange.status, exchange.outcome))
-        tally.add(seconds, exchange.sent)
+        return tally
 
     def counting(self, answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Answer]]:
         """Return `answer` with every blob that it gives counted by where its bytes come from."""

@@ -180,7 +180,7 @@ async def _run(node: Node, manager: Manager, serving_on: Serve) -> None:
         metrics=node.metrics,
         write=access,
     )
-    slow = SlowRequests(node.settings.slow_request, node.metrics.request)
+    slow = SlowRequests(node.settings.slow_request, node.metrics)
     at_once = node.metrics.counting_at_once(routes.at_once)
     lane = Lane(answer, lambda: node.draining, slow, access or log_exchange, at_once=at_once)
 

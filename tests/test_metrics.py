@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from node.answers import Answer, Asker, Lasting, Request
 from node.metrics import Described, Metrics, route_of
 from node.metrics_state import STATE
-from node.web.access import Exchange
+from node.web.access import Exchange, told_again
+from node.web.slow import SlowRequests
 from replication.copier import CopyEnd, CopyReport
 from replication.model import Blob, CopyTask, Placement
 from tests.cluster import Cluster, StartCluster
@@ -95,16 +96,29 @@ def test_routes(path: str, route: str) -> None:
 def test_two_nodes_share_nothing() -> None:
     """Each node counts for itself."""
     one, other = Metrics(), Metrics()
-    one.request(Exchange("x", "GET", "/v2/", "", status=200, sent=2, finished=True), 0.01)
+    one(Exchange("x", "GET", "/v2/", "", status=200, sent=2, finished=True), 0.01)
     assert value(samples(one.expose().decode()), "antipode_requests_total") == 1
     assert value(samples(other.expose().decode()), "antipode_requests_total") == 0
+
+
+def test_requests_that_end_alike_are_counted_as_any() -> None:
+    """The short way counts what the usual one would, with slow ones among them."""
+    like = Exchange("x", "GET", "/v2/a/blobs/sha256:1", "", status=307, sent=2, finished=True)
+    usual, short = Metrics(), Metrics()
+    told = told_again(SlowRequests(1.0, short), like)
+    for seconds in (0.001, 0.5, 2.0):
+        SlowRequests(1.0, usual)(like, seconds)
+        told("y", "::1", seconds)
+    assert [line for line in short.expose().decode().splitlines() if "antipode" in line] == [
+        line for line in usual.expose().decode().splitlines() if "antipode" in line
+    ]
 
 
 def test_odd_methods_are_one() -> None:
     """Methods that nobody knows do not become series of their own."""
     metrics = Metrics()
     for method in ("FOO", "BAR"):
-        metrics.request(Exchange("x", method, "/v2/", "", status=405, finished=True), 0.01)
+        metrics(Exchange("x", method, "/v2/", "", status=405, finished=True), 0.01)
     found = samples(metrics.expose().decode())
     assert value(found, "antipode_requests_total", method="other", status="405", outcome="complete") == 2
 

@@ -53,7 +53,7 @@ def create_app(
         health, api=api, debug_secret=settings.debug_secret, metrics=None if metrics is None else metrics.expose
     )
     router = Router(adapter, cast("App", operator))
-    observe = SlowRequests(settings.slow_request, unobserved if metrics is None else metrics.request)
+    observe = SlowRequests(settings.slow_request, unobserved if metrics is None else metrics)
     logged = AccessLog(router, draining=draining, observe=observe, write=write)
     return Hygiene(Proxied(logged, Proxies(settings.edge.trusted_proxies)), linger=linger)
 

@@ -11,13 +11,13 @@ the same hand. `tests/edge/test_lane.py` compares the two edges.
 from collections.abc import Callable
 
 import trio
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 from engines.clock import trio_clock
 from engines.trace import tracing
 from node.answers import Again, Answer, Asker, ClientGone, Lasting, Request
 from node.cache import Cache
-from node.web.access import Exchange, Observe, address_text, log_exchange, new_id, shown, unobserved
+from node.web.access import Exchange, Observe, Told, address_text, log_exchange, new_id, shown, told_again, unobserved
 from node.web.adapter import Handler, respond
 from node.web.direct import Bytes, Direct, Line, Scoped
 from node.web.heads import VERSION, Head, Heads, Kept, NotHere
@@ -54,6 +54,13 @@ class _Known:
     lines: bytes
     outcome: str
     again: Again
+    write: Told
+    """For those that go out at once, as nearly all do."""
+    observe: Told
+
+    def exchange(self, asker: Asker, made: str) -> Exchange:
+        """Return the record of one that does not."""
+        return Exchange(made, self.method, self.path, asker.client, self.status, answered=self.outcome)
 
 
 @define(eq=False)
@@ -158,19 +165,28 @@ class Lane:
 
         As `_answer` does, in one go: in a machine that is busy otherwise each of a dozen calls takes a microsecond, not a tenth.
         """
-        exchange = Exchange(made, known.method, known.path, asker.client, known.status, answered=known.outcome)
         sent = b"" if known.method == "HEAD" else body
         close = self.waits.stopping or self.draining()
         whole = head_with(known.lines, made, close=close) + sent
+        exchange: Exchange | None = None
         try:
             if left := await line.send_soon(whole):
+                exchange = known.exchange(asker, made)
                 await Rest(line, self.patience).send(memoryview(whole)[-left:], exchange)
-            exchange.sent, exchange.finished = len(sent), True
-        except _GONE:
-            exchange.client_left = True
+                exchange.sent, exchange.finished = len(sent), True
+        except BaseException as error:
+            exchange = exchange or known.exchange(asker, made)
+            exchange.client_left = isinstance(error, _GONE)
+            if not exchange.client_left:
+                raise
         finally:
-            ended = self._note(exchange, began)
-        return ended if exchange.finished and not close else None
+            if exchange is None:
+                ended = self._now()
+                known.write(made, asker.client, ended - began)
+                known.observe(made, asker.client, ended - began)
+            else:
+                ended = self._note(exchange, began)
+        return None if close or (exchange is not None and not exchange.finished) else ended
 
     async def _answer(self, line: Line, began: float, head: Head) -> float | None:
         """Answer one request; return since when the connection is idle, None when it is over."""
@@ -195,10 +211,14 @@ class Lane:
             raise
         finally:
             ended = self._note(exchange, began)
-        if head.plain and lasting is not None:
-            answer = lasting.answer
-            lines = lines_of(answer, exchange.method)
-            known = _Known(exchange.method, exchange.path, answer.status, lines, answer.outcome, lasting.again)
+        if head.plain and lasting is not None and exchange.finished:
+            answer, like = lasting.answer, evolve(exchange, client_id="")
+            lines, write, observe = (
+                lines_of(answer, like.method),
+                told_again(self.write, like),
+                told_again(self.observe, like),
+            )
+            known = _Known(like.method, like.path, answer.status, lines, answer.outcome, lasting.again, write, observe)
             self._known.keep(head.plain, known, 0.0)
         # A client that was not told that the connection ends may be sending its next request on it.
         return ended if exchange.finished and not wire.close else None

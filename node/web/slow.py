@@ -1,9 +1,10 @@
 """Slow requests, one line each: where the time went."""
 
 import structlog
+from attrs import evolve
 
 from engines.trace import WAITS
-from node.web.access import Exchange, Observe, unobserved
+from node.web.access import Exchange, Observe, Told, told_again, unobserved
 
 log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("antipode.slow")
 
@@ -15,6 +16,18 @@ class SlowRequests:
         """Take how many seconds are slow (SLOW_REQUEST_THRESHOLD), and who else observes."""
         self._threshold = threshold
         self._then = then
+
+    def again(self, exchange: Exchange) -> Told:
+        """Return what takes in requests that end like this one."""
+        then = told_again(self._then, exchange)
+
+        def told(made: str, client: str, seconds: float) -> None:
+            if seconds < self._threshold:
+                then(made, client, seconds)
+            else:
+                self(evolve(exchange, id=made, client=client), seconds)
+
+        return told
 
     def __call__(self, exchange: Exchange, seconds: float) -> None:
         """Take one ended request in. Never waits."""
