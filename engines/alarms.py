@@ -3,6 +3,7 @@
 A cancel scope for each takes fifty calls of Python, as many as a statement to the database on Trio's side.
 """
 
+from collections.abc import Callable
 from math import inf
 
 import trio
@@ -42,7 +43,7 @@ class Alarms:
     """None of them is due sooner."""
     _sleep: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Ends then."""
-    _now = field(factory=trio_clock, init=False)
+    _now: Callable[[], float] = field(factory=trio_clock, init=False)
 
     async def wait(self, waiter: Waiter, seconds: float) -> None:
         """Return when somebody wakes the waiter, or when that takes too long."""

@@ -69,9 +69,7 @@ class Pump:
     def send_nowait(self, handle: asyncio.Handle) -> None:
         """Take a callback or a timer in. As the library calls it, from any task of the loop's thread."""
         if isinstance(handle, asyncio.TimerHandle):
-            heappush(self._timers, (handle.when(), next(self._numbers), handle))
-            if handle.when() < self._sleep.deadline:
-                self._sleep.deadline = handle.when()
+            self._set(handle.when(), handle)
             return
         self._ready.append(handle)
         if not self._here:
@@ -91,9 +89,7 @@ class Pump:
         """Take a timer in that is due in so many seconds, likewise."""
         when = self._now() + delay
         handle = asyncio.TimerHandle(when, callback, args, self._loop, context)
-        heappush(self._timers, (when, next(self._numbers), handle))
-        if when < self._sleep.deadline:
-            self._sleep.deadline = when
+        self._set(when, handle)
         return handle
 
     def start(self, begin: Callable[[], T]) -> T:
@@ -127,6 +123,11 @@ class Pump:
                             await self._loop.synchronize()
             except Exception as error:  # noqa: BLE001  # the loop's to report
                 handle._raise(error)  # noqa: SLF001
+
+    def _set(self, when: float, handle: asyncio.TimerHandle) -> None:
+        heappush(self._timers, (when, next(self._numbers), handle))
+        if when < self._sleep.deadline:
+            self._sleep.deadline = when
 
     def _wake(self) -> None:
         if self._parked is not None:

@@ -1,4 +1,4 @@
-"""The connections of a database, taken and given back: on asyncio's side of the bridge (asyncio side, all of it).
+"""The connections of a database, taken and given back (asyncio side, all of it).
 
 asyncpg's pool opens them, hands places out in turn, and knows what to do with a connection whose statement was cancelled. To take
 one there and to give it back costs as much as a statement does, so those whose statements have ended well stay here, at hand.

@@ -68,11 +68,7 @@ class Arrivals:
 
     async def admit(self, accepted: Socket, peer: str) -> Arrived:
         """Return the connection when it may begin. It is in the crowd then. Raises NotAdmitted, and what the socket raises."""
-        peer = address_text(peer)
-        if self.tls is None and not self.proxy_protocol:
-            self.crowd.enter(accepted, peer)
-            return Arrived(None, peer)
-        ends = trio.current_time() + self.seconds
+        peer, ends = address_text(peer), trio.current_time() + self.seconds
         if self.proxy_protocol and self.proxies.trusts(peer):
             peer = await self._announced(accepted, peer, ends)
         self.crowd.enter(accepted, peer)

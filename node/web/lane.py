@@ -168,25 +168,26 @@ class Lane:
         sent = b"" if known.method == "HEAD" else body
         close = self.waits.stopping or self.draining()
         whole = head_with(known.lines, made, close=close) + sent
+        left, gone = len(whole), False
         exchange: Exchange | None = None
         try:
-            if left := await line.send_soon(whole):
+            left = await line.send_soon(whole)
+            if left:
                 exchange = known.exchange(asker, made)
                 await Rest(line, self.patience).send(memoryview(whole)[-left:], exchange)
                 exchange.sent, exchange.finished = len(sent), True
-        except BaseException as error:
-            exchange = exchange or known.exchange(asker, made)
-            exchange.client_left = isinstance(error, _GONE)
-            if not exchange.client_left:
-                raise
+        except _GONE:
+            gone = True
         finally:
-            if exchange is None:
+            if left:
+                exchange = exchange or known.exchange(asker, made)
+                exchange.client_left = gone
+                ended = self._note(exchange, began)
+            else:
                 ended = self._now()
                 known.write(made, asker.client, ended - began)
                 known.observe(made, asker.client, ended - began)
-            else:
-                ended = self._note(exchange, began)
-        return None if close or (exchange is not None and not exchange.finished) else ended
+        return None if close or gone else ended
 
     async def _answer(self, line: Line, began: float, head: Head) -> float | None:
         """Answer one request; return since when the connection is idle, None when it is over."""

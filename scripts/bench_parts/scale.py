@@ -30,7 +30,7 @@ from .wire import drive
 
 _FILL_SECONDS = 1800.0
 _REPOSITORY = "bench/scale-0"
-_TABLES = (
+TABLES = (
     "blob",
     "repository_blob",
     "placement",
@@ -154,7 +154,7 @@ async def _look(
     return (
         samples,
         found,
-        [table for plan in explaining.plans for table in re.findall(r"Seq Scan on (\w+)", plan) if table in _TABLES],
+        [table for plan in explaining.plans for table in re.findall(r"Seq Scan on (\w+)", plan) if table in TABLES],
     )
 
 
@@ -189,7 +189,7 @@ async def _fill(database: Database, before: int, scale: int) -> None:
     finally:
         for table in _WITH_TRIGGERS:
             await database.fetch(f"ALTER TABLE {table} ENABLE TRIGGER USER")
-    for table in _TABLES:
+    for table in TABLES:
         await database.fetch(f"ANALYZE {table}", deadline=_FILL_SECONDS)
 
 

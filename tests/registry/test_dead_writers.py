@@ -39,6 +39,16 @@ async def die_in_the_middle(region: Region, location: str, data: bytes, digest: 
         nursery.cancel_scope.cancel()
 
 
+async def die_before_the_end_is_recorded(region: Region, location: str, data: bytes, call: str, number: int) -> None:
+    """Be a PUT of the rest whose node dies while its store holds the answer to that call."""
+    region.engines["us"].plan(call, held := Hold(), call=number)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(region.put, location, digest_of(data), data[BEGUN:])
+        with trio.fail_after(60):
+            await held.reached.wait()
+        nursery.cancel_scope.cancel()
+
+
 async def check_whole(us: Region, eu: Region, repository: str, data: bytes) -> None:
     """The blob is right on both nodes, and nothing else is left in the store."""
     for region in (us, eu):
@@ -180,21 +190,13 @@ async def test_a_put_that_died_after_its_end(world: MakeWorld, repository: str, 
     us, eu = await world("us eu", "eu us", ceph=True, proxy_storage=True)
     data = secrets.token_bytes(BEGUN + size)
 
-    async def die(location: str) -> None:
-        us.engines["us"].plan("finish_parts", done := Hold(), call=0)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(us.put, location, digest_of(data), data[BEGUN:])
-            with trio.fail_after(60):
-                await done.reached.wait()
-            nursery.cancel_scope.cancel()
-
     location = (await us.patch(await us.start_upload(repository), data[:BEGUN])).location
-    await die(location)
+    await die_before_the_end_is_recorded(us, location, data, "finish_parts", 0)
     other = data[:-1] + bytes([data[-1] ^ 1])
     assert (await eu.put(location, digest_of(other), other[BEGUN:])).status == 503
     assert await us.rows("SELECT FROM blob") == []
     location = (await us.patch(await us.start_upload(repository), data[:BEGUN])).location
-    await die(location)
+    await die_before_the_end_is_recorded(us, location, data, "finish_parts", 0)
     body = Body(data[BEGUN:])
     assert (await eu.put(location, digest_of(data), body)).status == 201
     assert await body.receive() == b"", "the client was not heard to its end"
@@ -209,15 +211,8 @@ async def test_a_second_death_while_strays_are_left_out(world: MakeWorld, reposi
     data = secrets.token_bytes(BEGUN + 4 * PART + 700)
     location = (await us.patch(await us.start_upload(repository), data[:BEGUN])).location
     await die_in_the_middle(us, location, data[BEGUN : BEGUN + 3 * PART], None, 4)
-    if last == "the end":
-        eu.engines["us"].plan("finish_parts", dying := Hold(), call=1)
-    else:
-        eu.engines["us"].plan("put_part", dying := Hold(), call=6)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(eu.put, location, digest_of(data), data[BEGUN:])
-        with trio.fail_after(60):
-            await dying.reached.wait()
-        nursery.cancel_scope.cancel()
+    call, number = ("finish_parts", 1) if last == "the end" else ("put_part", 6)
+    await die_before_the_end_is_recorded(eu, location, data, call, number)
     start = BEGUN
     if way == "asks first":
         status = await us.ask("GET", location)
@@ -262,12 +257,7 @@ async def test_a_patch_after_an_end(world: MakeWorld, repository: str, size: int
     us, eu = await world("us eu", "eu us", ceph=True, proxy_storage=True)
     data = secrets.token_bytes(BEGUN + size)
     location = (await us.patch(await us.start_upload(repository), data[:BEGUN])).location
-    us.engines["us"].plan("finish_parts", done := Hold(), call=0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(us.put, location, digest_of(data), data[BEGUN:])
-        with trio.fail_after(60):
-            await done.reached.wait()
-        nursery.cancel_scope.cancel()
+    await die_before_the_end_is_recorded(us, location, data, "finish_parts", 0)
     if spoilt:
         data = data[: BEGUN + 5] + bytes([data[BEGUN + 5] ^ 1]) + data[BEGUN + 6 :]
     middle, start = BEGUN + (size - 300) // 2, BEGUN

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from node.api.debts import replication_risk
 from node.api.frame import Problem
 from node.records.risk import risk_totals, tags_at_risk
+from scripts.bench_parts.scale import TABLES
 from tests.replication.world import LOCATIONS, World, digest_of, open_world
 from tests.services import fresh_database, required
 
@@ -157,16 +158,7 @@ async def test_the_first_page_comes_at_once_at_a_million_blobs(world: World, sha
     database = world.database
     repository = await world.repository("team/a")
     # The rows are made as the triggers would leave them, and right; a million calls of each, or of a check, would take minutes.
-    for table in (
-        "blob",
-        "repository_blob",
-        "placement",
-        "sole_copy",
-        "manifest",
-        "repository_manifest",
-        "manifest_blob",
-        "tag",
-    ):
+    for table in TABLES:
         await database.fetch(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
     await database.fetch("ALTER TABLE blob DROP CONSTRAINT blob_digest_check")
     for sql in _FILL:
